@@ -1,0 +1,38 @@
+# Every target does its own set-up from a bare clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+.PHONY: demo test verify lint bench peers clean
+demo: $(STAMP)  ## five families on real digits, ranked, with a report in runs/demo
+	$(BIN)/likeli demo --out runs/demo --overwrite
+
+test: $(STAMP) lint  ## style, types and the default test suite
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+verify: $(STAMP)  ## the long checks too
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP) peers  ## ours beside named peers, one run
+	$(BIN)/python -m benchmarks
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+peers: .venv-peers/.installed
+.venv-peers/.installed: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-peers runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,181 @@
+"""Constructor = configuration.
+
+An object is described by its class name and its constructor's arguments, each stored under its own name; `describe` writes
+that as plain JSON values and `build` reads it back.  Only registered classes can be named, so no text from a file is ever
+imported or evaluated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from likeli.errors import InputError, require
+
+_CLASSES: dict[str, type[Configurable]] = {}
+MAX_DEPTH = 32
+C = TypeVar("C", bound="Configurable")
+
+
+class Configurable:
+    """A class whose constructor stores every argument under its own name.
+
+    Subclasses are registered under their snake-case name (`ScoreSDE` is `score_sde`); two classes of one name are an error.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = _CLASSES.get(cls.kind())
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.kind()!r} is already registered by {known.__module__}.{known.__qualname__}")
+        _CLASSES[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """The registered name, in snake case."""
+        return snake_case(cls.__name__)
+
+
+def snake_case(name: str) -> str:
+    """`ScoreSDE` → `score_sde`, `VDM` → `vdm`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def registered(base: type[C]) -> dict[str, type[C]]:
+    """The concrete registered classes under `base`, by name."""
+    return {k: c for k, c in sorted(_CLASSES.items()) if issubclass(c, base) and not inspect.isabstract(c)}
+
+
+def lookup(name: str, base: type[C]) -> type[C]:
+    """The registered class called `name`.
+
+    Raises:
+        InputError: unknown name; the nearest known names are suggested.
+    """
+    known = registered(base)
+    if name in known:
+        return known[name]
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, got {str(name)[:80]!r}{hint}")
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters, `self` left out."""
+    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])  # type: ignore[misc]
+
+
+def describe(obj: Configurable) -> dict[str, Any]:
+    """`obj` as plain JSON values: `{"class": name, argument: value, ...}`, nested objects likewise."""
+    return {"class": obj.kind()} | {k: _plain(getattr(obj, k), f"{obj.kind()}.{k}") for k in parameters_of(type(obj))}
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        require(math.isfinite(value), where, "a finite number", value)
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, where) for k, v in value.items()}
+    if isinstance(value, Configurable):
+        return describe(value)
+    raise TypeError(f"{where}: expected None, bool, int, float, str, list, dict or a registered object, got {value!r}")
+
+
+def build(spec: Mapping[str, Any], base: type[C], *, where: str | None = None, depth: int = 0) -> C:
+    """The inverse of `describe`.
+
+    Arguments:
+        spec: `{"class": name, argument: value, ...}`.
+        base: the class the result must belong to.
+        where: the path of `spec` in its file, for messages.
+
+    Raises:
+        InputError: unknown class or argument, missing argument, wrong type, too deep.
+    """
+    where = where or base.kind()
+    require(depth <= MAX_DEPTH, where, f"at most {MAX_DEPTH} levels", "more")
+    require(isinstance(spec, Mapping), where, "an object with a 'class'", spec)
+    require(isinstance(spec.get("class"), str), f"{where}.class", "a registered name", spec.get("class"))
+    cls = lookup(spec["class"], base)
+    hints, known = typing.get_type_hints(cls.__init__), parameters_of(cls)
+    arguments = {k: v for k, v in spec.items() if k != "class"}
+    for name in arguments:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{where}.{str(name)[:80]}: unknown argument of {cls.kind()}{hint}")
+    for name, parameter in known.items():
+        missing = name not in arguments and parameter.default is inspect.Parameter.empty
+        require(not missing, f"{where}.{name}", "a value", "nothing")
+    return cls(**{k: coerce(v, hints.get(k, Any), f"{where}.{k}", depth + 1) for k, v in arguments.items()})
+
+
+def coerce(value: Any, hint: Any, where: str, depth: int = 0) -> Any:
+    """`value` (plain JSON) as the annotated type `hint`; a bool is never a number, NaN never a float.
+
+    Raises:
+        InputError: the value does not fit the annotation.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _coerce_union(value, args, where, depth)
+    if origin is Literal:
+        require(value in args, where, f"one of {', '.join(map(str, args))}", value)
+        return value
+    if origin in (tuple, list) or hint in (tuple, list):
+        require(isinstance(value, (list, tuple)), where, "a list", value)
+        inner = [a for a in args if a is not Ellipsis] or [Any]
+        fixed = origin is tuple and Ellipsis not in args and args
+        require(not fixed or len(args) == len(value), where, f"{len(args)} values", value)
+        items = [coerce(v, inner[i if fixed else 0], where, depth) for i, v in enumerate(value)]
+        return tuple(items) if (origin or hint) is tuple else items
+    if origin is dict or hint is dict:
+        require(isinstance(value, Mapping), where, "an object", value)
+        return {str(k): coerce(v, args[1] if args else Any, where, depth) for k, v in value.items()}
+    return _coerce_leaf(value, hint, where, depth)
+
+
+def _coerce_union(value: Any, options: tuple[Any, ...], where: str, depth: int) -> Any:
+    errors = []
+    for option in options:
+        try:
+            return coerce(value, option, where, depth)
+        except InputError as error:
+            errors.append(error)
+    structured = isinstance(value, Mapping) and "class" in value
+    if structured or sum(o is not type(None) for o in options) == 1:
+        raise next(e for e, o in zip(errors, options) if o is not type(None))
+    raise InputError(f"{where}: expected {' or '.join(_name(o) for o in options)}, got {str(value)[:80]!r}")
+
+
+def _name(hint: Any) -> str:
+    return "null" if hint is type(None) else str(getattr(hint, "__name__", hint))
+
+
+def _coerce_leaf(value: Any, hint: Any, where: str, depth: int) -> Any:
+    if hint is None or hint is type(None):
+        require(value is None, where, "null", value)
+    elif hint is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        require(number and abs(value) < 1e300, where, "a finite number", value)
+        return float(value)
+    elif hint is int:
+        require(isinstance(value, int) and not isinstance(value, bool), where, "an integer", value)
+        require(abs(value) < 2**63, where, "an integer below 2**63", value)
+    elif hint in (bool, str):
+        require(isinstance(value, hint), where, {bool: "true or false", str: "text"}[hint], value)
+    elif inspect.isclass(hint) and issubclass(hint, Configurable):
+        return value if isinstance(value, hint) else build(value, hint, where=where, depth=depth)
+    return value

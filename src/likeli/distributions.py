@@ -1,0 +1,69 @@
+"""Drawing from a torch distribution with noise that the caller owns.
+
+`torch.distributions` draws from the global generator; here the noise is an argument, so that a sample depends on its own stream
+and a chain can be replayed.  Draws of continuous distributions are reparameterised: z = μ + σ·ε.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+from torch import distributions as D
+
+from likeli.random import Noise
+
+
+def diagonal_gaussian(mean: Tensor, std: Tensor) -> D.Independent:
+    """N(mean, diag(std²)) over everything but the first axis."""
+    return D.Independent(D.Normal(mean, std, validate_args=False), mean.ndim - 1, validate_args=False)
+
+
+@singledispatch
+def draw(p: D.Distribution, noise: Noise) -> Tensor:
+    """z ~ p, one draw for each row of p's batch, from `noise`; a distribution may also bring its own `draw(noise)`."""
+    own = getattr(p, "draw", None)
+    if own is None:
+        raise TypeError(f"draw: no way to draw from {type(p).__name__} with given noise")
+    return own(noise)
+
+
+@draw.register
+def _(p: D.Independent, noise: Noise) -> Tensor:
+    return draw(p.base_dist, noise)
+
+
+@draw.register
+def _(p: D.Normal, noise: Noise) -> Tensor:
+    return p.loc + p.scale * noise.normal(*_cells(p)).to(p.loc)
+
+
+@draw.register
+def _(p: D.MultivariateNormal, noise: Noise) -> Tensor:
+    eps = noise.normal(*p.loc.shape[1:]).to(p.loc)
+    return p.loc + (p._unbroadcasted_scale_tril @ eps[..., None])[..., 0]
+
+
+@draw.register
+def _(p: D.Bernoulli, noise: Noise) -> Tensor:
+    return (noise.uniform(*_cells(p)).to(p.logits) < p.probs).to(p.logits.dtype)
+
+
+@draw.register
+def _(p: D.Categorical, noise: Noise) -> Tensor:
+    u = noise.uniform(*_cells(p)).to(p.logits)
+    cdf = p.probs.double().cumsum(-1)
+    return torch.searchsorted(cdf / cdf[..., -1:], u.double()[..., None], right=True)[..., 0].clamp(max=cdf.shape[-1] - 1)
+
+
+@draw.register
+def _(p: D.TransformedDistribution, noise: Noise) -> Tensor:
+    z = draw(p.base_dist, noise)
+    for transform in p.transforms:
+        z = transform(z)
+    return z
+
+
+def _cells(p: D.Distribution) -> tuple[int, ...]:
+    return tuple(p.batch_shape[1:]) + tuple(p.event_shape)

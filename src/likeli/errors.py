@@ -1,0 +1,69 @@
+"""Every way likeli refuses, under one base class.
+
+`LikeliError` is the root.  An `InputError` is also a `ValueError`: it names the argument, what was expected and what came.
+The command line prints the message alone and exits with `exit_code`; `--debug` shows where it was raised.
+"""
+
+from __future__ import annotations
+
+OK, FAILED, BAD_INPUT, OUTPUT_WARNING, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+class LikeliError(Exception):
+    """Base class of every error that likeli raises on purpose."""
+
+    exit_code: int = FAILED
+
+
+class InputError(LikeliError, ValueError):
+    """An argument, a file or a data value is not what was asked for."""
+
+    exit_code = BAD_INPUT
+
+
+class CheckpointError(InputError):
+    """A saved run is missing, damaged, tampered with, or not what the code expects."""
+
+
+class Unsupported(LikeliError, NotImplementedError):
+    """The mathematics says no: the message names the reason and an alternative."""
+
+    exit_code = BAD_INPUT
+
+
+class MissingExtra(LikeliError, ImportError):
+    """An optional dependency is not installed."""
+
+    exit_code = BAD_INPUT
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'likeli[{extra}]'")
+
+
+class Diverged(LikeliError):
+    """Training met a non-finite loss; the last good checkpoint is kept."""
+
+
+class Interrupted(LikeliError):
+    """A signal stopped the run after the state was saved."""
+
+    exit_code = INTERRUPTED
+
+
+def require(condition: bool, argument: str, expected: str, got: object) -> None:
+    """Raise the one-line `InputError` unless `condition` holds.
+
+    Arguments:
+        condition: what must be true.
+        argument: the name the user knows the value by.
+        expected: what was expected, in words.
+        got: what came.
+    """
+    if not condition:
+        raise InputError(f"{argument}: expected {expected}, got {_short(got)}")
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,57 @@
+"""A continuous density p(u) on any space that has a continuous form: exact on reals, a lower bound on the mass of integers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from likeli.core import GenerativeModel, Knows, LogLikelihood
+from likeli.random import Ambient, Noise
+
+
+class DensityModel(GenerativeModel):
+    """log p(x) = log p_u(u(x)) + log|∂u/∂x|; on integers log P(x) ≥ E_n log p_u(u(x + n)) + log|∂u/∂x|, n ~ U[0,1)."""
+
+    knows = Knows.EXACT
+
+    @abstractmethod
+    def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p_u(u), (B, *shape) model units → (B,) nats."""
+
+    @abstractmethod
+    def draw_density(self, noise: Noise, y: Tensor | None = None) -> Tensor:
+        """u ~ p_u, (noise.rows, *shape) in model units."""
+
+    def draw(self, noise: Noise, y: Tensor | None = None) -> Tensor:
+        """u ~ p_u mapped to the user's units."""
+        return self.space.from_model(self.draw_density(noise, y))
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−log p(x) in nats, with one draw of the dequantisation noise where there is one."""
+        u, log_det = self.space.continuous(x, Ambient(x), self.dtype)
+        return -self.log_density(u, y) - log_det
+
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
+        """Exact on reals; on integers the bound log (1/K) Σ_k p_u(u(x + n_k)), whose mean rises to log P(x) with K.
+
+        Arguments:
+            samples: K, draws of the dequantisation noise.
+        """
+        measure, dimensions = self.space.measure, self.space.dimensions
+        if measure == "density":
+            return LogLikelihood(-self.loss(x, y), Knows.EXACT, measure, dimensions=dimensions)
+        draws = torch.stack([-self.loss(x, y) for _ in range(samples)])
+        value, stderr = log_mean_exp(draws)
+        return LogLikelihood(value, Knows.LOWER_BOUND, measure, stderr, dimensions=dimensions)
+
+
+def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """log (1/K) Σ exp log_w over the first axis and its delta-method standard error, sd(w)/(mean(w)·√K)."""
+    k = len(log_w)
+    value = log_w.logsumexp(0) - math.log(k)
+    relative = (log_w - value).exp()
+    spread = relative.std(0) if k > 1 else torch.full_like(value, math.nan)
+    return value, spread / math.sqrt(k)

@@ -1,0 +1,130 @@
+"""One chain for every model with latent levels: VAE (one level), ladder HVAE, VDM, discrete diffusion, PPCA.
+
+With q factorised from the top, q(z_T|x) ∏ q(z_t|z_{>t}, x),
+
+    log p(x) ≥ E_q[log p(x|z_1)] − Σ_t E_q KL(q(z_t|z_{>t}, x) ‖ p(z_t|z_{>t}))
+
+and the loop that computes the bound, with p in place of q, is the sampler.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from likeli.core import Elbo, GenerativeModel, Knows, LogLikelihood
+from likeli.distributions import draw
+from likeli.information import kl
+from likeli.models.density import log_mean_exp
+from likeli.random import Ambient, Noise
+
+
+class Hierarchy(GenerativeModel):
+    """p(x, z) = p(z_T) ∏ p(z_t|z_{>t}) p(x|z), with an approximate posterior drawn from the top level down.
+
+    Levels are counted from 1, next to the data, to `depth`.
+    """
+
+    knows: ClassVar[Knows] = Knows.LOWER_BOUND
+    strategy: ClassVar[str] = "sgd"
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of latent levels."""
+
+    @abstractmethod
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Any:
+        """What q(·|x) needs at every level: x (B, *shape) in the user's units → any context."""
+
+    @abstractmethod
+    def root(self, noise: Noise) -> Any:
+        """The state above the top level, for `noise.rows` rows."""
+
+    @abstractmethod
+    def prior(self, level: int, state: Any, y: Tensor | None = None) -> Distribution:
+        """p(z_level | z_{>level}), where `state` holds what the levels above left."""
+
+    @abstractmethod
+    def posterior(self, level: int, state: Any, context: Any, prior: Distribution) -> Distribution:
+        """q(z_level | z_{>level}, x); `prior` is p at the same level, which a ladder combines with its own evidence."""
+
+    @abstractmethod
+    def descend(self, level: int, state: Any, z: Tensor) -> Any:
+        """The state below `level`, given its draw."""
+
+    @abstractmethod
+    def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
+        """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
+
+    def elbo(
+        self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None
+    ) -> Elbo:
+        """The evidence lower bound at one draw of z.
+
+        Arguments:
+            x: (B, *shape) in the user's units.
+            y: (B, *condition.shape), for a conditional model.
+            context: takes the place of `infer(x, y)`: per-datapoint variational parameters, for one.
+            noise: where z is drawn from; torch's ambient generator if not given.
+        """
+        context = self.infer(x, y) if context is None else context
+        noise = noise or Ambient(x)
+        state, ledger = self.root(noise), []
+        for level in range(self.depth, 0, -1):
+            p = self.prior(level, state, y)
+            q = self.posterior(level, state, context, p)
+            z = draw(q, noise)
+            ledger.append(kl(q, p, z))
+            state = self.descend(level, state, z)
+        return Elbo(self.observation(state, y).log_prob(x), torch.stack(ledger[::-1], 1))
+
+    def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
+        """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
+        context = self.infer(x, y) if context is None else context
+        noise = noise or Ambient(x)
+        state, ratio = self.root(noise), torch.zeros((), device=x.device)
+        for level in range(self.depth, 0, -1):
+            p = self.prior(level, state, y)
+            q = self.posterior(level, state, context, p)
+            z = draw(q, noise)
+            ratio = ratio + p.log_prob(z) - q.log_prob(z)
+            state = self.descend(level, state, z)
+        return self.observation(state, y).log_prob(x) + ratio
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−ELBO at one draw, in nats."""
+        return -self.elbo(x, y).value
+
+    def generate(self, noise: Noise, y: Tensor | None = None) -> Distribution:
+        """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q."""
+        state = self.root(noise)
+        for level in range(self.depth, 0, -1):
+            state = self.descend(level, state, draw(self.prior(level, state, y), noise))
+        return self.observation(state, y)
+
+    def draw(self, noise: Noise, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """x ~ p(x|z), z ~ p(z).
+
+        Arguments:
+            mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
+        """
+        p = self.generate(noise, y)
+        return p.mean if mean else draw(p, noise)
+
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
+        """The importance-weighted bound L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ log p(x); L_1 is the ELBO.
+
+        Arguments:
+            samples: K, at least 1; the bound rises to log p(x) with K.
+
+        Source: Burda et al. (2015), arXiv:1509.00519.
+        """
+        context = self.infer(x, y)
+        log_w = torch.stack([self.log_weight(x, y, context=context) for _ in range(samples)])
+        value, stderr = log_mean_exp(log_w)
+        return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)

@@ -1,0 +1,136 @@
+"""Where randomness comes from.
+
+Training draws from the ambient torch generator inside `seeded(seed, step)`, so its random state is a function of the step and
+needs no saving.  Sampling draws from `Streams`: one stream per sample, so that sample i depends on (seed, i) alone, never on
+how many were asked for.  Both speak the same three verbs, and so does `Replay`, which serves noise given by the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from likeli.errors import InputError, require
+
+BLOCK = 64  # samples are always computed in full blocks of this many rows: a matrix product's bits depend on its shape
+
+
+class Noise(Protocol):
+    """A source of random tensors whose first axis is the sample."""
+
+    rows: int
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (rows, *shape)."""
+        ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (rows, *shape)."""
+        ...
+
+
+class Ambient:
+    """Noise from torch's current generator (see `seeded`); one draw for the whole batch.
+
+    Arguments:
+        like: a tensor that gives the number of rows, the dtype and the device.
+    """
+
+    def __init__(self, like: Tensor, rows: int | None = None) -> None:
+        self.like, self.rows = like, len(like) if rows is None else rows
+        self.dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (rows, *shape)."""
+        return torch.randn(self.rows, *shape, dtype=self.dtype, device=self.like.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (rows, *shape)."""
+        return torch.rand(self.rows, *shape, dtype=self.dtype, device=self.like.device)
+
+
+class Streams:
+    """One random stream per sample: row r is a function of (seed, indices[r]) and of what that row drew before.
+
+    Drawn on the CPU whatever the device, so that every device sees the same noise.
+
+    Arguments:
+        seed: the seed of the whole set.
+        indices: the index of each row's sample.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rows, self.dtype, self.device = len(indices), dtype, device
+        self.generators = [torch.Generator().manual_seed(derive(seed, "sample", i)) for i in indices]
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (rows, *shape)."""
+        return self._fill(torch.randn, shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (rows, *shape)."""
+        return self._fill(torch.rand, shape)
+
+    def _fill(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        out = torch.empty(self.rows, *shape, dtype=self.dtype)
+        for row, generator in zip(out, self.generators):
+            draw(shape, generator=generator, out=row)
+        return out.to(self.device)
+
+
+class Replay:
+    """Noise given beforehand, served in order: for checking a sampler against a hand calculation.
+
+    Arguments:
+        tensors: each (rows, *shape); one is handed out per call.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.rows, self._left = len(tensors[0]), iter(tensors)
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next given tensor."""
+        value = next(self._left, None)
+        if value is None:
+            raise InputError("noise: expected one tensor per draw, got too few")
+        require(tuple(value.shape[1:]) == shape, "noise", f"shape (rows, *{shape})", tuple(value.shape))
+        return value
+
+    uniform = normal
+
+
+def derive(seed: int, *keys: object) -> int:
+    """A 63-bit seed that is a function of `seed` and `keys` (blake2b), so that no two purposes share a stream."""
+    text = repr((int(seed), *keys)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, *keys: object) -> Iterator[None]:
+    """Seed torch's generators inside the block and put the caller's state back after it."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(derive(seed, *keys))
+        yield
+
+
+def permutation(n: int, seed: int, *keys: object) -> Tensor:
+    """A permutation of range(n), a function of (seed, keys): the data order of an epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "order", *keys)))
+
+
+def blocks(n: int, size: int = BLOCK) -> Iterator[range]:
+    """Index ranges of full blocks that cover n samples; the last may run past n and is cut by the caller."""
+    for start in range(0, n, size):
+        yield range(start, start + size)

@@ -1,0 +1,322 @@
+"""What one example is, and how the user's values become model tensors and back.
+
+A space travels with its model (plain JSON in config.json), so that every number is in the user's own units.  Discrete spaces
+carry a mass; a continuous density sees them dequantised, and E_n log p(x + n) ≤ log P(x) makes that a lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from likeli.arrays import as_tensor
+from likeli.config import Configurable
+from likeli.errors import InputError, Unsupported, require
+from likeli.random import Noise
+
+Number = float | tuple[float, ...]
+
+
+class Space(Configurable, ABC):
+    """The set one example is drawn from; `shape` is the shape of one example in the user's units."""
+
+    shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def measure(self) -> Literal["density", "mass", "mixed"]:
+        """Whether p(x) is a density, a probability mass, or a density of some cells and a mass of others."""
+
+    @property
+    def dimensions(self) -> int:
+        """Cells of one example."""
+        return math.prod(self.shape)
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        """Shape of one example as `to_model` gives it."""
+        return self.shape
+
+    def check(self, x: Any, *, what: str = "x", missing: bool = False) -> Tensor:
+        """x as a tensor (B, *shape) of values inside the space; anything array-like is taken.
+
+        Arguments:
+            x: the user's values.
+            what: the argument's name, for messages.
+            missing: whether NaN stands for a missing cell or is an error.
+
+        Raises:
+            InputError: wrong shape, type or value; row and column are named.
+        """
+        x = as_tensor(x, what)
+        if x.ndim == len(self.shape) and tuple(x.shape) == self.shape and x.ndim:
+            raise InputError(f"{what}: expected a batch of {self.describe_shape()}, got one example {tuple(x.shape)}")
+        got = f"shape {tuple(x.shape)}"
+        require(x.ndim == 1 + len(self.shape) and tuple(x.shape[1:]) == self.shape, what, self.describe_shape(), got)
+        require(len(x) > 0, what, "at least one row", "0 rows")
+        return self._check_values(x, what, missing)
+
+    def describe_shape(self) -> str:
+        """The expected shape in words."""
+        return f"shape ({', '.join(['rows', *map(str, self.shape)])})"
+
+    @abstractmethod
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor: ...
+
+    @abstractmethod
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) in the user's units → (B, *model_shape), about centred and of unit scale; deterministic."""
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """What a density sees: u (B, *shape) and log|∂u/∂x| (B,); discrete cells get uniform noise from `noise`.
+
+        Raises:
+            Unsupported: the space has no continuous form.
+        """
+        raise Unsupported(f"{self.kind()} data have no continuous form; use a family with a discrete observation, such as vae")
+
+    @abstractmethod
+    def from_model(self, u: Tensor) -> Tensor:
+        """The inverse of `continuous` (noise dropped): (B, *shape) → user's units, valid values."""
+
+    def locate(self, x: Tensor, bad: Tensor) -> str:
+        """`row 17, column 2` of the first true cell of `bad` (B, *shape)."""
+        row, *cell = torch.nonzero(bad)[0].tolist()
+        if not cell:
+            return f"row {row}"
+        column = self.names[cell[0]] if self.names and len(cell) == 1 else ", ".join(map(str, cell))
+        return f"row {row}, column {column}"
+
+    def _refuse(self, x: Tensor, bad: Tensor, what: str, expected: str) -> None:
+        if bad.any():
+            value = x[bad].flatten()[0].item()
+            raise InputError(f"{what}: expected {expected}, got {value:g} at {self.locate(x, bad)}")
+
+
+class Real(Space):
+    """Real vectors or images: u = (x − mean) / scale, so log p(x) = log p(u) − Σ log scale.
+
+    Arguments:
+        shape: one example.
+        mean, scale: standardisation, one number or one per cell (row-major).
+        names: column names, for messages and files.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], mean: Number = 0.0, scale: Number = 1.0, names: tuple[str, ...] = ()
+    ) -> None:
+        self.shape, self.mean, self.scale, self.names = _shape(shape), mean, scale, tuple(names)
+        self._mean, self._scale = _cells(mean, self.shape, "mean"), _cells(scale, self.shape, "scale")
+        require(bool((self._scale > 0).all()), "scale", "positive numbers", scale)
+        require(len(self.names) in (0, self.shape[0] if self.shape else 1), "names", "one per column", names)
+
+    @property
+    def measure(self) -> Literal["density"]:
+        return "density"
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        x = x if x.is_floating_point() else x.double()
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        self._refuse(x, x.isinf(), what, "finite numbers")
+        if not missing:
+            self._refuse(x, x.isnan(), what, "finite numbers (this family cannot take missing cells)")
+        return x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return ((x.double() - self._mean.to(x.device)) / self._scale.to(x.device)).to(dtype)
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        log_det = -self._scale.log().expand(self.shape).sum() if self.shape else -self._scale.log()
+        return self.to_model(x, dtype), log_det.to(x.device, dtype).expand(len(x))
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return (u.double() * self._scale.to(u.device) + self._mean.to(u.device)).to(u.dtype)
+
+
+class Pixels(Space):
+    """Images of integers 0 … levels−1: the bin of x is [x, x+1)·2/levels − 1, its centre is what a network sees.
+
+    Arguments:
+        shape: (H, W) or (C, H, W), or any shape.
+        levels: number of grey levels.
+    """
+
+    def __init__(self, shape: tuple[int, ...], levels: int = 256) -> None:
+        self.shape, self.levels = _shape(shape), levels
+        require(levels >= 2, "levels", "at least 2", levels)
+
+    @property
+    def measure(self) -> Literal["mass"]:
+        return "mass"
+
+    @property
+    def bin_width(self) -> float:
+        """Width of one level's bin in model units."""
+        return 2 / self.levels
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        expected = f"whole numbers from 0 to {self.levels - 1}"
+        x = _whole(self, x, what, expected)
+        self._refuse(x, (x < 0) | (x >= self.levels), what, expected)
+        return x.to(torch.uint8) if self.levels <= 256 else x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return x.to(dtype) * self.bin_width + (self.bin_width / 2 - 1)
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        u = (x.to(dtype) + noise.uniform(*self.shape).to(dtype)).mul_(self.bin_width).sub_(1)
+        return u, u.new_full((len(x),), self.dimensions * math.log(self.bin_width))
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return ((u + 1) / self.bin_width).floor().clamp(0, self.levels - 1).long()
+
+
+class Binary(Pixels):
+    """Cells of 0 or 1."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, levels=2)
+
+
+class Labels(Space):
+    """One of K classes; as a condition also a mixture, a row of K weights that sum to one.
+
+    Arguments:
+        classes: K.
+        names: the classes' names.
+    """
+
+    shape = ()
+
+    def __init__(self, classes: int, names: tuple[str, ...] = ()) -> None:
+        self.classes, self.names = classes, tuple(names)
+        require(classes >= 1, "classes", "at least 1", classes)
+        require(len(self.names) in (0, classes), "names", f"{classes} names", names)
+
+    @property
+    def measure(self) -> Literal["mass"]:
+        return "mass"
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    def check(self, x: Any, *, what: str = "y", missing: bool = False) -> Tensor:
+        x = as_tensor(x, what)
+        x = x[None] if x.ndim == 0 else x
+        if x.ndim == 2 and x.shape[1] == self.classes and x.is_floating_point():
+            simplex = bool((x >= 0).all()) and bool((x.sum(1) - 1).abs().max() < 1e-4)
+            require(simplex, what, f"weights of {self.classes} classes that sum to 1", "other rows")
+            return x
+        require(x.ndim == 1, what, f"one label a row, or {self.classes} weights a row", f"shape {tuple(x.shape)}")
+        return self._check_values(x, what, missing)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        expected = f"labels from 0 to {self.classes - 1}"
+        x = _whole(self, x, what, expected).long()
+        self._refuse(x, (x < 0) | (x >= self.classes), what, expected)
+        return x
+
+    def locate(self, x: Tensor, bad: Tensor) -> str:
+        return f"row {int(torch.nonzero(bad)[0])}"
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return x.to(dtype) if x.ndim == 2 else F.one_hot(x.long(), self.classes).to(dtype)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return u.argmax(-1)
+
+
+class Tokens(Space):
+    """Sequences of symbols 0 … vocab−1.
+
+    Arguments:
+        length: symbols of one example.
+        vocab: number of symbols.
+        alphabet: what each symbol stands for, if it stands for a character.
+    """
+
+    def __init__(self, length: int, vocab: int, alphabet: str | None = None) -> None:
+        self.length, self.vocab, self.alphabet = length, vocab, alphabet
+        self.shape = _shape((length,))
+        require(vocab >= 1, "vocab", "at least 1", vocab)
+        require(alphabet is None or len(alphabet) == vocab, "alphabet", f"{vocab} characters", alphabet)
+
+    @property
+    def measure(self) -> Literal["mass"]:
+        return "mass"
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        return (self.length, self.vocab)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        expected = f"symbols from 0 to {self.vocab - 1}"
+        x = _whole(self, x, what, expected).long()
+        self._refuse(x, (x < 0) | (x >= self.vocab), what, expected)
+        return x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return F.one_hot(x.long(), self.vocab).to(dtype)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return u.argmax(-1)
+
+
+class Counts(Space):
+    """Whole numbers 0, 1, 2, …; a network sees log(1 + x).
+
+    Arguments:
+        shape: one example.
+        names: column names.
+    """
+
+    def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
+        self.shape, self.names = _shape(shape), tuple(names)
+
+    @property
+    def measure(self) -> Literal["mass"]:
+        return "mass"
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        x = _whole(self, x, what, "whole numbers from 0").long()
+        self._refuse(x, x < 0, what, "whole numbers from 0")
+        return x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return x.to(dtype).log1p()
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        u = (x.to(dtype) + noise.uniform(*self.shape).to(dtype)).log1p()
+        return u, -u.flatten(1).sum(1)  # du/dx = 1/(1 + x + n) = exp(−u)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return u.expm1().floor().clamp(min=0).long()
+
+
+def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape = tuple(shape)
+    whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in shape)
+    require(whole and len(shape) <= 4, "shape", "up to four whole numbers of at least 1", shape)
+    require(math.prod(shape) <= 2**31, "shape", "at most 2**31 cells", shape)
+    return shape
+
+
+def _cells(value: Number, shape: tuple[int, ...], what: str) -> Tensor:
+    cells = torch.from_numpy(np.asarray(value, dtype=np.float64))
+    require(bool(cells.isfinite().all()), what, "finite numbers", value)
+    require(cells.ndim == 0 or cells.numel() == math.prod(shape), what, f"1 or {math.prod(shape)} numbers", value)
+    return cells if cells.ndim == 0 else cells.reshape(shape)
+
+
+def _whole(space: Space, x: Tensor, what: str, expected: str) -> Tensor:
+    if x.is_floating_point():
+        space._refuse(x, ~(x == x.round()) | x.isinf(), what, expected)
+    return x.long() if x.is_floating_point() or x.dtype == torch.bool else x
