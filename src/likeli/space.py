@@ -139,6 +139,10 @@ class Real(Space):
     def from_model(self, u: Tensor) -> Tensor:
         return (u.double() * self._scale.to(u.device) + self._mean.to(u.device)).to(u.dtype)
 
+    def gradient(self, g: Tensor) -> Tensor:
+        """∂/∂x = (∂u/∂x) ∂/∂u: a gradient in model units, (B, *shape), per user unit."""
+        return (g / self._scale.to(g.device)).to(g.dtype)
+
 
 class Pixels(Space):
     """Images of integers 0 … levels−1: the bin of x is [x, x+1)·2/levels − 1, its centre is what a network sees.
