@@ -29,9 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 peers: .venv-peers/.installed
-.venv-peers/.installed: benchmarks/peers.txt constraints.txt
+.venv-peers/.installed: benchmarks/peers.txt benchmarks/peers-no-deps.txt constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	.venv-peers/bin/pip install -q --disable-pip-version-check --no-deps -r benchmarks/peers-no-deps.txt
 	touch $@
 
 clean:

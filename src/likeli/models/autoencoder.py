@@ -1,7 +1,7 @@
 """Autoencoders: codes without a density.
 
-An autoencoder learns x ↦ z = g(x) ↦ r(x) = f(g(x)) with ‖r(x) − x‖² small.  Nothing says which z occur, so there is no p(x) and no
-way to sample; the denoising kind knows one thing more, the score of the smoothed data.  Errors are measured in model units
+An autoencoder learns x ↦ z = g(x) ↦ r(x) = f(g(x)) with ‖r(x) − x‖² small.  Nothing says which z occur, so there is no p(x) and
+no way to sample; the denoising kind knows one thing more, the score of the smoothed data.  Errors are measured in model units
 (standardised reals, pixels on [−1, 1], one-hot symbols).
 """
 
@@ -185,7 +185,8 @@ class CAE(Reconstructor):
         return self._code_and_jacobian(self._flat(x))[1]
 
     def _code_and_jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        first, activation, last = self.encoder
+        layers: tuple[nn.Linear, nn.Module, nn.Linear] = tuple(self.encoder.children())
+        first, activation, last = layers
         a = first(u)
         h, slope = torch.func.jvp(activation, (a,), (torch.ones_like(a),))
         mixed = (first.weight @ first.weight.T) * (last.weight.T @ last.weight)
