@@ -8,7 +8,7 @@ no way to sample; the denoising kind knows one thing more, the score of the smoo
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class Reconstructor(GenerativeModel):
     knows: ClassVar[Knows] = Knows.NOTHING
     strategy: ClassVar[str] = "sgd"
 
-    encoder: nn.Module
-    decoder: nn.Module
+    encoder: nn.Sequential
+    decoder: nn.Sequential
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """g(x), (B, *shape) → (B, latent_dim)."""
@@ -185,8 +185,8 @@ class CAE(Reconstructor):
         return self._code_and_jacobian(self._flat(x))[1]
 
     def _code_and_jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        layers: tuple[nn.Linear, nn.Module, nn.Linear] = tuple(self.encoder.children())
-        first, activation, last = layers
+        first: Any = self.encoder[0]
+        activation, last = self.encoder[1:]
         a = first(u)
         h, slope = torch.func.jvp(activation, (a,), (torch.ones_like(a),))
         mixed = (first.weight @ first.weight.T) * (last.weight.T @ last.weight)
