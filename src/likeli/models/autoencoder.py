@@ -185,8 +185,8 @@ class CAE(Reconstructor):
         return self._code_and_jacobian(self._flat(x))[1]
 
     def _code_and_jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        first: Any = self.encoder[0]
-        activation, last = self.encoder[1:]
+        layers: list[Any] = list(self.encoder)
+        first, activation, last = layers
         a = first(u)
         h, slope = torch.func.jvp(activation, (a,), (torch.ones_like(a),))
         mixed = (first.weight @ first.weight.T) * (last.weight.T @ last.weight)
