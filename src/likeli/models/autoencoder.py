@@ -8,7 +8,7 @@ no way to sample; the denoising kind knows one thing more, the score of the smoo
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -185,10 +185,9 @@ class CAE(Reconstructor):
         return self._code_and_jacobian(self._flat(x))[1]
 
     def _code_and_jacobian(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        layers: list[Any] = list(self.encoder)
-        first, activation, last = layers
+        first, activation, last = self.encoder
         a = first(u)
-        h, slope = torch.func.jvp(activation, (a,), (torch.ones_like(a),))
+        h, slope = cast(tuple[Tensor, Tensor], torch.func.jvp(activation, (a,), (torch.ones_like(a),)))
         mixed = (first.weight @ first.weight.T) * (last.weight.T @ last.weight)
         return last(h), ((slope @ mixed) * slope).sum(1)
 
