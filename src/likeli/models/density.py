@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 from likeli.core import GenerativeModel, Knows, LogLikelihood
+from likeli.errors import Unsupported
 from likeli.random import Ambient, Noise
+from likeli.space import Space
 
 
 class DensityModel(GenerativeModel):
     """log p(x) = log p_u(u(x)) + log|∂u/∂x|; on integers log P(x) ≥ E_n log p_u(u(x + n)) + log|∂u/∂x|, n ~ U[0,1)."""
 
     knows = Knows.EXACT
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(space)
+        if type(space).continuous is Space.continuous:
+            raise Unsupported(f"{space.kind()} data have no continuous form, which {self.kind()} needs; vae takes them")
 
     @abstractmethod
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
