@@ -1,0 +1,60 @@
+"""Run the two sides of an entry alternately in pinned one-thread processes, and compare them pair by pair."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+INTERPRETERS = {"ours": HERE.parent / ".venv/bin/python", "peer": HERE.parent / ".venv-peers/bin/python"}
+ONE_THREAD = {k: "1" for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+
+
+def entries() -> list[str]:
+    """The names of the entries: every file here that does not begin with an underscore."""
+    return sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_"))
+
+
+def run_side(entry: str, side: str, folder: Path, core: int, variant: dict) -> dict:
+    """One run of one side; what it returned."""
+    command = [INTERPRETERS[side], HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ONE_THREAD, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{entry} {side}: " + done.stderr.decode().strip().rpartition("\n")[2])
+    return json.loads(done.stdout)
+
+
+def run_entry(name: str, repeats: int, data: Path, core: int) -> Iterator[dict]:
+    """One row for each variant of an entry.
+
+    Arguments:
+        repeats: pairs of runs; which side goes first alternates.
+        data: folder with the measuring data, for entries that need a file.
+        core: the core that both sides are pinned to.
+    """
+    module = importlib.import_module(f"benchmarks.{name}")
+    with tempfile.TemporaryDirectory() as folder:
+        module.prepare(Path(folder), data)
+        for variant in getattr(module, "VARIANTS", [{}]):
+            pairs = []
+            for repeat in range(repeats):
+                order = ("ours", "peer") if repeat % 2 == 0 else ("peer", "ours")
+                pairs.append({side: run_side(name, side, Path(folder), core, variant) for side in order})
+                print(f"{name} {variant or ''} {repeat + 1}/{repeats}: {pairs[-1]}", file=sys.stderr)
+            yield {"entry": name, "variant": variant} | compare(pairs, module)
+
+
+def compare(pairs: list[dict], module: object) -> dict:
+    """Medians of every number of both sides, and the paired ratios of the entry's metric; above 1, ours is better."""
+    metric, higher = getattr(module, "METRIC", "seconds"), getattr(module, "HIGHER", False)
+    ratios = [p["ours"][metric] / p["peer"][metric] if higher else p["peer"][metric] / p["ours"][metric] for p in pairs]
+    medians = {side: {k: statistics.median(p[side][k] for p in pairs) for k in pairs[0][side]} for side in ("ours", "peer")}
+    spread = {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    return medians | {"metric": metric, "ratio": spread, "pairs": len(pairs)}
