@@ -13,10 +13,9 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from likeli.errors import InputError, require
+from likeli.errors import InputError, nearest, require
 
 _CLASSES: dict[str, type[Configurable]] = {}
 MAX_DEPTH = 32
@@ -61,9 +60,7 @@ def lookup(name: str, base: type[C]) -> type[C]:
     known = registered(base)
     if name in known:
         return known[name]
-    near = get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, got {str(name)[:80]!r}{hint}")
+    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, got {str(name)[:80]!r}{nearest(name, known)}")
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
@@ -111,9 +108,7 @@ def build(spec: Mapping[str, Any], base: type[C], *, where: str | None = None, d
     arguments = {k: v for k, v in spec.items() if k != "class"}
     for name in arguments:
         if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{where}.{str(name)[:80]}: unknown argument of {cls.kind()}{hint}")
+            raise InputError(f"{where}.{str(name)[:80]}: unknown argument of {cls.kind()}{nearest(name, known)}")
     for name, parameter in known.items():
         missing = name not in arguments and parameter.default is inspect.Parameter.empty
         require(not missing, f"{where}.{name}", "a value", "nothing")

@@ -6,6 +6,9 @@ The command line prints the message alone and exits with `exit_code`; `--debug` 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 OK, FAILED, BAD_INPUT, OUTPUT_WARNING, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
@@ -61,6 +64,12 @@ def require(condition: bool, argument: str, expected: str, got: object) -> None:
     """
     if not condition:
         raise InputError(f"{argument}: expected {expected}, got {_short(got)}")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name nearest to `name`, or nothing."""
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _short(value: object, limit: int = 120) -> str:
