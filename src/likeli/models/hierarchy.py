@@ -23,23 +23,59 @@ from likeli.models.density import log_mean_exp
 from likeli.random import Ambient, Noise
 
 
-class Hierarchy(GenerativeModel):
+class LatentVariableModel(GenerativeModel):
+    """p(x) = ∫ p(x, z) dz with an approximate posterior q(z|x): whatever the factorisation of q, a bound and weights."""
+
+    knows: ClassVar[Knows] = Knows.LOWER_BOUND
+    strategy: ClassVar[str] = "sgd"
+
+    @abstractmethod
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Any:
+        """What q(·|x) needs: x (B, *shape) in the user's units → any context."""
+
+    @abstractmethod
+    def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
+        """The evidence lower bound at one draw of z.
+
+        Arguments:
+            x: (B, *shape) in the user's units.
+            y: (B, *condition.shape), for a conditional model.
+            context: takes the place of `infer(x, y)`: per-datapoint variational parameters, for one.
+            noise: where z is drawn from; torch's ambient generator if not given.
+        """
+
+    @abstractmethod
+    def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
+        """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−ELBO at one draw, in nats."""
+        return -self.elbo(x, y).value
+
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
+        """The importance-weighted bound L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ log p(x); L_1 is the ELBO.
+
+        Arguments:
+            samples: K, at least 1; the bound rises to log p(x) with K.
+
+        Source: Burda et al. (2015), arXiv:1509.00519.
+        """
+        context = self.infer(x, y)
+        log_w = torch.stack([self.log_weight(x, y, context=context) for _ in range(samples)])
+        value, stderr = log_mean_exp(log_w)
+        return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)
+
+
+class Hierarchy(LatentVariableModel):
     """p(x, z) = p(z_T) ∏ p(z_t|z_{>t}) p(x|z), with an approximate posterior drawn from the top level down.
 
     Levels are counted from 1, next to the data, to `depth`.
     """
 
-    knows: ClassVar[Knows] = Knows.LOWER_BOUND
-    strategy: ClassVar[str] = "sgd"
-
     @property
     @abstractmethod
     def depth(self) -> int:
         """Number of latent levels."""
-
-    @abstractmethod
-    def infer(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """What q(·|x) needs at every level: x (B, *shape) in the user's units → any context."""
 
     @abstractmethod
     def root(self, noise: Noise) -> Any:
@@ -61,17 +97,8 @@ class Hierarchy(GenerativeModel):
     def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
         """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
 
-    def elbo(
-        self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None
-    ) -> Elbo:
-        """The evidence lower bound at one draw of z.
-
-        Arguments:
-            x: (B, *shape) in the user's units.
-            y: (B, *condition.shape), for a conditional model.
-            context: takes the place of `infer(x, y)`: per-datapoint variational parameters, for one.
-            noise: where z is drawn from; torch's ambient generator if not given.
-        """
+    def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
+        """E_q log p(x|z_1) − Σ_t KL_t at one draw of z; KL in closed form where there is one."""
         context = self.infer(x, y) if context is None else context
         noise = noise or Ambient(x)
         state, ledger = self.root(noise), []
@@ -84,7 +111,7 @@ class Hierarchy(GenerativeModel):
         return Elbo(self.observation(state, y).log_prob(x), torch.stack(ledger[::-1], 1))
 
     def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
-        """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
+        """Σ_t log p(z_t|z_{>t}) − log q(z_t|z_{>t}, x) + log p(x|z_1) at one draw, (B,)."""
         context = self.infer(x, y) if context is None else context
         noise = noise or Ambient(x)
         state, ratio = self.root(noise), torch.zeros((), device=x.device)
@@ -95,10 +122,6 @@ class Hierarchy(GenerativeModel):
             ratio = ratio + p.log_prob(z) - q.log_prob(z)
             state = self.descend(level, state, z)
         return self.observation(state, y).log_prob(x) + ratio
-
-    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """−ELBO at one draw, in nats."""
-        return -self.elbo(x, y).value
 
     def generate(self, noise: Noise, y: Tensor | None = None) -> Distribution:
         """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q."""
@@ -115,16 +138,3 @@ class Hierarchy(GenerativeModel):
         """
         p = self.generate(noise, y)
         return p.mean if mean else draw(p, noise)
-
-    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
-        """The importance-weighted bound L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ log p(x); L_1 is the ELBO.
-
-        Arguments:
-            samples: K, at least 1; the bound rises to log p(x) with K.
-
-        Source: Burda et al. (2015), arXiv:1509.00519.
-        """
-        context = self.infer(x, y)
-        log_w = torch.stack([self.log_weight(x, y, context=context) for _ in range(samples)])
-        value, stderr = log_mean_exp(log_w)
-        return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)
