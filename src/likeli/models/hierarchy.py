@@ -10,6 +10,7 @@ and the loop that computes the bound, with p in place of q, is the sampler.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch.distributions import Distribution
 
 from likeli.core import Elbo, GenerativeModel, Knows, LogLikelihood
 from likeli.distributions import draw
+from likeli.errors import require
 from likeli.information import kl
 from likeli.models.density import log_mean_exp
 from likeli.random import Ambient, Noise
@@ -123,18 +125,38 @@ class Hierarchy(LatentVariableModel):
             state = self.descend(level, state, z)
         return self.observation(state, y).log_prob(x) + ratio
 
-    def generate(self, noise: Noise, y: Tensor | None = None) -> Distribution:
-        """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q."""
-        state = self.root(noise)
+    def levels(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        """The posterior's mean at each level given the means above it: a deterministic code, level → (B, *latent)."""
+        context, rows = self.infer(x, y), Ambient(x)
+        state, code = self.root(rows), {}
         for level in range(self.depth, 0, -1):
-            state = self.descend(level, state, draw(self.prior(level, state, y), noise))
+            code[level] = self.posterior(level, state, context, self.prior(level, state, y)).mean
+            state = self.descend(level, state, code[level])
+        return code
+
+    def generate(self, noise: Noise, y: Tensor | None = None, *, fixed: Mapping[int, Tensor] | None = None) -> Distribution:
+        """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q.
+
+        Arguments:
+            fixed: level → (1 or rows, *latent), kept instead of drawn.
+        """
+        state, kept = self.root(noise), fixed or {}
+        for level in range(self.depth, 0, -1):
+            p = self.prior(level, state, y)
+            z = kept[level].expand(noise.rows, *p.event_shape) if level in kept else draw(p, noise)
+            state = self.descend(level, state, z)
         return self.observation(state, y)
 
-    def draw(self, noise: Noise, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+    def draw(
+        self, noise: Noise, y: Tensor | None = None, *, mean: bool = False, fixed: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
         """x ~ p(x|z), z ~ p(z).
 
         Arguments:
             mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
+            fixed: level → (1, *latent), one code for all samples at these levels (see `levels`); the other levels are drawn.
         """
-        p = self.generate(noise, y)
+        unknown = set(fixed or {}) - set(range(1, self.depth + 1))
+        require(not unknown, "fixed", f"levels from 1 to {self.depth}", sorted(unknown))
+        p = self.generate(noise, y, fixed=fixed)
         return p.mean if mean else draw(p, noise)
