@@ -125,14 +125,14 @@ class Hierarchy(LatentVariableModel):
             state = self.descend(level, state, z)
         return self.observation(state, y).log_prob(x) + ratio
 
-    def levels(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+    def codes(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
         """The posterior's mean at each level given the means above it: a deterministic code, level → (B, *latent)."""
         context, rows = self.infer(x, y), Ambient(x)
-        state, code = self.root(rows), {}
+        state, codes = self.root(rows), {}
         for level in range(self.depth, 0, -1):
-            code[level] = self.posterior(level, state, context, self.prior(level, state, y)).mean
-            state = self.descend(level, state, code[level])
-        return code
+            codes[level] = self.posterior(level, state, context, self.prior(level, state, y)).mean
+            state = self.descend(level, state, codes[level])
+        return codes
 
     def generate(self, noise: Noise, y: Tensor | None = None, *, fixed: Mapping[int, Tensor] | None = None) -> Distribution:
         """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q.
@@ -154,7 +154,7 @@ class Hierarchy(LatentVariableModel):
 
         Arguments:
             mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
-            fixed: level → (1, *latent), one code for all samples at these levels (see `levels`); the other levels are drawn.
+            fixed: level → (1, *latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
         """
         unknown = set(fixed or {}) - set(range(1, self.depth + 1))
         require(not unknown, "fixed", f"levels from 1 to {self.depth}", sorted(unknown))
