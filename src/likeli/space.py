@@ -21,6 +21,7 @@ from likeli.errors import InputError, Unsupported, require
 from likeli.random import Noise
 
 Number = float | tuple[float, ...]
+MAX_COUNT = 2**53  # the largest whole number below which float64 has them all
 
 
 class Space(Configurable, ABC):
@@ -74,13 +75,20 @@ class Space(Configurable, ABC):
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape) in the user's units → (B, *model_shape), about centred and of unit scale; deterministic."""
 
+    @property
+    def obstacle(self) -> str:
+        """Why `continuous` is unsupported; empty when it is not."""
+        return f"{self.kind()} data have no continuous form"
+
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """What a density sees: u (B, *shape) and log|∂u/∂x| (B,); discrete cells get uniform noise from `noise`.
+
+        A missing cell (NaN) stays NaN and adds nothing to the log-Jacobian.
 
         Raises:
             Unsupported: the space has no continuous form.
         """
-        raise Unsupported(f"{self.kind()} data have no continuous form; use a family with a discrete observation, such as vae")
+        raise Unsupported(f"{self.obstacle}; use a family with a discrete observation, such as vae")
 
     @abstractmethod
     def from_model(self, u: Tensor) -> Tensor:
@@ -117,9 +125,16 @@ class Real(Space):
         require(bool((self._scale > 0).all()), "scale", "positive numbers", scale)
         require(len(self.names) in (0, self.shape[0] if self.shape else 1), "names", "one per column", names)
 
+        u_max = float(torch.finfo(torch.float32).max)
+        self._low, self._high = self._mean - self._scale * u_max, self._mean + self._scale * u_max
+        coarse = float((self._mean.abs() / self._scale).max()) > 1e3  # float32 in user units would lose the data's digits
+        self._coarse = coarse or not 1e-30 < float(self._scale.min()) <= float(self._scale.max()) < 1e30
+
     @property
     def measure(self) -> Literal["density"]:
         return "density"
+
+    obstacle = ""
 
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         x = x if x.is_floating_point() else x.double()
@@ -127,17 +142,20 @@ class Real(Space):
         self._refuse(x, x.isinf(), what, "finite numbers")
         if not missing:
             self._refuse(x, x.isnan(), what, "finite numbers (this family cannot take missing cells)")
+        far = (x > self._high.to(x.device)) | (x < self._low.to(x.device))
+        self._refuse(x, far, what, "numbers that fit float32 once standardised")
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return ((x.double() - self._mean.to(x.device)) / self._scale.to(x.device)).to(dtype)
 
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        log_det = -self._scale.log().expand(self.shape).sum() if self.shape else -self._scale.log()
-        return self.to_model(x, dtype), log_det.to(x.device, dtype).expand(len(x))
+        u = self.to_model(x, dtype)
+        return u, _log_det(self._scale.to(x.device).log(), u).to(dtype)
 
     def from_model(self, u: Tensor) -> Tensor:
-        return (u.double() * self._scale.to(u.device) + self._mean.to(u.device)).to(u.dtype)
+        x = u.double() * self._scale.to(u.device) + self._mean.to(u.device)
+        return x if self._coarse else x.to(u.dtype)
 
     def gradient(self, g: Tensor) -> Tensor:
         """∂/∂x = (∂u/∂x) ∂/∂u: a gradient in model units, (B, *shape), per user unit."""
@@ -160,6 +178,8 @@ class Pixels(Space):
     def measure(self) -> Literal["mass"]:
         return "mass"
 
+    obstacle = ""
+
     @property
     def bin_width(self) -> float:
         """Width of one level's bin in model units."""
@@ -175,7 +195,9 @@ class Pixels(Space):
         return x.to(dtype) * self.bin_width + (self.bin_width / 2 - 1)
 
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        u = (x.to(dtype) + noise.uniform(*self.shape).to(dtype)).mul_(self.bin_width).sub_(1)
+        edge = 2 * torch.finfo(dtype).eps * self.levels  # rounding must not carry a draw into the next bin
+        n = noise.uniform(*self.shape).to(dtype).clamp(min(edge, 0.5), max(1 - edge, 0.5))
+        u = (x.to(dtype) + n).mul_(self.bin_width).sub_(1)
         return u, u.new_full((len(x),), self.dimensions * math.log(self.bin_width))
 
     def from_model(self, u: Tensor) -> Tensor:
@@ -289,20 +311,24 @@ class Counts(Space):
     def measure(self) -> Literal["mass"]:
         return "mass"
 
+    obstacle = ""
+
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         x = _whole(self, x, what, "whole numbers from 0").long()
-        self._refuse(x, x < 0, what, "whole numbers from 0")
+        self._refuse(x, (x < 0) | (x > MAX_COUNT), what, "whole numbers from 0")
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return x.to(dtype).log1p()
 
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        u = (x.to(dtype) + noise.uniform(*self.shape).to(dtype)).log1p()
-        return u, -u.flatten(1).sum(1)  # du/dx = 1/(1 + x + n) = exp(−u)
+        size = 1 + x.double()
+        n = within_bin(noise.uniform(*self.shape), 2 * torch.finfo(dtype).eps * size * size.log().clamp(min=1))
+        u = (x.double() + n).log1p()
+        return u.to(dtype), -u.flatten(1).sum(1).to(dtype)  # du/dx = 1/(1 + x + n) = exp(−u)
 
     def from_model(self, u: Tensor) -> Tensor:
-        return u.expm1().floor().clamp(min=0).long()
+        return u.double().expm1().floor().clamp(0, MAX_COUNT).long()
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -322,5 +348,24 @@ def _cells(value: Number, shape: tuple[int, ...], what: str) -> Tensor:
 
 def _whole(space: Space, x: Tensor, what: str, expected: str) -> Tensor:
     if x.is_floating_point():
-        space._refuse(x, ~(x == x.round()) | x.isinf(), what, expected)
+        space._refuse(x, ~(x == x.round()) | (x.abs() > MAX_COUNT), what, expected)
     return x.long() if x.is_floating_point() or x.dtype == torch.bool else x
+
+
+def within_bin(n: Tensor, rounding: Tensor) -> Tensor:
+    """n ~ U[0, 1) kept `rounding` away from both ends, so that the sum x + n still floors to x after it was rounded.
+
+    Arguments:
+        n: (B, *shape).
+        rounding: the rounding error of x + n in the model's floating-point type, in bins; at most a quarter is kept away.
+    """
+    edge = rounding.clamp(max=0.25)
+    return torch.minimum(torch.maximum(n.double(), edge), 1 - edge)
+
+
+def _log_det(log_scale: Tensor, u: Tensor) -> Tensor:
+    """−Σ log scale over the cells of u (B, *shape) that are not missing, (B,)."""
+    cells = log_scale.expand(u.shape[1:])
+    if not u.isnan().any():
+        return -cells.sum().expand(len(u))
+    return -torch.where(u.isnan(), 0, cells).flatten(1).sum(1)
