@@ -21,8 +21,8 @@ class DensityModel(GenerativeModel):
 
     def __init__(self, space: Space) -> None:
         super().__init__(space)
-        if type(space).continuous is Space.continuous:
-            raise Unsupported(f"{space.kind()} data have no continuous form, which {self.kind()} needs; vae takes them")
+        if space.obstacle:
+            raise Unsupported(f"{space.obstacle}, which {self.kind()} needs; vae takes them")
 
     @abstractmethod
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
