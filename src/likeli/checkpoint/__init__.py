@@ -1,0 +1,33 @@
+"""Durable, verified checkpoints: safetensors and JSON, never code.
+
+A run folder holds generations, each a complete model folder that was renamed into place, and the training history:
+
+    x/checkpoints/00000007/{config.json, model.safetensors, README.md, manifest.json, train_state.json, train_state.safetensors}
+    x/history.jsonl
+
+Whatever happens while the next generation is written, the last one loads.  Loading believes nothing: only regular files below
+the folder, sizes before memory, sha256 of the very bytes that become tensors, registered classes only, strict names, shapes,
+types and finiteness.  A checksum finds damage, not forgery: who can rewrite the manifest can change the weights, but cannot run
+code.
+"""
+
+from likeli.checkpoint.generation import Checkpoint
+from likeli.checkpoint.history import append_history, read_history, truncate_history
+from likeli.checkpoint.locking import lock
+from likeli.checkpoint.prepare import prepare_folder
+from likeli.checkpoint.run import from_pretrained, inspect, load, read, save, save_pretrained
+
+__all__ = [
+    "Checkpoint",
+    "append_history",
+    "from_pretrained",
+    "inspect",
+    "load",
+    "lock",
+    "prepare_folder",
+    "read",
+    "read_history",
+    "save",
+    "save_pretrained",
+    "truncate_history",
+]

@@ -1,0 +1,251 @@
+"""Every file call of a checkpoint, in one place.
+
+Writing: a failed call is one `LikeliError` that names the path and the cause.  Reading: only regular files of a bounded size,
+named by us and never by a file's content, opened once below a folder that is already open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from likeli.errors import CheckpointError, LikeliError
+
+KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+CHUNK = 1 << 24  # bytes handed to the system in one call
+
+
+def one_line(text: object, limit: int = 400) -> str:
+    """Text from a stranger's file, fit for a terminal: one printable line of bounded length."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text)[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def refuse(condition: bool, where: object, expected: str, got: object) -> None:
+    """Raise the one-line `CheckpointError` if `condition` holds."""
+    if condition:
+        raise CheckpointError(one_line(f"{where}: expected {expected}, got {got}"))
+
+
+@contextmanager
+def writing(path: Path, verb: str = "written") -> Iterator[None]:
+    """Turn the system's refusal inside the block into one `LikeliError` naming `path` and the cause."""
+    try:
+        yield
+    except OSError as error:
+        raise LikeliError(one_line(f"{path}: cannot be {verb}: {error.strerror or error}")) from error
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn the system's refusal inside the block into one `CheckpointError` naming `path` and the cause."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the user's path
+        if isinstance(error, LikeliError):
+            raise
+        raise CheckpointError(one_line(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")) from error
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, int | str]:
+    """Write a file that must not exist, and fsync it; gives its size and sha256."""
+    digest, size = hashlib.sha256(), 0
+    with writing(path), _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            digest.update(view)
+            size += len(view)
+            write_all(fd, view)
+        os.fsync(fd)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def write_all(fd: int, view: memoryview) -> None:
+    """Write every byte; a call may take only some of them."""
+    while view:
+        view = view[os.write(fd, view[:CHUNK]) :]
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; a new one is fsynced into its parent, so that it outlives a power cut."""
+    with writing(path, "created"):
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                return
+            raise
+        except FileNotFoundError:
+            make_folder(path.parent)
+            os.mkdir(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder: its names are on the disk after this."""
+    with writing(path), _opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Move `old` to `new` in one step, and fsync the folder that holds them."""
+    with writing(new):
+        os.rename(old, new)
+    sync_folder(new.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of files, if it exists; links are removed, never followed."""
+    with writing(path, "removed"):
+        try:
+            folder = stat.S_ISDIR(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return
+        for name in os.listdir(path) if folder else ():
+            os.unlink(path / name)
+        (os.rmdir if folder else os.unlink)(path)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """An open regular file, created if need be, whose writes go to its end."""
+    with _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+        with writing(path):
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        if not regular:
+            raise LikeliError(f"{path}: cannot be written: expected a regular file")
+        yield fd
+
+
+def sync(fd: int) -> None:
+    """fsync an open file."""
+    os.fsync(fd)
+
+
+def truncate(fd: int, size: int) -> None:
+    """Cut an open file."""
+    os.ftruncate(fd, size)
+
+
+def size(fd: int) -> int:
+    """Bytes of an open file."""
+    return os.fstat(fd).st_size
+
+
+def read_at(fd: int, count: int, offset: int) -> bytes:
+    """Up to `count` bytes of an open file from `offset`."""
+    return os.pread(fd, count, offset)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file or a link."""
+    with writing(path, "removed"):
+        os.unlink(path)
+
+
+def is_file_at(fd: int, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    with writing(path):
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(path))
+        except FileNotFoundError:
+            return False
+
+
+def try_lock(fd: int) -> bool:
+    """Take the kernel's advisory lock on an open file; it ends with the process, however that dies."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    with writing(path):  # not around the block, whose errors are its own
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            os.close(fd)
+        raise
+    with writing(path):
+        os.close(fd)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened_folder(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    """An open folder: the user's own path may be a link, a name below an open folder may not."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if parent is None else os.O_NOFOLLOW)
+    with reading(path):
+        fd = os.open(path, flags, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def listing(folder: int, where: object) -> dict[str, bool]:
+    """The names in an open folder, and whether each is a folder itself (a link to one is not)."""
+    with reading(where), os.scandir(folder) as entries:
+        return {e.name: e.is_dir(follow_symlinks=False) for e in entries}
+
+
+@contextmanager
+def opened_file(folder: int, name: str, where: object, limit: int) -> Iterator[tuple[int, int]]:
+    """The descriptor and size of one regular file of at most `limit` bytes.
+
+    Raises:
+        CheckpointError: missing, a link, a pipe, a device, or too big; nothing is read.
+    """
+    with reading(where):
+        _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=False), where)  # opening a device can itself do things
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        with reading(where):
+            found = os.fstat(fd)
+        _check_regular(found, where)
+        refuse(found.st_size > limit, where, f"at most {limit} bytes", f"{found.st_size}")
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
+
+
+def _check_regular(found: os.stat_result, where: object) -> None:
+    kind = next((name for test, name in KINDS if test(found.st_mode)), "a device")
+    refuse(not stat.S_ISREG(found.st_mode), where, "a regular file", kind)
+
+
+def read_into(fd: int, view: memoryview, offset: int, where: object) -> None:
+    """Fill `view` with the file's bytes from `offset`."""
+    with reading(where):
+        while view:
+            n = os.preadv(fd, [view[:CHUNK]], offset)
+            refuse(n == 0, where, f"{len(view)} more bytes", "the end of the file")
+            view, offset = view[n:], offset + n
+
+
+def read_bytes(folder: int, name: str, where: object, limit: int) -> bytes:
+    """The whole of a small regular file."""
+    with opened_file(folder, name, where, limit) as (fd, size):
+        data = bytearray(size)
+        read_into(fd, memoryview(data), 0, where)
+    return bytes(data)
+
+
+def physical_memory() -> int:
+    """Bytes of memory this machine has: no file may ask for more."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
