@@ -1,0 +1,128 @@
+"""`fit`: train any model on any data, so that a kill at any instant costs nothing but time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from likeli import checkpoint
+from likeli.core import GenerativeModel, Knows
+from likeli.errors import require
+from likeli.random import seeded
+from likeli.training.engine import pick_device
+from likeli.training.examples import fingerprint, gather
+from likeli.training.history import History, Journal
+from likeli.training.run import Run
+from likeli.training.session import Session
+from likeli.training.settings import Budget, TrainSettings, default_steps, resolve
+from likeli.training.signals import StopSignal
+from likeli.training.strategies import STRATEGIES
+
+EM_ITERATIONS = 1000  # a bound on what "until the tolerance" may cost
+
+
+def fit(
+    model: GenerativeModel,
+    data: Any,
+    y: Any = None,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | Literal["always"] = True,
+    data_info: dict[str, Any] | None = None,
+    **settings: Any,
+) -> History:
+    """Fit `model` in place and leave it with the best weights, in the mode it came in.
+
+    With `out`, a run folder is kept there from which `resume=True` goes on: on a CPU with the same number of threads the
+    weights and every logged loss are, to the bit, those of a run that was never stopped.  (With `minutes` the schedule follows
+    the clock, so no two runs are alike.)
+
+    Arguments:
+        model: what to fit, by its own `strategy`.
+        data: a `Data` (its training rows are fitted, its validation rows pick the best weights), or an array of training rows
+            (N, *space.shape) in the user's units; an array has no validation rows.
+        y: (N, *condition.shape), for an array and a conditional model.
+        steps, minutes: the budget, one of the two; by default a number of steps that grows with the rows, and for EM until the
+            tolerance.
+        seed: data order and noise are a function of it.
+        out: folder of the run.
+        resume: go on with the run in `out`; a finished run is returned as it is.
+        overwrite: replace the run in `out`.
+        progress: a bar on stderr, `True` only on a terminal.
+        data_info: what to record of the data's origin.
+        settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.
+
+    Raises:
+        InputError: bad data or option, before any work; `out` exists, cannot be written, or holds another run.
+        Diverged: a loss or gradient was not finite; the last good checkpoint is kept.
+        Interrupted: SIGINT or SIGTERM, after the step was finished and saved.
+    """
+    chosen, budget = resolve(settings, getattr(model, "train_defaults", {})), Budget(steps, minutes)
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    require(whole and 0 <= seed < 2**63, "seed", "a whole number from 0 to below 2**63", seed)
+    require(not resume or out is not None, "out", "the folder to resume from", out)
+    require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
+    device = pick_device(chosen.device, model)
+    train, valid = gather(model, data, y)
+    budget = _default(budget, model.strategy, len(train), chosen)
+    with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes), seeded(seed, "fit"), as_it_was(model):
+        model.to(device)
+        valid = valid.to(device) if valid is not None else None
+        run = Run(model, train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
+        journal = Journal(folder, model.space.dimensions if in_nats(model) else None)
+        session = Session(run, stop, journal, folder, {"data": data_info or _origin(data)} | _record(run, folder))
+        return session.go(resumes, progress)
+
+
+def in_nats(model: GenerativeModel) -> bool:
+    """Whether the model's loss is −log p(x) or a bound on it; a family with another loss says `loss_in_nats = False`."""
+    return bool(getattr(model, "loss_in_nats", model.knows in (Knows.EXACT, Knows.LOWER_BOUND)))
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Every submodule's mode comes back after the block, and gradients are dropped."""
+    modes = {m: m.training for m in model.modules()}
+    try:
+        yield
+    finally:
+        model.zero_grad()
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def _default(budget: Budget, strategy: str, rows: int, settings: TrainSettings) -> Budget:
+    if budget.steps or budget.minutes:
+        return budget
+    return Budget(steps=default_steps(rows, settings.batch) if STRATEGIES[strategy].stochastic else EM_ITERATIONS)
+
+
+@contextmanager
+def _folder(out: str | Path | None, overwrite: bool, resume: bool) -> Iterator[tuple[Path | None, bool]]:
+    """The run's folder, locked, and whether there is something in it to resume from."""
+    if out is None:
+        yield None, False
+        return
+    resumes = checkpoint.prepare_folder(out, overwrite, resume)
+    with checkpoint.lock(out):
+        yield Path(out), resumes
+
+
+def _origin(data: Any) -> dict[str, Any]:
+    return data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
+
+
+def _record(run: Run, folder: Path | None) -> dict[str, Any]:
+    """What the checkpoint says of the training, and what a resume must find again."""
+    sha = fingerprint(run.train, run.valid) if folder is not None else ""
+    how = {"strategy": run.model.strategy, "seed": run.seed, "steps": run.budget.steps, "minutes": run.budget.minutes}
+    return {"training": how | run.settings.plain() | {"data_sha256": sha}}

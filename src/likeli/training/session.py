@@ -1,0 +1,193 @@
+"""One run from its first step, or its last checkpoint, to its end: what goes on around the steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from likeli import checkpoint
+from likeli.config import describe
+from likeli.errors import InputError, LikeliError
+from likeli.training.history import History, Journal
+from likeli.training.run import Run
+from likeli.training.settings import validation_interval
+from likeli.training.signals import StopSignal
+from likeli.training.strategies import STRATEGIES, Strategy
+
+
+@dataclass
+class Session:
+    """A run with its folder, its journal and the signals."""
+
+    run: Run
+    stop: StopSignal
+    journal: Journal
+    folder: Path | None
+    info: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    last_save: float = 0.0
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the model is trained."""
+        return STRATEGIES[self.run.model.strategy]
+
+    def go(self, resume: bool, progress: bool | Literal["always"]) -> History:
+        """From the start, or the last checkpoint, to the end."""
+        run = self.run
+        finished = self.load() if resume else ""
+        if finished:
+            self.notes.append(f"{self.folder}: this run had already finished after {run.step} steps; nothing was done")
+            return self.history(finished)
+        try:
+            self.drive(progress)
+        finally:
+            self.journal.close()
+            run.settle()
+        return self.history(run.memory["reason"])
+
+    def drive(self, progress: bool | Literal["always"]) -> None:
+        """Step, validate, log, save, until something says stop."""
+        run, memory = self.run, self.run.memory
+        run.average_weights(run.settings.ema if self.strategy.stochastic else 0.0)
+        steps = self.strategy.steps(run)
+        if run.step == 0:
+            self.save()
+        run.start_clock(run.seconds)
+        total = 60 * run.budget.minutes if run.budget.minutes else run.budget.steps or 1
+        self.journal.show(progress, run.model.kind(), total, self.done())
+        if memory.get("pending"):
+            self.after_step()
+        while memory.get("pending") or not memory.get("reason"):
+            if self.stop:
+                self.leave()
+            run.reseed("step", run.step)
+            self.take(next(steps))
+            self.after_step()
+            self.journal.advance(self.done())
+            if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not memory["reason"]:
+                self.save_if_possible()
+        self.save(memory["reason"])
+        if self.stop:
+            raise self.stop.interrupted(f"after the last step, {run.step}; the run is finished")
+
+    def done(self) -> float:
+        """Seconds or steps, as the budget counts."""
+        return self.run.seconds if self.run.budget.minutes else self.run.step
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Note a step that was taken."""
+        run, memory = self.run, self.run.memory
+        run.step += 1
+        reason = row.pop("stop", None) or run.budget.spent(run.step, run.seconds)
+        total, count = memory.get("window", (0.0, 0))
+        memory |= {"window": (total + row["loss"], count + 1), "row": row, "reason": reason, "pending": True}
+
+    def after_step(self) -> None:
+        """Validate and log if it is time; a signal during validation leaves the step pending."""
+        run, memory = self.run, self.run.memory
+        valid, due = {}, self.time_to_validate()
+        if due:
+            value = run.validate()
+            if value is None:
+                return
+            self.judge(value)
+            valid = {"valid": value}
+        every = run.settings.log_every or (10 if self.strategy.stochastic else 1)
+        if due or memory["reason"] or run.step == 1 or run.step % every == 0:
+            total, count = memory.pop("window")
+            self.journal.write(
+                {"step": run.step} | memory["row"] | {"loss": total / count, "seconds": round(run.seconds, 3)} | valid
+            )
+        memory["pending"] = False
+
+    def time_to_validate(self) -> bool:
+        """At the end, and every so often before for strategies that overfit."""
+        run, settings = self.run, self.run.settings
+        if run.valid is None:
+            return False
+        rows = max(len(run.valid), settings.valid_rows)
+        usual = validation_interval(len(run.train), rows, settings.batch) if self.strategy.stochastic else 0
+        every = settings.validate_every or usual
+        return bool(run.memory["reason"]) or (every > 0 and run.step % every == 0)
+
+    def judge(self, value: float) -> None:
+        """Keep the weights if they are the best so far; run out of patience if they have not been for long."""
+        run, memory = self.run, self.run.memory
+        if not math.isfinite(value):
+            self.notes.append(f"step {run.step}: the validation loss is {value}")
+        if value < memory.get("best", {}).get("valid", math.inf):
+            memory |= {"best": {"step": run.step, "valid": value}, "waiting": 0}
+            run.keep_best()
+            return
+        memory["waiting"] = memory.get("waiting", 0) + 1
+        if run.settings.patience is not None and memory["waiting"] >= run.settings.patience and not memory["reason"]:
+            memory["reason"] = "patience"
+
+    # --- the folder ----------------------------------------------------------------------------------------------------
+
+    def save(self, finished: str | None = None) -> None:
+        """Write a checkpoint: the weights to use, and unless the run is finished all that a resume needs."""
+        run = self.run
+        if self.folder is None:
+            return
+        state = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "rows": self.journal.written}
+        state["finished"] = finished
+        metrics = {"step": run.step, "seconds": run.seconds} | {"best": run.memory.get("best")}
+        tensors = {} if finished else run.tensors()
+        with run.finest():
+            info = self.info | {"metrics": metrics}
+            checkpoint.save(run.model, self.folder, info=info, state=state, state_tensors=tensors)
+        self.last_save = time.monotonic()
+
+    def save_if_possible(self) -> None:
+        """A checkpoint on the way; a full disk is a warning, since the last one still stands."""
+        try:
+            self.save()
+        except (OSError, LikeliError) as error:
+            self.journal.warn("checkpoint", f"a checkpoint at step {self.run.step} was not written: {error}")
+            self.last_save = time.monotonic()
+
+    def leave(self) -> None:
+        """Save and raise `Interrupted`."""
+        self.save()
+        where = f"at step {self.run.step}"
+        raise self.stop.interrupted(f"{where}; saved in {self.folder}" if self.folder else where)
+
+    def load(self) -> str:
+        """Take the folder's last checkpoint over; returns why that run finished, if it did.
+
+        Raises:
+            InputError: the run was started with another model, other data or other settings.
+        """
+        run, saved = self.run, checkpoint.read(self.folder)
+        ours, theirs = self.info["training"], saved.info.get("training", {})
+        _same({"model": describe(run.model), **ours}, {"model": describe(saved.model), **theirs})
+        run.restore(saved.model.state_dict(), saved.state, saved.state_tensors)
+        self.journal.resume(saved.state["rows"])
+        return saved.state["finished"] or ""
+
+    def history(self, reason: str) -> History:
+        """The report."""
+        run = self.run
+        if run.model.strategy == "em" and reason == "steps":
+            self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
+        warnings = list(self.journal.troubles.values())
+        return History(self.journal.rows, run.memory.get("best"), reason, run.seconds, run.step, self.notes, warnings)
+
+
+def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Refuse to go on with a run under other conditions; how often it is saved may change."""
+    for name in sorted(ours.keys() | theirs.keys(), key=lambda k: k == "data_sha256"):
+        a, b = ours.get(name), theirs.get(name)
+        if a == b or name == "checkpoint_every":
+            continue
+        if name == "data_sha256":
+            raise InputError("resume: expected the rows that the run was started with, got others")
+        if name == "model" and a and b:
+            name = next(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
+            a, b = a.get(name), b.get(name)
+        raise InputError(f"resume: expected {name} {b}, as the run was started with, got {a}")

@@ -1,0 +1,116 @@
+"""How a model is fitted: one function a strategy, each a generator that yields a row of numbers after every step.
+
+The driver (`Session`) seeds each step, logs the rows, validates, saves and stops.  A new way to train is one function more:
+give the pieces that must survive a kill to `run.keep`, yield `{"loss": …}`, and add `"stop": why` to the last row if it is not
+the budget that ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from likeli.core import evaluating
+from likeli.errors import Diverged
+from likeli.models.hierarchy import Hierarchy
+from likeli.training.engine import Engine
+from likeli.training.history import Row
+from likeli.training.run import Run
+
+Steps = Callable[[Run], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to train.
+
+    Arguments:
+        steps: one step of the run at each `next`, done when the row is yielded.
+        stochastic: many small steps on batches, so that weights are averaged, validated on the way, and logged now and then.
+    """
+
+    steps: Steps
+    stochastic: bool
+
+
+STRATEGIES: dict[str, Strategy] = {}
+
+
+def strategy(name: str, *, stochastic: bool = False) -> Callable[[Steps], Steps]:
+    """Register a function as the way to train models whose `strategy` is `name`."""
+
+    def register(steps: Steps) -> Steps:
+        STRATEGIES[name] = Strategy(steps, stochastic)
+        return steps
+
+    return register
+
+
+@strategy("sgd", stochastic=True)
+def sgd(run: Run) -> Iterator[Row]:
+    """θ ← Adam(θ, ∇ mean_b ℓ(x_b; θ)) and θ̄ ← average(θ̄, θ), batch after batch."""
+    engine = Engine(run.model, run.settings)
+    descent = run.keep("adam", engine.descent(run.model.parameters()))
+    run.model.train()
+    for x, y in run.batches():
+        loss, lr = engine.loss(x, y).mean(), run.rate()
+        guard(run, "loss", loss.item(), x, y)
+        norm = descent.step(loss, lr)
+        guard(run, "gradient", norm, x, y)
+        run.average.update()
+        yield {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
+
+
+@strategy("em")
+def em(run: Run) -> Iterator[Row]:
+    """Expectation maximisation until an iteration gains less than the tolerance."""
+    for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0):
+        guard(run, "log-likelihood", value, run.train.x)
+        gain = value - run.memory.get("log_likelihood", -math.inf)
+        run.memory["log_likelihood"] = value
+        yield {"loss": -value} | ({"stop": "tolerance"} if gain < run.settings.tolerance else {})
+
+
+@strategy("closed_form")
+def closed_form(run: Run) -> Iterator[Row]:
+    """The maximum-likelihood parameters at once."""
+    run.model.fit_closed_form(run.train.x, run.train.y, seed=run.seed)
+    with evaluating(run.model), torch.no_grad():
+        chunks = run.train.chunks(4 * run.settings.batch)
+        loss = sum(run.model.loss(x, y).double().sum().item() for x, y in chunks) / len(run.train)
+    guard(run, "loss", loss, run.train.x)
+    yield {"loss": loss, "stop": "closed form"}
+
+
+# --- divergence --------------------------------------------------------------------------------------------------------
+
+
+def guard(run: Run, term: str, value: float, x: Tensor, y: Tensor | None = None) -> None:
+    """Raise `Diverged`, naming the step, the term and the batch's range, unless `value` is finite."""
+    if not math.isfinite(value):
+        term = _culprit(run, x, y) if term == "loss" else term
+        raise Diverged(f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}")
+
+
+def _range(x: Tensor) -> str:
+    finite = x[x.isfinite()] if x.is_floating_point() else x
+    words = f"{len(x)} rows, from {finite.min().item():g} to {finite.max().item():g}" if finite.numel() else f"{len(x)} rows"
+    bad = x.numel() - finite.numel()
+    return words + (f", with {bad} cells that are not finite" if bad else "")
+
+
+def _culprit(run: Run, x: Tensor, y: Tensor | None) -> str:
+    """The term of the loss that is not finite, where the loss is a chain's bound with its terms apart."""
+    if not isinstance(run.model, Hierarchy) or type(run.model).loss is not Hierarchy.loss:
+        return "loss"
+    run.reseed("step", run.step)
+    with torch.no_grad():
+        bound = run.model.elbo(x, y)
+    if not bound.reconstruction.isfinite().all():
+        return "loss (reconstruction)"
+    levels = [f"loss (kl of level {i})" for i, kl in enumerate(bound.kl.unbind(1), 1) if not kl.isfinite().all()]
+    return levels[0] if levels else "loss"
