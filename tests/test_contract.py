@@ -21,7 +21,7 @@ from likeli.space import Binary, Counts, Labels, Pixels, Real, Tokens
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)
 
-FAMILIES = registered(GenerativeModel)
+FAMILIES = {k: c for k, c in registered(GenerativeModel).items() if c.__module__.startswith("likeli.")}
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 0.0), scale=(1.0, 5.0, 0.1)),
     "pixels": Pixels((4, 4), levels=5),
