@@ -1,8 +1,17 @@
 """Every family; importing this room fills the registry."""
 
+from likeli.config import registered
+from likeli.core import GenerativeModel
 from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.density import DensityModel
 from likeli.models.flow import Flow
+from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.hierarchy import Hierarchy
+from likeli.models.vdm import VDM
 
-__all__ = ["AE", "CAE", "DAE", "DensityModel", "Flow", "Hierarchy"]
+__all__ = ["AE", "CAE", "DAE", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "VDM", "families"]
+
+
+def families() -> dict[str, type[GenerativeModel]]:
+    """Every family by name, the user's own included."""
+    return registered(GenerativeModel)

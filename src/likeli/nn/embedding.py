@@ -47,3 +47,27 @@ class Fourier(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         angles = t[:, None] * self.frequencies.to(t)
         return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+class NoiseLevel(nn.Module):
+    """γ and y as one row of features, the same network input for every schedule.
+
+    Arguments:
+        width: features out.
+        condition: what y is, or None.
+    """
+
+    def __init__(self, width: int, condition: Space | None = None) -> None:
+        super().__init__()
+        self.fourier = Fourier(min(width, 64), top=100.0)
+        self.condition = Condition(condition)
+        self.level = nn.Linear(min(width, 64), width)
+        self.given = nn.Linear(self.condition.width, width, bias=False) if self.condition.width else None
+        self.out = nn.Linear(width, width)
+
+    def forward(self, gamma: Tensor, y: Tensor | None = None) -> Tensor:
+        """γ (B,), y (B, *condition.shape) → (B, width)."""
+        h = self.level(self.fourier(gamma / 40))  # γ in ±20 turns the lowest frequency by ±½ and the highest by ±50
+        if self.given is not None:
+            h = h + self.given(self.condition(y, h))
+        return nn.functional.silu(self.out(nn.functional.silu(h)))

@@ -1,0 +1,163 @@
+"""From what a network gives to what a sampler or a bound asks for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor, nn
+
+from likeli.diffusion.schedule import Point, Schedule
+from likeli.errors import require
+
+Predict = Literal["eps", "x", "score", "v", "flow", "edm"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One belief about z = α x + σ ε, in every reading.
+
+    Arguments:
+        z: (B, ...) what was observed.
+        alpha, sigma: what z was made with, broadcastable to z.
+        x, eps: x̂ ≈ E[x|z] and ε̂ = (z − α x̂)/σ; both are kept, since either is lost in float32 at one end of the schedule.
+    """
+
+    z: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    x: Tensor
+    eps: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log p(z) ≈ −ε̂/σ."""
+        return -self.eps / self.sigma
+
+    @property
+    def v(self) -> Tensor:
+        """α ε̂ − σ x̂."""
+        return self.alpha * self.eps - self.sigma * self.x
+
+    @property
+    def flow(self) -> Tensor:
+        """ε̂ − x̂, the velocity of the straight schedule."""
+        return self.eps - self.x
+
+    @classmethod
+    def of_x(cls, x: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From x̂."""
+        return cls(z, alpha, sigma, x, (z - alpha * x) / sigma)
+
+    @classmethod
+    def of_eps(cls, eps: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From ε̂."""
+        return cls(z, alpha, sigma, (z - sigma * eps) / alpha, eps)
+
+    @classmethod
+    def of_score(cls, score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From the score s: ε̂ = −σ s."""
+        return cls.of_eps(-sigma * score, z, alpha, sigma)
+
+    @classmethod
+    def of_v(cls, v: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From v: x̂ = (α z − σ v)/(α² + σ²), ε̂ = (σ z + α v)/(α² + σ²).
+
+        Source: Salimans & Ho (2022), arXiv:2202.00512, for α² + σ² = 1.
+        """
+        norm = alpha * alpha + sigma * sigma
+        return cls(z, alpha, sigma, (alpha * z - sigma * v) / norm, (sigma * z + alpha * v) / norm)
+
+    @classmethod
+    def of_flow(cls, u: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From u = ε − x: x̂ = (z − σ u)/(α + σ), ε̂ = (z + α u)/(α + σ)."""
+        return cls(z, alpha, sigma, (z - sigma * u) / (alpha + sigma), (z + alpha * u) / (alpha + sigma))
+
+    @classmethod
+    def of_edm(cls, f: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, data: float = 0.5) -> Prediction:
+        """From EDM's F: x̂ = c_skip z/α + c_out F with σ̃ = σ/α, c_skip = s²/(σ̃² + s²), c_out = σ̃ s/√(σ̃² + s²).
+
+        Source: Karras et al. (2022), arXiv:2206.00364, table 1, s = σ_data.
+        """
+        norm = sigma * sigma + (alpha * data) ** 2
+        x = (alpha * data * data * z + sigma * data * norm.sqrt() * f) / norm
+        eps = (sigma * z - alpha * data * norm.sqrt() * f) / norm
+        return cls(z, alpha, sigma, x, eps)
+
+
+class Denoise(Protocol):
+    """What a sampler sees: a schedule and a prediction at one of its points, the condition already bound."""
+
+    schedule: Schedule
+
+    def __call__(self, z: Tensor, at: Point) -> Prediction:
+        """(B, ...) at one point, or at one a row, → the prediction."""
+        ...
+
+
+class Bound:
+    """A denoiser with its condition bound: a plain function of z and the point.
+
+    Arguments:
+        schedule: the schedule of `function`.
+        function: (z, point) → Prediction.
+    """
+
+    def __init__(self, schedule: Schedule, function: Callable[[Tensor, Point], Prediction]) -> None:
+        self.schedule, self.function = schedule, function
+
+    def __call__(self, z: Tensor, at: Point) -> Prediction:
+        return self.function(z, at)
+
+
+class Conditional(nn.Module, ABC):
+    """Anything that turns (z, point, y) into a Prediction.
+
+    Arguments:
+        schedule: t → (α, σ).
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    @abstractmethod
+    def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
+        """z (B, ...), a point (one, or one a row) and the condition → the prediction."""
+
+    def given(self, y: Tensor | None) -> Denoise:
+        """The function of (z, point) that samplers, guidance and restoration work on."""
+        return Bound(self.schedule, lambda z, at: self(z, at, y))
+
+
+class Denoiser(Conditional):
+    """A network read as one of ε, x, score, v, flow velocity or EDM's F.
+
+    The network sees z/√(α² + σ²), of about unit scale under any schedule, and γ, so that a trained one may be run on another
+    schedule.
+
+    Arguments:
+        net: (z (B, ...), γ (B,), y) → a tensor of z's shape.
+        schedule: t → (α, σ).
+        predict: what the network's output stands for.  A score is given as σ·score, whose scale does not run away.
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps") -> None:
+        super().__init__(schedule)
+        require(predict in get_args(Predict), "predict", f"one of {', '.join(get_args(Predict))}", predict)
+        self.net, self.predict = net, predict
+
+    def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
+        gamma, at = rows(at.gamma, z), at.like(z)
+        out = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
+        if self.predict == "score":
+            out = out / at.sigma
+        return getattr(Prediction, f"of_{self.predict}")(out, z, at.alpha, at.sigma)
+
+
+def rows(value: Tensor, z: Tensor) -> Tensor:
+    """One number, or one a row, as (B,) in z's type."""
+    return value.to(z).expand(len(z))

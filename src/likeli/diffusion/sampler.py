@@ -1,0 +1,114 @@
+"""Samplers: from noise at t = 1 to data at t = 0, one pure step at a time.
+
+A sampler needs only something that denoises (`Denoise`), a falling grid of times and a source of noise; it keeps nothing
+between calls but the `memory` that it is handed back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.config import Configurable, lookup
+from likeli.diffusion.denoiser import Denoise
+from likeli.diffusion.schedule import Point, bridge
+from likeli.diffusion.times import check_times
+from likeli.errors import Diverged, require
+from likeli.random import Noise
+
+
+class Sampler(Configurable, ABC):
+    """One way to go from z_t to z_s, s < t."""
+
+    @abstractmethod
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        """z_s and what the next step should remember.
+
+        Arguments:
+            denoise: (z, point) → Prediction.
+            z: (B, ...) at t.
+            t, s: from and to; s is nearer to the data.
+            noise: where random numbers come from.
+            memory: what the last step returned; None at the first.
+        """
+
+
+class Ancestral(Sampler):
+    """z_s ~ q(z_s|z_t, x = x̂(z_t)): the generative chain itself.
+
+    Source: Ho et al. (2020), arXiv:2006.11239, algorithm 2 with σ² = β̃.
+    """
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        a, b, std = bridge(s, t)
+        return a * z + b * denoise(z, t).x + std * noise.normal(*z.shape[1:]).to(z), None
+
+
+class DDIM(Sampler):
+    """z_s = α_s x̂ + σ_s √(1 − η² c) ε̂ + η σ_s √c ξ, with c = −expm1(γ_s − γ_t).
+
+    η = 1 has the ancestral sampler's distribution at every step, η = 0 is Euler's method in σ/α on the probability-flow ODE.
+
+    Arguments:
+        eta: η in [0, 1].
+
+    Source: Song et al. (2020), arXiv:2010.02502, eq. 12.
+    """
+
+    def __init__(self, eta: float = 0.0) -> None:
+        require(0 <= eta <= 1, "eta", "a number from 0 to 1", eta)
+        self.eta = eta
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        p, c = denoise(z, t), -torch.expm1(s.gamma - t.gamma)
+        out = s.alpha * p.x + s.sigma * (1 - self.eta**2 * c).sqrt() * p.eps
+        if self.eta:
+            out = out + self.eta * s.sigma * c.sqrt() * noise.normal(*z.shape[1:]).to(z)
+        return out, None
+
+
+def trajectory(
+    denoise: Denoise, z: Tensor, times: Tensor, noise: Noise, sampler: Sampler | str = "ancestral"
+) -> Iterator[tuple[Point, Tensor]]:
+    """Every state of a run, as (point, z) from times[0] to times[-1]; each is computed when it is asked for.
+
+    Arguments:
+        denoise: (z, point) → Prediction.
+        z: (B, ...) at times[0].
+        times: falling, in [0, 1].
+        noise: where random numbers come from; `Replay` serves given ones.
+        sampler: a sampler, or the name of one.
+
+    Raises:
+        InputError: a grid that does not fall, an unknown sampler (before the first step).
+        Diverged: z is not finite; the step is named.
+    """
+    sampler = as_sampler(sampler)
+    points = denoise.schedule.at(check_times(times).to(z.device))
+    return _run(denoise, z, [Point(*at) for at in zip(*points)], noise, sampler)
+
+
+def _run(
+    denoise: Denoise, z: Tensor, points: list[Point], noise: Noise, sampler: Sampler
+) -> Iterator[tuple[Point, Tensor]]:
+    memory = None
+    yield points[0], z
+    for i, (t, s) in enumerate(pairwise(points)):
+        z, memory = sampler.step(denoise, z, t, s, noise, memory)
+        if not torch.isfinite(z.sum()):
+            raise Diverged(f"sampling: not finite at step {i + 1} of {len(points) - 1} (t = {s.t:.4g}, log SNR {-s.gamma:.3g})")
+        yield s, z
+
+
+def as_sampler(sampler: Sampler | str) -> Sampler:
+    """A sampler, or the one of that name with its default arguments.
+
+    Raises:
+        InputError: unknown name.
+    """
+    return sampler if isinstance(sampler, Sampler) else lookup(sampler, Sampler)()  # type: ignore[type-abstract]

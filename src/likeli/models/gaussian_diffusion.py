@@ -1,0 +1,252 @@
+"""Gaussian diffusion: a hierarchy whose q adds Gaussian noise by a schedule and whose p denoises.
+
+    q(z_t|x) = N(α_t x, σ_t²),   p(z_s|z_t) = q(z_s|z_t, x = x̂(z_t)),   p(z_1) = N(0, α_1² + σ_1²)
+
+Levels stand on a grid of times: level 1 at the first, next to the data, level T at t = 1.  With p's variance equal to q's,
+
+    KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) = ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂(z_t)‖²
+
+so that one random level is an unbiased estimate of the sum, and T → ∞ gives ½ E_t γ'(t) ‖ε − ε̂‖².
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from likeli.core import Knows, LogLikelihood
+from likeli.diffusion.decoding import check_space, gaussian_cells
+from likeli.diffusion.denoiser import Conditional, Prediction
+from likeli.diffusion.sampler import Sampler, trajectory
+from likeli.diffusion.schedule import Point, Schedule, bridge
+from likeli.diffusion.times import uniform
+from likeli.distributions import diagonal_gaussian, draw
+from likeli.information import gaussian_kl
+from likeli.models.hierarchy import Hierarchy
+from likeli.random import Ambient, Noise
+from likeli.space import Space
+
+TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
+
+
+class State(NamedTuple):
+    """Where the chain stands: every level's point, the current one (None above the top) and z there."""
+
+    points: Point
+    at: Point | None
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The bound in its three rows, nats per example in the user's units.
+
+    Arguments:
+        prior: (B,) KL(q(z_1|x) ‖ p(z_1)), the terminal mismatch.
+        reconstruction: (B,) log p(x|z_0).
+        diffusion: (B, levels) the KLs between, next to the data first, or (B, 1) for their estimated sum.
+    """
+
+    prior: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """reconstruction − prior − Σ diffusion, (B,)."""
+        return self.reconstruction - self.prior - self.diffusion.sum(1)
+
+
+class GaussianDiffusion(Hierarchy):
+    """A fixed linear-Gaussian q with a learned denoiser.
+
+    A leaf builds `self.denoiser` and says where its levels stand.
+
+    Arguments:
+        space: reals, grey levels or symbols; the latents live in its model units.
+        condition: what y is, if anything.
+
+    Raises:
+        Unsupported: another space.
+    """
+
+    denoiser: Conditional
+
+    def __init__(self, space: Space, condition: Space | None = None) -> None:
+        super().__init__(space)
+        check_space(space, self.kind())
+        self.condition = condition
+
+    @abstractmethod
+    def grid(self) -> Tensor:
+        """(depth,) rising times in float64; the last is 1."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """t → (α, σ)."""
+        return self.denoiser.schedule
+
+    @property
+    def depth(self) -> int:
+        return len(self.grid())
+
+    def infer(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x in model units, which is all that q needs."""
+        return self.space.to_model(x, self.dtype)
+
+    def root(self, noise: Noise) -> State:
+        zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
+        return State(self.schedule.at(self.grid()), None, zeros)
+
+    def prior(self, level: int, state: State, y: Tensor | None = None) -> Distribution:
+        if state.at is None:
+            return self.terminal(state.z)
+        return self.reverse(self.denoiser(state.z, state.at, y), pick(state.points, level), state.at)
+
+    def posterior(self, level: int, state: State, context: Tensor, prior: Distribution) -> Distribution:
+        s = pick(state.points, level)
+        if state.at is None:
+            return diagonal_gaussian(s.alpha * context, (s.sigma * torch.ones_like(context)))
+        a, b, std = bridge(s, state.at)
+        return diagonal_gaussian(a * state.z + b * context, std * torch.ones_like(context))
+
+    def descend(self, level: int, state: State, z: Tensor) -> State:
+        return State(state.points, pick(state.points, level), z)
+
+    def observation(self, state: State, y: Tensor | None = None) -> Distribution:
+        assert state.at is not None
+        return self.decode(state.z, state.at, y)
+
+    def terminal(self, like: Tensor) -> Distribution:
+        """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
+        return diagonal_gaussian(torch.zeros_like(like), self.schedule.prior_std() * torch.ones_like(like))
+
+    def reverse(self, prediction: Prediction, s: Point, t: Point) -> Distribution:
+        """p(z_s|z_t): q's own step with x̂ in place of x."""
+        a, b, std = bridge(s, t)
+        return diagonal_gaussian(a * prediction.z + b * prediction.x, std * torch.ones_like(prediction.z))
+
+    def decode(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
+        """p(x|z) ∝ q(z|x) at the clean end, cell by cell: it needs no network, and errs by little where σ/α is small."""
+        return gaussian_cells(self.space, z / at.alpha, at.sigma / at.alpha)
+
+    def terminal_kl(self, u: Tensor) -> Tensor:
+        """KL(q(z_1|x) ‖ p(z_1)), (B,) nats: how far the forward process is from having forgotten x."""
+        end, std = self.schedule.at(1.0), self.schedule.prior_std()
+        cells = gaussian_kl(end.alpha * u, end.sigma.to(u), torch.zeros_like(u), std.to(u))
+        return cells.flatten(1).sum(1)
+
+    def level_kl(self, u: Tensor, eps: Tensor, s: Point, t: Point, y: Tensor | None = None) -> Tensor:
+        """KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) at z_t = α_t u + σ_t ε, (B,): ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖²."""
+        return 0.5 * torch.expm1(t.gamma - s.gamma).to(u) * self.noise_error(u, eps, t, y)
+
+    def noise_error(self, u: Tensor, eps: Tensor, t: Point, y: Tensor | None = None) -> Tensor:
+        """‖ε − ε̂(z_t)‖² at z_t = α_t u + σ_t ε, (B,)."""
+        at = t.like(u)
+        prediction = self.denoiser(at.alpha * u + at.sigma * eps, t, y)
+        return (eps - prediction.eps).square().flatten(1).sum(1)
+
+    def reconstruction(self, x: Tensor, u: Tensor, eps: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x|z_0) at z_0 = α_0 u + σ_0 ε, (B,) nats."""
+        first = self.schedule.at(self.grid()[0])
+        return self.decode(first.alpha * u + first.sigma * eps, first, y).log_prob(x)
+
+    def ledger(self, x: Tensor, y: Tensor | None = None, *, noise: Noise | None = None) -> Ledger:
+        """The bound over all levels in closed form, at one draw of ε for each level, from level T down to 1."""
+        u, noise = self.infer(x, y), noise or Ambient(x)
+        points = self.schedule.at(self.grid())
+        eps = [noise.normal(*u.shape[1:]).to(u) for _ in range(self.depth)][::-1]
+        kls = [self.level_kl(u, eps[i], pick(points, i), pick(points, i + 1), y) for i in range(1, self.depth)]
+        return Ledger(self.terminal_kl(u), self.reconstruction(x, u, eps[0], y), torch.stack(kls, 1))
+
+    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of Σ_levels KL, (B,): one level a row, chosen by t uniform on [0, 1)."""
+        points, gaps = self.schedule.at(self.grid()), self.depth - 1
+        i = (t * gaps).long().clamp(max=gaps - 1)
+        s, above = (Point(*(v[j] for v in points)) for j in (i, i + 1))
+        return gaps * self.level_kl(u, eps, s, above, y)
+
+    def bound(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Ledger:
+        """One draw of the bound at one time a row; ε from torch's ambient generator.
+
+        Arguments:
+            x: (B, *shape) in the user's units.
+            t: (B,) in [0, 1), float64.
+            y: the condition.
+        """
+        u = self.infer(x, y)
+        diffusion = self.diffusion_estimate(u, torch.randn_like(u), t, y)
+        return Ledger(self.terminal_kl(u), self.reconstruction(x, u, torch.randn_like(u), y), diffusion[:, None])
+
+    def trajectory(
+        self, noise: Noise, y: Tensor | None = None, *, steps: int | None = None, sampler: Sampler | str = "ancestral"
+    ) -> Iterator[tuple[Point, Tensor]]:
+        """Every state of the reverse process, as (point, z) from t = 1 down, for `noise.rows` rows.
+
+        Arguments:
+            noise: where z_1 and every later random number come from.
+            y: the condition.
+            steps: network evaluations, evenly spaced in t; the model's own levels if not given.
+            sampler: how to step, a `Sampler` or the name of one.
+        """
+        z = draw(self.terminal(self.root(noise).z), noise)
+        times = uniform(steps) if steps is not None else self.grid().flip(0)
+        return trajectory(self.denoiser.given(y), z, times, noise, sampler)
+
+    def draw(
+        self,
+        noise: Noise,
+        y: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        sampler: Sampler | str = "ancestral",
+        mean: bool = False,
+    ) -> Tensor:
+        """x ~ p(x|z_0) at the end of a trajectory; by default the very chain that the bound is of.
+
+        Arguments:
+            steps, sampler: as in `trajectory`.
+            mean: return E[x|z_0] in place of a draw.
+        """
+        at, z = deque(self.trajectory(noise, y, steps=steps, sampler=sampler), maxlen=1)[0]
+        p = self.decode(z, at, y)
+        return p.mean if mean else draw(p, noise)
+
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
+        """The bound, averaged over draws; the standard error counts the times as independent, which overstates it.
+
+        Arguments:
+            samples: draws for each example, their times evenly spread.
+        """
+        first = torch.rand(len(x), dtype=torch.float64, device=x.device)
+        rows = [self.bound(x, (first + k / samples) % 1, y) for k in range(samples)]
+        draws = torch.stack([r.value for r in rows])
+        mismatch = rows[0].prior.mean().item()
+        if mismatch > TERMINAL_ALARM:
+            warnings.warn(
+                f"terminal mismatch KL(q(z_1|x)||p(z_1)) is {mismatch:.3g} nats, more than {TERMINAL_ALARM}: the schedule "
+                "ends before the data are forgotten, so samples start from the wrong distribution",
+                stacklevel=2,
+            )
+        return LogLikelihood(
+            draws.mean(0),
+            Knows.LOWER_BOUND,
+            self.space.measure,
+            draws.std(0) / math.sqrt(samples) if samples > 1 else torch.full_like(draws[0], math.nan),
+            {"terminal_mismatch": mismatch},
+            self.space.dimensions,
+        )
+
+
+def pick(points: Point, level: int) -> Point:
+    """The point of one level, counted from 1."""
+    return Point(*(v[level - 1] for v in points))

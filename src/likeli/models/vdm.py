@@ -1,0 +1,85 @@
+"""The variational diffusion model: a hierarchy of infinitely many (or T) levels, trained on its own bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.learned import Monotone
+from likeli.diffusion.networks import make_denoiser
+from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
+from likeli.diffusion.times import spread
+from likeli.errors import require
+from likeli.models.gaussian_diffusion import GaussianDiffusion
+from likeli.space import Space
+
+CHAIN = 128  # levels of the chain that samples when time is continuous
+
+
+class VDM(GaussianDiffusion):
+    """Trained on −log p(x) ≤ KL(q(z_1|x)‖p(z_1)) − log p(x|z_0) + ½ E_t γ'(t) ‖ε − ε̂(z_t)‖², in nats.
+
+    Arguments:
+        space: reals, grey levels or symbols.
+        hidden: width of each residual block, all equal.
+        predict: what the network gives; auto gives each cell's probabilities where there are at most 64 symbols, else v.
+        noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss.
+        gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
+        learn_ends: whether a learned schedule also moves its ends, to raise the bound.
+        steps: T for the bound over T steps; None for continuous time.
+        dropout: probability of zeroing a hidden feature in training.
+        condition: what y is, if anything.
+
+    Source: Kingma et al. (2021), arXiv:2107.00630.
+    """
+
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+
+    def __init__(
+        self,
+        space: Space,
+        hidden: tuple[int, ...] = (256, 256, 256),
+        predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "auto",
+        noise: Literal["learned", "log_linear", "cosine"] = "learned",
+        gamma_min: float | None = None,
+        gamma_max: float | None = None,
+        learn_ends: bool = False,
+        steps: int | None = None,
+        dropout: float = 0.1,
+        condition: Space | None = None,
+    ) -> None:
+        super().__init__(space, condition)
+        require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
+        require(not learn_ends or noise == "learned", "learn_ends", "false, since the schedule is not learned", learn_ends)
+        self.hidden, self.predict, self.noise, self.dropout = hidden, predict, noise, dropout
+        self.gamma_min, self.gamma_max, self.learn_ends, self.steps = gamma_min, gamma_max, learn_ends, steps
+        self.denoiser = make_denoiser(space, self._schedule(), predict, hidden, dropout, condition)
+
+    def _schedule(self) -> Schedule:
+        cells = math.prod(self.space.model_shape)
+        first = clean_gamma(self.space) if self.gamma_min is None else self.gamma_min
+        # the terminal mismatch is about ½ D e^{−γ₁} nats
+        last = math.log(200 * cells) if self.gamma_max is None else self.gamma_max
+        if self.noise == "learned":
+            return Monotone(first, last, self.learn_ends, free=self.steps is not None)
+        return {"log_linear": LogLinear, "cosine": Cosine}[self.noise](first, last)
+
+    def grid(self) -> Tensor:
+        return torch.linspace(0, 1, (self.steps or CHAIN) + 1, dtype=torch.float64)
+
+    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.steps is not None:
+            return super().diffusion_estimate(u, eps, t, y)
+        error = self.noise_error(u, eps, self.schedule.at(t), y)
+        rate = self.schedule.rate(t)[1].to(u)
+        if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
+            return 0.5 * rate * error + self.schedule.variance_loss(t, error)
+        return 0.5 * rate * error
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
+        return -self.bound(x, spread(len(x), x.device), y).value
