@@ -136,7 +136,7 @@ def score(
 
 def count_parameters(model: GenerativeModel) -> int:
     """Numbers learned from data: parameters, and for families fitted without gradients their floating-point buffers."""
-    learned = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]
+    learned: list[Tensor] = [*model.parameters()] or [b for b in model.buffers() if b.is_floating_point()]
     return sum(p.numel() for p in learned)
 
 

@@ -9,9 +9,9 @@ from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.hierarchy import Hierarchy
 from likeli.models.vdm import VDM
 
-__all__ = ["AE", "CAE", "DAE", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "VDM", "families"]
+__all__ = ["AE", "CAE", "DAE", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "families"]
 
 
 def families() -> dict[str, type[GenerativeModel]]:
     """Every family by name, the user's own included."""
-    return registered(GenerativeModel)
+    return registered(GenerativeModel)  # type: ignore[type-abstract]

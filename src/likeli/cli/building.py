@@ -1,0 +1,163 @@
+"""From names to objects: plugins, data, models.  Everything here may import torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from likeli.cli.memory import check_fits
+from likeli.cli.options import Pairs, parse
+from likeli.cli.output import log
+from likeli.cli.plan import Plan
+from likeli.errors import InputError, LikeliError, nearest, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from likeli.core import GenerativeModel
+    from likeli.data import Data
+
+BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
+
+
+def load_plugins(paths: Sequence[str]) -> None:
+    """Register our families and run the user's own Python files, named on the command line and nowhere else.
+
+    Raises:
+        InputError: a file is missing or fails.
+    """
+    import likeli
+
+    known = set(likeli.families())  # registers ours
+    for path in paths:
+        require(Path(path).is_file(), "plugin", "a Python file", path)
+        spec = importlib.util.spec_from_file_location(f"likeli_plugin_{Path(path).stem}", path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"plugin: expected a file that ends in .py, got {path}")
+        module = importlib.util.module_from_spec(spec)
+        if spec.name in sys.modules:
+            continue
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[spec.name]
+            if isinstance(error, LikeliError):
+                raise
+            raise InputError(f"plugin {path}: {type(error).__name__}: {error}") from error
+        log(f"likeli: {path} adds {', '.join(sorted(set(likeli.families()) - known)) or 'no family'}")
+
+
+def read_data(plan: Plan) -> Data:
+    """The plan's data, with the warnings of reading it told on standard error."""
+    import likeli
+
+    given = {"kind": plan.kind, "labels": plan.labels}
+    data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
+    for warning in data.warnings:
+        log(f"likeli: warning: {warning}")
+    return data
+
+
+def stored_data(info: Mapping[str, Any]) -> Data:
+    """The data that a run was fitted on, with the same split.
+
+    Raises:
+        InputError: the run does not say, or the data are not there any more.
+    """
+    import likeli
+
+    origin = info.get("data", {})
+    require(isinstance(origin.get("source"), str), "data", "the data themselves, since the run does not name them", "nothing")
+    options = {k: origin[k] for k in ("kind", "labels", "seed", "fractions") if origin.get(k) is not None}
+    return likeli.load_data(origin["source"], **options)
+
+
+def read_rows(source: str, model: GenerativeModel) -> tuple[Tensor, Tensor | None]:
+    """All rows of a file as the model's own x (and y, for a conditional model)."""
+    import likeli
+
+    data = likeli.load_data(source)
+    return data.x, data.y if model.condition is not None else None
+
+
+def build_model(spec: Mapping[str, Any], data: Data, *, seed: int, conditional: bool) -> GenerativeModel:
+    """The model of `spec` on the data's space, its first weights a function of `seed`.
+
+    Raises:
+        InputError: an option does not fit.
+        LikeliError: it would not fit into memory; said before it is taken.
+    """
+    import torch
+
+    import likeli
+
+    spec = {**spec, "space": data.space}
+    if conditional:
+        spec["condition"] = data.condition
+    with torch.device("meta"):
+        count = _count(spec)
+    check_fits(count * BYTES_PER_PARAMETER, f"training {spec['class']} with {count:.3g} parameters")
+    with likeli.seeded(seed, "weights"):
+        return likeli.build(spec, likeli.GenerativeModel, where="model")
+
+
+def _count(spec: Mapping[str, Any]) -> int:
+    """Parameters and buffers, counted without memory; 0 for a constructor that computes with numbers."""
+    import likeli
+
+    try:
+        model = likeli.build(spec, likeli.GenerativeModel, where="model")
+    except LikeliError:
+        raise
+    except (NotImplementedError, RuntimeError):
+        return 0
+    return sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+
+
+def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> dict[str, Any]:
+    """The dotted options of `section` as keyword arguments of `function`, typed by its annotations.
+
+    Raises:
+        InputError: an option that it does not have; the nearest is suggested.
+    """
+    import likeli.config
+
+    keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    hints = typing.get_type_hints(function)
+    options = {}
+    for name, text in pairs:
+        if name not in keywords:
+            have = f"it has {', '.join(keywords)}" if keywords else "it has none"
+            raise InputError(f"{section}.{name[:80]}: no such option{nearest(name, keywords)}; {have}")
+        value = parse(text, str(hints.get(name, "")))
+        options[name] = likeli.config.coerce(value, hints.get(name, Any), f"{section}.{name}")
+    return options
+
+
+def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
+    """`--label 3`, `--label seven` or `--label 0.5,0.5`: the condition of every sample.
+
+    Raises:
+        InputError: the model is not conditional, or the label is not one of its own.
+    """
+    import torch
+
+    if text is None or model.condition is None:
+        require(text is None, "label", "nothing, since this run is not conditional", text)
+        return None
+    names = list(getattr(model.condition, "names", ()))
+    if text in names:
+        return torch.tensor([names.index(text)])
+    parts = [parse(p) for p in text.split(",")]
+    numbers = all(isinstance(p, (int, float)) and not isinstance(p, bool) and math.isfinite(p) for p in parts)
+    hint = f", or one of {', '.join(names[:20])}" if names else ""
+    require(numbers, "label", f"numbers separated by commas{hint}{nearest(text, names)}", text)
+    one = len(parts) == 1 and not model.condition.shape
+    return torch.tensor(parts) if one else torch.tensor([parts], dtype=torch.get_default_dtype())

@@ -1,0 +1,155 @@
+"""Several families on one data set, each fitted and evaluated by this command line in processes of one thread.
+
+Whatever happens to one of them, it is a row: its number, or why there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from likeli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, TERMINATED
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One family to be fitted and evaluated.
+
+    Arguments:
+        family: its name.
+        fit: the arguments of `likeli fit`.
+        evaluate: the arguments of `likeli evaluate` after the run folder.
+        folder: the run folder.
+    """
+
+    family: str
+    fit: tuple[str, ...]
+    folder: str
+    evaluate: tuple[str, ...] = ()
+
+
+@dataclass
+class Contest:
+    """Runs jobs, at most `parallel` at a time, until they are done or a signal comes.
+
+    Arguments:
+        jobs: in the order in which they start.
+        parallel: processes at a time.
+        say: told a line at each start and end.
+    """
+
+    jobs: Sequence[Job]
+    parallel: int
+    say: Callable[[str], None]
+    stopped: int | None = None
+    running: set[subprocess.Popen[str]] = field(default_factory=set)
+
+    def rows(self) -> list[Row]:
+        """One row per job, in the jobs' order."""
+        with self._signals(), ThreadPoolExecutor(self.parallel) as pool:
+            return list(pool.map(self._row, self.jobs))
+
+    def _row(self, job: Job) -> Row:
+        self.say(f"{job.family}: fitting")
+        fitted = self._call("fit", *job.fit, "--out", job.folder, "--json", "--quiet")
+        if "error" in fitted:
+            return self._failed(job, fitted["error"])
+        self.say(f"{job.family}: {fitted['steps']} steps in {fitted['seconds']:.0f} s; evaluating")
+        found = self._call("evaluate", job.folder, *job.evaluate, "--json")
+        if "error" in found and found.get("exit_code") == BAD_INPUT and "has no log p(x)" in found["error"]:
+            return empty_row(job.family) | {"knows": "nothing", "seconds": fitted["seconds"], "notes": [found["error"]]}
+        if "error" in found:
+            return self._failed(job, found["error"])
+        self.say(f"{job.family}: done")
+        return found | {"seconds": fitted["seconds"], "notes": found["notes"] + fitted["notes"]}
+
+    def _failed(self, job: Job, reason: str) -> Row:
+        self.say(f"{job.family}: {reason}")
+        return empty_row(job.family) | {"notes": [f"no number: {reason}"], "error": reason}
+
+    def _call(self, *arguments: str) -> Row:
+        if self.stopped is not None:
+            return {"error": "not started: interrupted", "exit_code": INTERRUPTED}
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "likeli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | threads | {"PYTHONIOENCODING": "utf-8"},
+            start_new_session=True,  # signals reach it through us, once
+        )
+        self.running.add(process)
+        out, err = process.communicate()
+        self.running.discard(process)
+        return _result(process.returncode, out, err)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM are passed on to the children, which save; what has not started does not start."""
+        before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopped = number
+        for process in list(self.running):
+            process.send_signal(number)
+
+
+def _result(code: int, out: str, err: str) -> Row:
+    try:
+        row = json.loads(out)
+    except ValueError:
+        last = (err.strip().splitlines() or ["no message"])[-1]
+        return {"error": f"the process ended with code {code}: {last[:300]}", "exit_code": code}
+    return row if code in (OK, 3) or "error" in row else row | {"error": f"exit code {code}"}
+
+
+def empty_row(family: str) -> Row:
+    """A row without numbers."""
+    from likeli.analysis.likelihood import ROW
+
+    return dict.fromkeys(ROW) | {"model": family, "notes": []}
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Highest log p(x) first; rows without a number last."""
+    return sorted(rows, key=lambda r: (r["nats"] is None, -(r["nats"] or 0.0)))
+
+
+def caveats(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the ranking must know."""
+    kinds = {r["knows"] for r in rows if r["nats"] is not None}
+    measures = {r["measure"] for r in rows if r["nats"] is not None}
+    notes = []
+    if "lower bound" in kinds:
+        notes.append("a lower bound may under-state its model: the true log p(x) is at least the number shown")
+    if len(kinds) > 1:
+        notes.append(f"the rows are of different kinds ({', '.join(sorted(kinds))}); the column says which is which")
+    if len(measures) > 1:
+        notes.append("densities and masses cannot be compared with each other")
+    return notes
+
+
+def exit_code(contest: Contest, rows: Sequence[Row]) -> int:
+    """Interrupted, else failed if no row has a number, else ok."""
+    if contest.stopped is not None:
+        return TERMINATED if contest.stopped == signal.SIGTERM else INTERRUPTED
+    return OK if any("error" not in r for r in rows) else FAILED

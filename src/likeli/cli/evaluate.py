@@ -1,0 +1,69 @@
+"""how much of held-out data a run explains
+
+likeli evaluate runs/x                       on the test split that the run never saw
+likeli evaluate runs/x --data other.csv      on all rows of other data
+likeli evaluate runs/vae --likelihood.samples 500
+
+Mean log p(x) in nats per example, in the units of the data, with its standard error over examples, what kind of number it is
+and why it may be off.  `seconds` is what the evaluation took.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from likeli.cli.building import call_options, load_plugins, read_rows, stored_data
+from likeli.cli.output import emit, table
+
+HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parameters"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+    parser.add_argument("--data", metavar="DATA", help="other data than the run's own test split")
+    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="part of the run's own data [test]")
+    add_likelihood_arguments(parser)
+
+
+def add_likelihood_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of everything that computes log p(x)."""
+    parser.add_argument("--batch", type=int, default=256, metavar="N", help="rows at a time [256]")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the Monte Carlo draws [0]")
+    parser.epilog = "What a family's log p(x) takes (samples, for many) is given as --likelihood.NAME VALUE."
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print."""
+    import likeli
+    from likeli import checkpoint
+
+    load_plugins(args.plugin)
+    saved = checkpoint.read(args.run_folder)
+    model = saved.model
+    options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")
+    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, model)
+    y = y if model.condition is not None else None
+    found = likeli.evaluate(model, x, y, batch=args.batch, seed=args.seed, **options)
+    text = table(HEADER, [cells(found.row())])
+    emit(args, found.row(), "\n".join([text, f"{found.examples} examples", *(f"note: {n}" for n in found.notes)]))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One row of a table for people."""
+    nats, bits, stderr = row["nats"], row["bits_per_dim"], row["stderr"]
+    return [
+        row["model"],
+        row["knows"] or "-",
+        row["measure"] or "-",
+        "-" if nats is None else with_error(nats, stderr, 2),
+        "-" if bits is None else with_error(bits, None if stderr is None else stderr * abs(bits / nats), 3),
+        "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
+        "-" if row["parameters"] is None else str(row["parameters"]),
+    ]
+
+
+def with_error(value: float, stderr: float | None, digits: int) -> str:
+    """`1.234 ± 0.005`."""
+    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")

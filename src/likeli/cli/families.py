@@ -1,0 +1,81 @@
+"""list the families, or the options of one
+
+likeli list            every family, what it knows of log p(x), how it is fitted
+likeli list vae        the options of vae, as --model.NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from likeli.cli.catalogue import Argument, Catalogue, catalogue
+from likeli.cli.output import emit, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("family", nargs="?", help="a family's name")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the catalogue."""
+    known = catalogue(tuple(args.plugin))
+    if args.family is None:
+        rows = [describe(known, name) for name in known.models]
+        header = ["family", "log p(x)", "fitted by", "what it is"]
+        text = table(header, [[r["name"], r["knows"], r["strategy"], r["summary"]] for r in rows])
+        emit(args, {"families": rows}, f"{text}\n\nOptions of one: likeli list FAMILY")
+        return
+    cls = known.family(args.family)
+    row = describe(known, args.family) | {"options": [_option(known, a) for a in known.arguments(cls).values()]}
+    head = f"{args.family}: {row['summary']}\nlog p(x): {row['knows']}; fitted by {row['strategy']}"
+    emit(args, row, f"{head}\n\n{options_help(known, args.family)}")
+
+
+def describe(known: Catalogue, name: str) -> dict[str, Any]:
+    """One family's row."""
+    cls = known.family(name)
+    knows = str(known.attribute(cls, "knows")).removeprefix("Knows.").lower().replace("_", " ")
+    return {
+        "name": name,
+        "knows": knows,
+        "strategy": known.attribute(cls, "strategy"),
+        "conditional": known.takes(cls, "condition"),
+        "summary": known.summary(cls),
+    }
+
+
+def options_help(known: Catalogue, name: str) -> str:
+    """The options of a family, one a line."""
+    lines = [_line("model", a) + _choices(known, a) for a in known.arguments(known.family(name)).values()]
+    return f"options of {name}:\n" + "\n".join(lines or ["  (none)"])
+
+
+def training_help(options: dict[str, Argument]) -> str:
+    """The training options, one a line."""
+    return "training options:\n" + "\n".join(_line("train", a) for a in options.values())
+
+
+def _line(section: str, a: Argument) -> str:
+    default = "" if a.required else f" [{a.default}]"
+    return f"  --{section}.{a.name:<16} {a.annotation}{default}  {a.help}".rstrip()
+
+
+def _choices(known: Catalogue, a: Argument) -> str:
+    lines = []
+    for name, cls in known.nested(a.annotation).items():
+        own = ", ".join(f"--model.{a.name}.{k}" for k in known.arguments(cls))
+        lines.append(f"\n      {name}: {own or 'no options'}")
+    return "".join(lines)
+
+
+def _option(known: Catalogue, a: Argument) -> dict[str, Any]:
+    return {
+        "name": a.name,
+        "type": a.annotation,
+        "default": a.default,
+        "required": a.required,
+        "help": a.help,
+        "choices": list(known.nested(a.annotation)),
+    }

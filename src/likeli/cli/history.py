@@ -1,0 +1,32 @@
+"""print the losses of a run, step by step
+
+likeli history runs/x
+likeli history runs/x --json     numbers with a fraction are exact hexadecimal text, as Python's float.hex writes them
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from likeli.cli.output import emit, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the history."""
+    from likeli.checkpoint import read_history
+
+    rows = read_history(args.run_folder)
+    exact = [{k: v.hex() if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = table(names, [[_cell(row.get(n)) for n in names] for row in rows]) if rows else "no history"
+    emit(args, {"run": args.run_folder, "rows": exact}, text)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,93 @@
+"""draw from a run
+
+likeli sample runs/x -n 64 --out grid.png          images as a grid, two columns as points
+likeli sample runs/x -n 1000 --out samples.npy     an array (n, ...) in the units of the data
+likeli sample runs/x -n 1000 --out samples.csv     one line a sample
+likeli sample runs/x --label 3 --out threes.png    for a run with labels
+
+Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from likeli.cli.building import call_options, load_plugins, parse_label
+from likeli.cli.memory import check_fits
+from likeli.cli.output import check_new, emit, new_file, write_csv
+from likeli.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from likeli.space import Space
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+    parser.add_argument("-n", type=int, default=64, help="how many [64]")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: .png, .npy, .csv or (text data) .txt")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the whole set [0]")
+    parser.add_argument("--label", metavar="Y", help="for a run with labels: a class, its name, or numbers separated by commas")
+    parser.epilog = "What a family's sampler takes is given as --sample.NAME VALUE."
+
+
+def run(args: argparse.Namespace) -> None:
+    """Sample and write."""
+    import likeli
+
+    suffix = Path(args.out).suffix.lower()
+    require(suffix in WRITERS, "out", f"a name that ends in {', '.join(WRITERS)}", args.out)
+    require(args.n >= 1, "n", "a whole number of at least 1", args.n)
+    require(0 <= args.seed < 2**63, "seed", "a whole number from 0 to below 2**63", args.seed)
+    check_new(args.out, overwrite=args.overwrite)
+    load_plugins(args.plugin)
+    model = likeli.load(args.run_folder)
+    options = call_options(model.draw, args.dotted["sample"], "sample")
+    y = parse_label(args.label, model)
+    check_fits(3 * 8 * args.n * model.space.dimensions, f"{args.n} samples of {model.space.dimensions} cells")
+    x = model.sample(args.n, y, seed=args.seed, **options)
+    with new_file(args.out, overwrite=args.overwrite, binary=True) as file:
+        WRITERS[suffix](file, x, model.space)
+    emit(args, {"out": args.out, "n": args.n, "seed": args.seed, "shape": list(x.shape)}, f"{args.n} samples in {args.out}")
+
+
+def _picture(file: Any, x: Tensor, space: Space) -> None:
+    from likeli.pictures import picture, png
+
+    file.write(png(picture(x, space)))
+
+
+def _array(file: Any, x: Tensor, space: Space) -> None:
+    import numpy as np
+
+    np.save(file, x.cpu().numpy(), allow_pickle=False)
+
+
+def _csv(file: Any, x: Tensor, space: Space) -> None:
+    import io
+
+    names = list(space.names) or [f"x{i}" for i in range(space.dimensions)]
+    wrapped = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    write_csv(wrapped, names, x.flatten(1).tolist() if x.ndim > 1 else [[v] for v in x.tolist()])
+    wrapped.detach()
+
+
+def _text(file: Any, x: Tensor, space: Space) -> None:
+    alphabet = getattr(space, "alphabet", None)
+    require(alphabet is not None, "out", "a .npy or .csv name, since the data are not text", ".txt")
+    for row in x.tolist():
+        file.write(("".join(alphabet[i] for i in row) + "\n").encode())
+
+
+WRITERS: dict[str, Callable[[Any, Tensor, Space], None]] = {
+    ".png": _picture,
+    ".npy": _array,
+    ".csv": _csv,
+    ".txt": _text,
+}
