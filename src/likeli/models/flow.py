@@ -35,7 +35,7 @@ class Flow(DensityModel, LatentCodec):
         transforms: number of couplings, T.
         hidden: widths of each coupling's network.
         bins: bins of each spline.
-        dropout: probability of zeroing a hidden feature in training; None for 0.3 on pixels and 0 elsewhere.
+        dropout: probability of zeroing a hidden feature in training; None for 0.2 on pixels and 0 elsewhere.
         condition: what y is, for p(x|y); None for p(x).
 
     Raises:
@@ -46,14 +46,14 @@ class Flow(DensityModel, LatentCodec):
     """
 
     strategy: ClassVar[str] = "sgd"
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.99}
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.998}
 
     def __init__(
         self,
         space: Space,
         transforms: int = 8,
         hidden: tuple[int, ...] = (64, 64),
-        bins: int = 8,
+        bins: int = 5,
         dropout: float | None = None,
         condition: Space | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class Flow(DensityModel, LatentCodec):
         self.features = Condition(condition)
         cells, width = space.dimensions, self.features.width
         self.marginals = Histogram(cells, min(space.levels, 64)) if isinstance(space, Pixels) else None
-        rate = (0.3 if self.marginals else 0.0) if dropout is None else dropout
+        rate = (0.2 if self.marginals else 0.0) if dropout is None else dropout
         self.couplings = nn.ModuleList(Coupling(cells, width, self.hidden, bins, rate) for _ in range(transforms))
         self.register_buffer("orders", torch.stack([_order(cells, t) for t in range(transforms)]), persistent=False)
 
