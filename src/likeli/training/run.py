@@ -67,10 +67,14 @@ class Run:
     def keep(self, name: str, part: P) -> P:
         """Make `part` a piece of the run's checkpoints, and give it its state back if the run is being resumed."""
         self._parts[name] = part
-        saved = {k.removeprefix(f"{name}/"): v for k, v in self._saved.items() if k.startswith(f"{name}/")}
+        saved = self._claim(name)
         if saved:
             part.restore(saved)
         return part
+
+    def _claim(self, name: str) -> dict[str, Tensor]:
+        mine = [k for k in self._saved if k.startswith(f"{name}/")]
+        return {k.removeprefix(f"{name}/"): self._saved.pop(k) for k in mine}
 
     def average_weights(self, decay: float) -> None:
         """Start the average of the model's weights, which is what is evaluated and kept; 0 keeps the weights themselves."""
@@ -156,7 +160,9 @@ class Run:
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts' states, and the raw weights where they are not the ones to use."""
-        out = {f"{name}/{k}": v for name, part in self._parts.items() for k, v in part.tensors().items()}
+        # aliases, because `finest` swaps the memory of the tensors themselves while a checkpoint is written
+        parts = {f"{name}/{k}": v.detach() for name, part in self._parts.items() for k, v in part.tensors().items()}
+        out = self._saved | parts  # what no strategy has claimed yet, since it has not begun, is still needed
         if self.best or self.average.average:
             out |= {f"weights/{k}": v for k, v in self.model.state_dict().items()}
         return out
@@ -173,5 +179,4 @@ class Run:
         self.start_clock(state["seconds"])
         if "best" in self.memory:
             self.best = {k: v.to(self.model.device) for k, v in weights.items()}
-        raw = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
-        self.model.load_state_dict(raw or weights)
+        self.model.load_state_dict(self._claim("weights") or weights)
