@@ -190,6 +190,5 @@ def _figures(real: Image.Image | None, entries: Sequence[Entry]) -> str:
 
 
 def _figure(image: Image.Image, caption: str) -> str:
-    data = base64.b64encode(png(image)).decode("ascii")
-    words = escape(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}">\n<figcaption>{words}</figcaption></figure>'
+    words, source = escape(caption), f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
+    return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>\n'

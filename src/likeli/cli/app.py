@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
     """argparse that raises one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise in place of printing the usage and exiting."""
         raise InputError(f"{message}; see {self.prog} --help")
 
 
