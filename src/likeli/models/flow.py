@@ -46,7 +46,7 @@ class Flow(DensityModel, LatentCodec):
     """
 
     strategy: ClassVar[str] = "sgd"
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.998}
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.998, "weight_decay": 1e-4, "clip": 20.0}
 
     def __init__(
         self,
