@@ -23,6 +23,7 @@ def model():
 class BrokenOs:
     """The os module, whose k-th call that touches files asks `fault(name, k)` what to do: None, or an errno to raise."""
 
+    # a recorded call is [name, *arguments, result], in the order of calling
     CALLS = frozenset(
         ("open", "write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "listdir", "scandir", "stat", "lstat")
         + ("fstat", "ftruncate", "pread", "preadv")
@@ -37,10 +38,12 @@ class BrokenOs:
 
     def _wrap(self, name, real):
         def call(*args, **kwargs):
-            self.log.append((name, *args))
+            self.log.append([name, *args])
             code = self.fault(name, len(self.log) - 1)
             if code is None:
-                return real(*args, **kwargs)
+                result = real(*args, **kwargs)
+                self.log[-1].append(result)
+                return result
             if name == "close":
                 real(*args)  # a close that fails still closes
             raise OSError(code, os.strerror(code), str(args[0]))

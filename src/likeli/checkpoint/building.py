@@ -21,7 +21,7 @@ from likeli.random import seeded
 FORMAT = 1
 KEYS = {"format": int, "likeli": str, "torch": str, "model": dict, "dtype": str, "step": int, "info": dict}
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SPARE_BYTES, SPARE_CALLS = 1 << 27, 10_000  # what constructing may take beyond its weights: masks, tables, temporaries
+SPARE_BYTES, SPARE_CALLS = 1 << 27, 2_000  # what constructing may take beyond its weights: masks, tables, temporaries
 
 
 def config_of(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ named by us and never by a file's content, opened once below a folder that is al
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from likeli.errors import CheckpointError, LikeliError
 
 KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+SMALL = 1 << 26  # bytes a file may have without being searched for holes
 CHUNK = 1 << 24  # bytes handed to the system in one call
 
 
@@ -26,10 +28,15 @@ def one_line(text: object, limit: int = 400) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def brief(path: object) -> str:
+    """A path for a message, its end if it is long."""
+    return text if len(text := str(path)) <= 200 else "…" + text[-200:]
+
+
 def refuse(condition: bool, where: object, expected: str, got: object) -> None:
     """Raise the one-line `CheckpointError` if `condition` holds."""
     if condition:
-        raise CheckpointError(one_line(f"{where}: expected {expected}, got {got}"))
+        raise CheckpointError(one_line(f"{brief(where)}: expected {expected}, got {got}"))
 
 
 @contextmanager
@@ -38,7 +45,7 @@ def writing(path: Path, verb: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LikeliError(one_line(f"{path}: cannot be {verb}: {error.strerror or error}")) from error
+        raise LikeliError(one_line(f"{brief(path)}: cannot be {verb}: {error.strerror or error}")) from error
 
 
 @contextmanager
@@ -49,7 +56,9 @@ def reading(path: object) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the user's path
         if isinstance(error, LikeliError):
             raise
-        raise CheckpointError(one_line(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")) from error
+        raise CheckpointError(
+            one_line(f"{brief(path)}: cannot be read: {getattr(error, 'strerror', None) or error}")
+        ) from error
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------
@@ -121,7 +130,7 @@ def appending(path: Path) -> Iterator[int]:
         with writing(path):
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
         if not regular:
-            raise LikeliError(f"{path}: cannot be written: expected a regular file")
+            raise LikeliError(one_line(f"{brief(path)}: cannot be written: expected a regular file"))
         yield fd
 
 
@@ -192,10 +201,8 @@ def opened_folder(path: Path | str, parent: int | None = None) -> Iterator[int]:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if parent is None else os.O_NOFOLLOW)
     with reading(path):
         fd = os.open(path, flags, dir_fd=parent)
-    try:
+    with _closing(fd):
         yield fd
-    finally:
-        os.close(fd)
 
 
 def listing(folder: int, where: object) -> dict[str, bool]:
@@ -214,14 +221,38 @@ def opened_file(folder: int, name: str, where: object, limit: int) -> Iterator[t
     with reading(where):
         _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=False), where)  # opening a device can itself do things
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    try:
+    with _closing(fd):
         with reading(where):
             found = os.fstat(fd)
+            dense = found.st_size <= SMALL or _is_dense(fd, found.st_size)
         _check_regular(found, where)
         refuse(found.st_size > limit, where, f"at most {limit} bytes", f"{found.st_size}")
+        refuse(not dense, where, "a file that is all there", "one of mostly holes")
         yield fd, found.st_size
+
+
+def _is_dense(fd: int, size: int) -> bool:
+    """Whether at least one byte in 16 is stored: a file of holes costs a stranger nothing, and us its whole size."""
+    stored, at = 0, 0
+    while 16 * stored < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return False
+            raise
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        stored, at = stored + end - at, end
+    return True
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[None]:
+    try:
+        yield
     finally:
-        os.close(fd)
+        with suppress(OSError):  # nothing was written, so nothing can be lost
+            os.close(fd)
 
 
 def _check_regular(found: os.stat_result, where: object) -> None:
