@@ -69,14 +69,17 @@ def stored_data(info: Mapping[str, Any]) -> Data:
     """The data that a run was fitted on, with the same split.
 
     Raises:
-        InputError: the run does not say, or the data are not there any more.
+        InputError: the run does not say, or the data are not what they were.
     """
     import likeli
 
     origin = info.get("data", {})
     require(isinstance(origin.get("source"), str), "data", "the data themselves, since the run does not name them", "nothing")
     options = {k: origin[k] for k in ("kind", "labels", "seed", "fractions") if origin.get(k) is not None}
-    return likeli.load_data(origin["source"], **options)
+    data = likeli.load_data(origin["source"], **options)
+    if data.fingerprint() != origin.get("fingerprint"):
+        raise InputError(f"data: expected the rows that the run was fitted on, {origin['source']} now holds others")
+    return data
 
 
 def read_rows(source: str, model: GenerativeModel) -> tuple[Tensor, Tensor | None]:

@@ -133,7 +133,7 @@ class Catalogue:
 @cache
 def catalogue(plugins: tuple[str, ...] = ()) -> Catalogue:
     """The catalogue of the package and of the user's plugin files."""
-    rooms = ("models", "diffusion", "nn")
+    rooms = ("nn", "observation", "diffusion", "models")  # a helper class never hides a family of the same name
     files = [*PACKAGE.glob("*.py"), *(p for room in rooms for p in sorted((PACKAGE / room).rglob("*.py")))]
     return Catalogue(files + [Path(p) for p in plugins])
 

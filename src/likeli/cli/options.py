@@ -82,8 +82,9 @@ def _spec(
 def _nested(catalogue: Catalogue, options: dict[str, str], value: Any, pairs: Pairs, where: str) -> dict[str, Any]:
     value = {"class": value} if isinstance(value, str) else value or {}
     name = value.get("class")
-    expected = f"one of {', '.join(options)}{nearest(name, options)}"
-    require(isinstance(name, str) and name in options, where, expected, "nothing" if name is None else str(name))
+    if not isinstance(name, str) or name not in options:
+        got = "nothing" if name is None else f"{str(name)[:80]!r}{nearest(name, options)}"
+        raise InputError(f"{where}: expected one of {', '.join(options)}, got {got}")
     return _spec(catalogue, options[name], name, pairs, value, where)
 
 
@@ -182,13 +183,11 @@ def read_config(path: str, known: Mapping[str, Callable[[Any], bool]]) -> dict[s
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"config: cannot read {path}: {reason}") from None
     require(len(raw) <= MAX_BYTES, f"config {path}", f"at most {MAX_BYTES} bytes", "more")
-    loader = _Strict(text)
     try:
+        loader = _Strict(text)
         values = loader.get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"config {path}: {_place(error)}") from None
-    finally:
-        loader.dispose()
     require(isinstance(values, dict), f"config {path}", "options by name", "nothing" if values is None else values)
     for key, value in values.items():
         if key not in known:
@@ -200,4 +199,5 @@ def read_config(path: str, known: Mapping[str, Callable[[Any], bool]]) -> dict[s
 def _place(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1} column {mark.column + 1}: " if mark else ""
-    return where + str(getattr(error, "problem", None) or "nested too deep or not YAML")
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deep or not YAML"
+    return where + str(reason)
