@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 INTERPRETERS = {"ours": HERE.parent / ".venv/bin/python", "peer": HERE.parent / ".venv-peers/bin/python"}
-ONE_THREAD = {k: "1" for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
 def entries() -> list[str]:
@@ -25,7 +25,7 @@ def entries() -> list[str]:
 def run_side(entry: str, side: str, folder: Path, core: int, variant: dict) -> dict:
     """One run of one side; what it returned."""
     command = [INTERPRETERS[side], HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ONE_THREAD, check=False)
+    done = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
     if done.returncode:
         raise RuntimeError(f"{entry} {side}: " + done.stderr.decode().strip().rpartition("\n")[2])
     return json.loads(done.stdout)

@@ -37,7 +37,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def stand_in(*names: str) -> None:
     """Let `import name` and `from name.sub import thing` succeed for packages that are not installed.
 
-    For the peers of `peers-no-deps.txt`:  denoising_diffusion_pytorch needs torchvision;  k_diffusion needs torchvision, skimage,
+    For the peers of `peers-no-deps.txt`: denoising_diffusion_pytorch needs torchvision; k_diffusion needs it too, and skimage,
     clip, cleanfid, dctorch, jsonmerge, torchdiffeq, torchsde and kornia.
     """
     sys.meta_path.append(_Finder(names))

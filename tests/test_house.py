@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 LAYERS = [
-    "errors config core information space random distributions arrays table",
+    "errors config core information space random distributions arrays table gaussian",
     "nn observation data checkpoint",
     "diffusion",
     "models",

@@ -1,0 +1,130 @@
+"""One pass of expectation-maximisation for Gaussian mixtures: responsibilities and their moments.
+
+Three ways to the same moments.  `fast` writes log w + log N as θ·φ(x), so that the E-step and the M-step are one matrix product
+each over all components, half the arithmetic of whitening; its error grows with x²/σ², so `risk` bounds it beforehand.
+`careful` whitens differences and has no such limit.  `masked` takes missing cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from likeli.gaussian.covariance import Covariance, Mixture, constant
+from likeli.gaussian.missing import Group, condition
+
+SAFE = 1e-10  # nats a row by which the fast pass may be off
+COLLAPSED = 1e-6  # beyond this the fast pass's own moments are too coarse for the covariances it found
+FEATURES = 2**19  # numbers in one block of features: 4 MiB, about a core's share of cache
+RESIDUALS = 2**18
+WIDEST = 128  # dimensions beyond which the features of full covariances no longer fit in cache
+
+
+class Moments(NamedTuple):
+    """Σ over rows of r (K,), r δ (K, D), r δδᵀ (as the covariance keeps it) and log p, with δ = x − reference (K or 1, D)."""
+
+    n: Tensor
+    first: Tensor
+    second: Tensor
+    log_likelihood: Tensor
+    reference: Tensor
+
+
+def moments(x: Tensor, p: Mixture, kind: Covariance, floor: float, groups: list[Group] | None) -> Moments:
+    """The expected moments of all rows under `p`, by the cheapest way that is accurate.
+
+    Arguments:
+        x: (n, D), about centred and of unit scale; NaN where missing.
+        groups: rows by pattern of missing cells, if any is missing.
+    """
+    if groups is not None:
+        return masked(x, p, kind, groups)
+    largest = x.abs().amax(0).square()
+    if x.shape[1] > WIDEST or risk(p, kind, largest) > SAFE:
+        return careful(x, p, kind)
+    found = fast(x, p, kind)
+    after, _ = maximise(found, p, kind, floor)
+    return found if risk(after, kind, largest) < COLLAPSED else careful(x, p, kind)
+
+
+def risk(p: Mixture, kind: Covariance, largest: Tensor) -> float:
+    """About how many nats θ·φ(x) may lose to rounding: ε max_k Σ_j (Σ_k⁻¹)_jj max x_j²."""
+    precision = kind.precision(kind.inverse(p.factor), len(largest))
+    return torch.finfo(largest.dtype).eps * (precision @ largest).max().item()
+
+
+def fast(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
+    """Moments about 0 through features."""
+    d, theta = x.shape[1], kind.natural(p)
+    rows = max(32, FEATURES // kind.width(d))
+    buffer = x.new_empty(kind.width(d), min(rows, len(x)))
+    total, log_likelihood = torch.zeros_like(theta), x.new_zeros(())
+    for block in x.split(rows):
+        phi = kind.features(block.T.contiguous(), buffer)
+        joint = theta @ phi
+        log_p = joint.logsumexp(0)
+        log_likelihood += log_p.sum()
+        total.addmm_(joint.sub_(log_p).exp_(), phi.T)
+    scatter = x.T @ x if kind.shared else x.new_zeros(())
+    if kind.shared:  # −½ xᵀΣ⁻¹x was left out of θ
+        log_likelihood -= 0.5 * torch.cholesky_solve(scatter, p.factor).trace()
+    return Moments(total[:, -1], total[:, -1 - d : -1], kind.unpack(total, scatter, d), log_likelihood, x.new_zeros(1, d))
+
+
+def careful(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
+    """Moments about the current means, from whitened differences."""
+    k, d = p.means.shape
+    n, first, log_likelihood = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(())
+    second = torch.zeros_like(kind.outer(n, first))
+    for diff, joint in log_joint(x, p, kind):
+        log_p = joint.logsumexp(0)
+        r = (joint - log_p).exp()
+        log_likelihood += log_p.sum()
+        n += r.sum(1)
+        first += (r[:, None] @ diff)[:, 0]
+        second += kind.second(r, diff)
+    return Moments(n, first, second, log_likelihood, p.means)
+
+
+def log_joint(x: Tensor, p: Mixture, kind: Covariance) -> Iterator[tuple[Tensor, Tensor]]:
+    """Differences x − m_k (K, b, D) and log w_k + log N(x|m_k, Σ_k) (K, b), in blocks of rows that stay in cache."""
+    k, d = p.means.shape
+    inverse, offset = kind.inverse(p.factor), constant(p, kind.log_det(p.factor, d))
+    for block in x.split(max(16, RESIDUALS // (k * d))):
+        diff = block - p.means[:, None]
+        yield diff, offset[:, None] - 0.5 * kind.whiten(inverse, diff).square().sum(-1)
+
+
+def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group]) -> Moments:
+    """Moments about the current means, missing cells integrated out."""
+    k, d = p.means.shape
+    tril = kind.dense(p.factor, k, d)
+    covariance = tril @ tril.mT
+    n, first, second = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(k, d, d)
+    log_likelihood = x.new_zeros(())
+    for group in groups:
+        given = condition(x[group.rows], group.observed, p.means, covariance)
+        joint = p.weights.log()[:, None] + given.log_prob
+        log_p = joint.logsumexp(1)
+        r = (joint - log_p[:, None]).exp() * group.real[:, None]
+        log_likelihood += (log_p * group.real).sum()
+        n += r.sum((0, 2))
+        weighted = r[..., None] * given.shift
+        first += weighted.sum((0, 2))
+        second += (weighted.mT @ given.shift).sum(0) + torch.einsum("pk,pkij->kij", r.sum(2), given.covariance)
+    return Moments(n, first, kind.reduce(second), log_likelihood, p.means)
+
+
+def maximise(m: Moments, p: Mixture, kind: Covariance, floor: float) -> tuple[Mixture, int]:
+    """The M-step, and in how many covariances the floor holds; a component that lost all its rows keeps mean and covariance."""
+    empty = m.n < 1e-12 * m.n.sum()
+    n = torch.where(empty, 1, m.n)
+    delta = m.first / n[:, None]
+    scatter = m.second - kind.outer(m.n, delta)
+    factor, floored = kind.estimate(scatter, m.n if kind.shared else n, p.means.shape[1], floor)
+    if not kind.shared:
+        factor = torch.where(empty.view(-1, *[1] * (factor.ndim - 1)), p.factor, factor)
+    return Mixture(m.n / m.n.sum(), torch.where(empty[:, None], p.means, m.reference + delta), factor), floored

@@ -1,0 +1,312 @@
+"""The Gaussian mixture: exact log p(x), responsibilities, missing cells integrated out, exact conditionals.
+
+    p(u) = Σ_k w_k N(u | m_k, Σ_k)
+
+Source: Dempster, Laird & Rubin (1977), maximum likelihood from incomplete data via the EM algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from likeli.errors import require
+from likeli.gaussian.clusters import k_means
+from likeli.gaussian.conditional import Conditional, conditional, draw_conditional, log_joint_observed, units
+from likeli.gaussian.covariance import Covariance, Mixture
+from likeli.gaussian.em import log_joint, maximise, moments
+from likeli.gaussian.kinds import COVARIANCES, Kind
+from likeli.gaussian.missing import group_rows
+from likeli.models.density import DensityModel
+from likeli.random import Ambient, Noise, seeded
+from likeli.space import Space
+
+
+class GMM(DensityModel):
+    """A mixture of K Gaussians, fitted by EM from k-means++ starts.
+
+    Arguments:
+        space: what one example is; integers are dequantised, and their number is then a lower bound.
+        components: K.
+        covariance: one matrix each (full), one for all (tied), one variance per cell (diag) or per component (spherical).
+        tol: EM ends when the mean log-likelihood gains less than this many nats.
+        max_iter: EM iterations at most.
+        regularization: no variance of a component, in any direction, falls below this share of the columns' variances.
+        starts: k-means++ starts, of which the one of least inertia begins EM.
+    """
+
+    strategy: ClassVar[str] = "em"
+    takes_missing: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        space: Space,
+        components: int = 10,
+        covariance: Kind = "full",
+        tol: float = 1e-3,
+        max_iter: int = 200,
+        regularization: float = 1e-6,
+        starts: int = 4,
+    ) -> None:
+        super().__init__(space)
+        require(components >= 1, "components", "at least 1", components)
+        require(covariance in COVARIANCES, "covariance", f"one of {', '.join(COVARIANCES)}", covariance)
+        require(tol >= 0, "tol", "0 or more", tol)
+        require(max_iter >= 1, "max_iter", "at least 1", max_iter)
+        require(0 < regularization < 1, "regularization", "a number between 0 and 1", regularization)
+        require(starts >= 1, "starts", "at least 1", starts)
+        self.components, self.covariance, self.tol, self.max_iter = components, covariance, tol, max_iter
+        self.regularization, self.starts = regularization, starts
+        self.notes: tuple[str, ...] = ()
+        d = space.dimensions
+        self.weights = frozen(torch.full((components,), 1 / components, dtype=torch.float64))
+        self.means = frozen(torch.zeros(components, d, dtype=torch.float64))
+        self.factor = frozen(self.kind_of_covariance.standard(components, d))
+        # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
+        self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))
+
+    @classmethod
+    def from_parameters(
+        cls, space: Space, weights: Any, means: Any, covariances: Any, covariance: Kind = "full"
+    ) -> GMM:
+        """The mixture with the given parameters, in the user's units.
+
+        Arguments:
+            weights: (K,), sum to one.
+            means: (K, *shape).
+            covariances: (K, D, D), (D, D), (K, D) or (K,) for full, tied, diag or spherical; variances, not deviations.
+
+        Raises:
+            InputError: shapes that do not fit, weights that are not a distribution, covariances that are not positive definite.
+        """
+        weights, means, covariances = (torch.as_tensor(a, dtype=torch.float64) for a in (weights, means, covariances))
+        require(weights.ndim == 1 and len(weights) > 0, "weights", "one weight a component", tuple(weights.shape))
+        total = weights.sum().item()
+        require(bool((weights >= 0).all()) and abs(total - 1) < 1e-6, "weights", "weights that sum to 1", f"sum {total:g}")
+        model = cls(space, len(weights), covariance)
+        require(len(means) == len(weights), "means", f"{len(weights)} rows", len(means))
+        shape, scale = model.factor.shape, units(space)
+        require(covariances.shape == shape, "covariances", f"shape {tuple(shape)}", tuple(covariances.shape))
+        equal = covariance != "spherical" or bool((scale == scale[0]).all())
+        require(equal, "covariance", "diag or full, since the columns have different scales", covariance)
+        square = covariance in ("full", "tied")
+        factor, info = torch.linalg.cholesky_ex(covariances) if square else (covariances.sqrt(), (covariances <= 0).int())
+        require(not info.any(), "covariances", "positive definite covariances", "others")
+        u = space.to_model(space.check(means, what="means"), torch.float64).flatten(1)
+        model._set(Mixture(weights, u, model.kind_of_covariance.scaled(factor, 1 / scale)))
+        return model
+
+    @property
+    def kind_of_covariance(self) -> Covariance:
+        """The algebra of this mixture's covariances."""
+        return COVARIANCES[self.covariance]
+
+    @property
+    def mixture(self) -> Mixture:
+        """Weights, means and factor in model units."""
+        return Mixture(self.weights, self.means, self.factor)
+
+    @property
+    def free_parameters(self) -> int:
+        """K − 1 weights, K·D means and the covariances' free entries."""
+        k, d = self.means.shape
+        return k - 1 + k * d + self.kind_of_covariance.count(k, d)
+
+    def em(self, x: Tensor, *, seed: int = 0, start: bool = True) -> Iterator[float]:
+        """Run EM in place, one iteration a step; ends when the gain is below `tol` or after `max_iter` iterations.
+
+        Each step gives the mean log-likelihood in nats (user's units) of the parameters before its M-step; it never falls.
+
+        Arguments:
+            x: (n, *shape), NaN where a cell is missing.
+            seed: for the start and the dequantisation noise.
+            start: begin from k-means++; False goes on from the present parameters.
+
+        Raises:
+            InputError: fewer rows than components, or a column with no observed cell.
+        """
+        v, centre, scale, log_det = self._standardise(x, seed)
+        kind = self.kind_of_covariance
+        groups = group_rows(~v.isnan(), self.components) if v.isnan().any() else None
+        if start:
+            self._set(_in_units(_first(v, self.components, kind, self.regularization, seed, self.starts), kind, centre, scale))
+            self.progress.zero_()
+            self.notes = ()
+        while self.progress[0] < self.max_iter:
+            p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
+            found = moments(v, p, kind, self.regularization, groups)
+            better, floored = maximise(found, p, kind, self.regularization)
+            self._set(_in_units(better, kind, centre, scale))
+            value = found.log_likelihood.item() / len(v) + log_det
+            gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
+            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value]))
+            self._report_floor(floored)
+            yield value
+            if gain < self.tol:
+                return
+
+    def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
+        """log Σ_k w_k N(u | m_k, Σ_k) over the observed cells."""
+        return self._log_joint(u.reshape(len(u), -1).to(self.dtype)).logsumexp(1)
+
+    def draw_density(self, noise: Noise, y: Tensor | None = None) -> Tensor:
+        """A component, then a draw from it."""
+        cdf = self.weights.cumsum(0)
+        u = noise.uniform().to(cdf) * cdf[-1]
+        k = torch.searchsorted(cdf, u, right=True).clamp(max=self.components - 1)
+        eps = noise.normal(self.space.dimensions).to(cdf)
+        return (self.means[k] + self.kind_of_covariance.colour(self.factor, k, eps)).reshape(-1, *self.space.shape)
+
+    def responsibilities(self, x: Any, *, seed: int = 0) -> Tensor:
+        """p(component | observed cells of x), (B, K)."""
+        return self._log_joint(self._units(x, seed)).softmax(1)
+
+    def conditional(self, x: Any) -> Conditional:
+        """Exact moments of the missing cells given the observed ones, in the user's units.
+
+        Arguments:
+            x: (B, *shape), NaN where a cell is missing.
+
+        Raises:
+            Unsupported: the cells are not all real.
+        """
+        scale = units(self.space).to(self.device)
+        return in_user_units(conditional(self._units(x, 0), self.weights, self.means, self._tril()), self.space, scale)
+
+    def sample_conditional(self, x: Any, n: int = 1, *, seed: int = 0) -> Tensor:
+        """n exact draws of the missing cells given the observed ones, (n, B, *shape); observed cells are returned as given."""
+        require(n >= 1, "n", "at least 1", n)
+        x = self.space.check(x, missing=True).to(self.device)
+        draws = draw_conditional(self._units(x, seed), self.weights, self.means, self._tril(), n, seed)
+        filled = torch.stack([self.space.from_model(u.reshape(x.shape)) for u in draws])
+        return torch.where(x.isnan(), filled, x.to(filled.dtype)) if x.is_floating_point() else x.expand_as(filled)
+
+    def bic(self, x: Any) -> float:
+        """−2 log L + p log n over the rows of x, in nats of the user's units; less is better."""
+        log_p = self.log_likelihood(x).value
+        return (-2 * log_p.sum() + self.free_parameters * math.log(len(log_p))).item()
+
+    def aic(self, x: Any) -> float:
+        """−2 log L + 2p."""
+        return (-2 * self.log_likelihood(x).value.sum() + 2 * self.free_parameters).item()
+
+    def _units(self, x: Any, seed: int) -> Tensor:
+        x = self.space.check(x, missing=True).to(self.device)
+        with seeded(seed, "dequantise"):
+            return self.space.continuous(x, Ambient(x), self.dtype)[0].reshape(len(x), -1)
+
+    def _tril(self) -> Tensor:
+        return self.kind_of_covariance.dense(self.factor, *self.means.shape)
+
+    def _log_joint(self, u: Tensor) -> Tensor:
+        if u.isnan().any():
+            tril = self._tril()
+            return log_joint_observed(u, self.weights, self.means, tril @ tril.mT)
+        return torch.cat([joint.T for _, joint in log_joint(u, self.mixture, self.kind_of_covariance)])
+
+    def _set(self, p: Mixture) -> None:
+        for mine, given in zip(self.mixture, p):
+            mine.copy_(given)
+
+    def _standardise(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+        """The rows centred and scaled by column, the centre and scale, and the mean log-Jacobian back to the user's units."""
+        with seeded(seed, "dequantise"):
+            u, log_det = self.space.continuous(x.to(self.device), Ambient(x), self.dtype)
+        u = u.reshape(len(u), -1)
+        require(len(u) >= self.components, "components", f"at most {len(u)}, the number of rows", self.components)
+        observed = ~u.isnan()
+        empty = torch.nonzero(observed.sum(0) == 0).flatten().tolist()
+        names = [self.space.names[i] if self.space.names else str(i) for i in empty]
+        require(not empty, "x", "an observed value in every column", f"none in column {', '.join(names)}")
+        centre, scale = column_scale(u)
+        scale = scale.square().mean().sqrt().expand_as(scale) if self.covariance == "spherical" else scale
+        log_scale = (observed.to(self.dtype).mean(0) * scale.log()).sum()
+        return (u - centre) / scale, centre, scale, (log_det.mean() - log_scale).item()
+
+    def _report_floor(self, floored: int) -> None:
+        if floored and not self.notes:
+            self.notes = (
+                f"covariance floor: regularization={self.regularization:g} of the columns' variances held in {floored} "
+                f"of {1 if self.kind_of_covariance.shared else self.components} covariances during EM",
+            )
+            warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=3)
+
+
+def frozen(value: Tensor) -> nn.Parameter:
+    """A parameter that is counted, saved and moved, and that no gradient reaches."""
+    return nn.Parameter(value, requires_grad=False)
+
+
+def column_scale(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column's observed cells; a constant column takes the others' typical scale."""
+    centre = u.nanmean(0)
+    deviation = (u - centre).square().nanmean(0).sqrt()
+    constant = deviation <= 4 * torch.finfo(u.dtype).eps * centre.abs()
+    typical = deviation[~constant].square().mean().sqrt() if not constant.all() else torch.ones_like(centre[0])
+    return centre, torch.where(constant, typical, deviation)
+
+
+def _in_units(p: Mixture, kind: Covariance, centre: Tensor, scale: Tensor) -> Mixture:
+    return Mixture(p.weights, centre + scale * p.means, kind.scaled(p.factor, scale))
+
+
+def _first(v: Tensor, k: int, kind: Covariance, floor: float, seed: int, starts: int) -> Mixture:
+    """The mixture of k-means clusters, each covariance shrunk towards the pooled one by as many rows as there are cells."""
+    v, d = v.nan_to_num(0), v.shape[1]  # 0 is the column's mean
+    labels = k_means(v, k, seed=seed, starts=starts)
+    n = torch.bincount(labels, minlength=k).to(v)
+    means = torch.zeros(k, d, dtype=v.dtype, device=v.device).index_add_(0, labels, v) / n.clamp(min=1)[:, None]
+    pooled = v - means[labels]
+    scatter = torch.stack([kind.second(torch.ones_like(c[None, :, 0]), c[None]) for c in split(pooled, labels, k)])
+    scatter = scatter.sum(0) if kind.shared else scatter[:, 0]
+    if not kind.shared:
+        scatter = scatter + d / len(v) * scatter.sum(0)
+    factor, _ = kind.estimate(scatter, n if kind.shared else n + d, d, floor)
+    return Mixture((n + 1) / (n + 1).sum(), means, factor)
+
+
+def split(rows: Tensor, labels: Tensor, k: int) -> list[Tensor]:
+    """The rows of each label."""
+    return [rows[labels == i] for i in range(k)]
+
+
+def in_user_units(given: Conditional, space: Space, scale: Tensor) -> Conditional:
+    """A conditional in model units as one in the user's."""
+
+    def back(u: Tensor) -> Tensor:
+        return space.from_model(u.reshape(-1, *space.shape)).reshape(u.shape)
+
+    covariance = given.covariance * scale * scale[:, None]
+    return Conditional(given.weights, back(given.means), back(given.mean), covariance)
+
+
+def select_components(
+    space: Space,
+    x: Tensor,
+    candidates: Sequence[int],
+    *,
+    criterion: Literal["bic", "aic"] = "bic",
+    seed: int = 0,
+    **options: Any,
+) -> tuple[GMM, dict[int, float]]:
+    """Fit a mixture for each candidate K and return the best by the criterion, with every K's score (less is better).
+
+    Arguments:
+        x: (n, *shape) in the user's units.
+        candidates: values of K.
+        options: other arguments of `GMM`.
+    """
+    require(len(candidates) > 0, "candidates", "at least one number of components", "none")
+    require(criterion in ("bic", "aic"), "criterion", "bic or aic", criterion)
+    x, models, scores = space.check(x, missing=True), {}, {}
+    for k in candidates:
+        models[k] = GMM(space, k, **options)
+        for _ in models[k].em(x, seed=seed):
+            pass
+        scores[k] = getattr(models[k], criterion)(x)
+    return models[min(scores, key=scores.__getitem__)], scores
