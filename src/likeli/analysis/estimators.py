@@ -1,0 +1,156 @@
+"""Estimates of log p(x) for models with latent levels, each with what it takes to doubt it (annealing has its own file).
+
+    naive          log (1/K) Σ_k p(x|z_k),                z_k ~ p(z)
+    importance     log (1/K) Σ_k p(x, z_k) / q(z_k|x),    z_k ~ q(z|x)
+
+By Jensen's inequality the mean of each lies below log p(x), and it rises to log p(x) with K.  Where the weights' effective
+sample size or tail says that K is too small, the number is still a stochastic lower bound and is labelled as nothing more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.analysis.weights import Diagnostics, diagnose
+from likeli.core import GenerativeModel, Knows, LogLikelihood, evaluating
+from likeli.errors import require
+from likeli.models.density import log_mean_exp
+from likeli.models.hierarchy import Hierarchy
+from likeli.random import Ambient, seeded
+
+BATCH = 256
+Prepare = Callable[[Tensor, Tensor | None], Callable[[], Tensor]]  # (x, y) → one log weight a row at each call
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """log p(x) from K weights a row.
+
+    Arguments:
+        likelihood: the values; `knows` is ESTIMATE only if every row's weights can be trusted, else LOWER_BOUND.
+        diagnostics: effective sample size, largest weight and Pareto k̂, by row.
+        samples: K.
+        note: the complaint behind a LOWER_BOUND; empty otherwise.
+    """
+
+    likelihood: LogLikelihood
+    diagnostics: Diagnostics
+    samples: int
+    note: str = ""
+
+
+def prior_monte_carlo(
+    model: Hierarchy, x: Tensor, y: Tensor | None = None, *, samples: int = 1000, seed: int = 0, batch: int = BATCH
+) -> Estimate:
+    """log (1/K) Σ_k p(x|z_k), z_k ~ p(z): honest, and hopeless where few z explain x (its ESS then says so).
+
+    Arguments:
+        model: any model with latent levels.
+        x: (B, *shape) in the user's units.
+        y: (B, *condition.shape), for a conditional model.
+        samples: K.
+        seed: of all draws.
+        batch: rows at a time; memory holds K numbers for each of them.
+    """
+
+    def prepare(x: Tensor, y: Tensor | None) -> Callable[[], Tensor]:
+        return lambda: model.generate(Ambient(x), y).log_prob(x)
+
+    return _estimate(model, x, y, prepare, samples, seed, batch)
+
+
+def importance(
+    model: Hierarchy,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    batch: int = BATCH,
+    context: Any = None,
+) -> Estimate:
+    """log (1/K) Σ_k p(x, z_k)/q(z_k|x), z_k ~ q(z|x): with the exact posterior every weight is p(x).
+
+    Arguments:
+        context: takes the place of `infer(x, y)` (see `refinement`); all rows are then one batch.
+        model, x, y, samples, seed, batch: as for `prior_monte_carlo`.
+
+    Source: Burda et al. (2015), arXiv:1509.00519.
+    """
+
+    batch = batch if context is None else len(x)
+    return _estimate(model, x, y, _with_encoder(model, context), samples, seed, batch)
+
+
+def importance_bound(
+    model: Hierarchy, x: Tensor, y: Tensor | None = None, *, k: int = 16, repeats: int = 8, seed: int = 0, batch: int = BATCH
+) -> LogLikelihood:
+    """L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ L_{K+1} ≤ log p(x), averaged over repeats; L_1 is the ELBO.
+
+    Arguments:
+        k: weights inside the logarithm.
+        repeats: independent values of the bound, for its mean and standard error.
+        model, x, y, seed, batch: as for `prior_monte_carlo`.
+    """
+    require(k >= 1, "k", "at least 1", k)
+    require(repeats >= 2, "repeats", "at least 2, for a standard error", repeats)
+    values = [
+        log_mean_exp(log_w.unflatten(0, (k, repeats)))[0]
+        for log_w in _weights(model, x, y, _with_encoder(model), k * repeats, seed, batch)
+    ]
+    bounds = torch.cat(values, 1)
+    return _labelled(model, bounds.mean(0), bounds.std(0) / math.sqrt(repeats), Knows.LOWER_BOUND)
+
+
+def _with_encoder(model: Hierarchy, context: Any = None) -> Prepare:
+    def prepare(x: Tensor, y: Tensor | None) -> Callable[[], Tensor]:
+        q = model.infer(x, y) if context is None else context
+        return lambda: model.log_weight(x, y, context=q)
+
+    return prepare
+
+
+def _estimate(model: Hierarchy, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int) -> Estimate:
+    require(samples >= 2, "samples", "at least 2, for a standard error", samples)
+    return summarise(model, _weights(model, x, y, prepare, samples, seed, batch))
+
+
+def summarise(model: GenerativeModel, batches: Iterable[Tensor]) -> Estimate:
+    """Log weights (K, b) of one batch of rows after another as an `Estimate`; no batch is kept."""
+    values, errors, doubts, samples = [], [], [], 0
+    for log_w in batches:
+        value, stderr = log_mean_exp(log_w)
+        samples = len(log_w)
+        values.append(value)
+        errors.append(stderr)
+        doubts.append(diagnose(log_w))
+    fields = (torch.cat([getattr(d, f.name) for d in doubts]) for f in dataclasses.fields(Diagnostics))
+    diagnostics = Diagnostics(*fields)
+    note = diagnostics.complaint()
+    knows = Knows.LOWER_BOUND if note else Knows.ESTIMATE
+    return Estimate(_labelled(model, torch.cat(values), torch.cat(errors), knows), diagnostics, samples, note)
+
+
+def _labelled(model: GenerativeModel, value: Tensor, stderr: Tensor, knows: Knows) -> LogLikelihood:
+    return LogLikelihood(value, knows, model.space.measure, stderr, dimensions=model.space.dimensions)
+
+
+def _weights(
+    model: Hierarchy, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
+) -> Iterator[Tensor]:
+    """Log weights (samples, b), one batch of rows after another, one draw at a time."""
+    require(batch >= 1, "batch", "at least 1", batch)
+    x = model.space.check(x, missing=model.takes_missing).to(model.device)
+    y = model.check_condition(y, len(x))
+    for start in range(0, len(x), batch):
+        rows = slice(start, start + batch)
+        with evaluating(model), torch.no_grad(), seeded(seed, "estimate", start):
+            weigh = prepare(x[rows], None if y is None else y[rows])
+            yield torch.stack([weigh() for _ in range(samples)])
