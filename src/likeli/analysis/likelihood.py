@@ -163,9 +163,9 @@ def _notes(result: LogLikelihood) -> list[str]:
         notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {nats:.3g} nats{alarm}")
     value = result.value
     if value.isneginf().any():
-        notes.append(f"{int(value.isneginf().sum())} examples are impossible under the model: log p = -inf")
+        notes.append(f"examples that are impossible under the model (log p = -inf): {int(value.isneginf().sum())}")
     if value.isnan().any():
-        notes.append(f"{int(value.isnan().sum())} values are not numbers: the data are far outside the model's range")
+        notes.append(f"values that are not numbers, so far are the data from the model's range: {int(value.isnan().sum())}")
     if len(value) < 30:
         notes.append(f"only {len(value)} examples: the standard error itself is rough")
     return notes

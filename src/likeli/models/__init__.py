@@ -6,10 +6,11 @@ from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.density import DensityModel
 from likeli.models.flow import Flow
 from likeli.models.gaussian_diffusion import GaussianDiffusion
+from likeli.models.gmm import GMM
 from likeli.models.hierarchy import Hierarchy
 from likeli.models.vdm import VDM
 
-__all__ = ["AE", "CAE", "DAE", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "families"]
+__all__ = ["AE", "CAE", "DAE", "GMM", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "families"]
 
 
 def families() -> dict[str, type[GenerativeModel]]:
