@@ -101,7 +101,7 @@ def _run(
     for i, (t, s) in enumerate(pairwise(points)):
         z, memory = sampler.step(denoise, z, t, s, noise, memory)
         if not torch.isfinite(z.sum()):
-            raise Diverged(f"sampling: not finite at step {i + 1} of {len(points) - 1} (t = {s.t:.4g}, log SNR {-s.gamma:.3g})")
+            raise Diverged(f"sampling: not finite at step {i + 1} of {len(points) - 1} (t = {t.t:.4g}, log SNR {-t.gamma:.3g})")
         yield s, z
 
 
