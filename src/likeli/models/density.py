@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -50,15 +51,29 @@ class DensityModel(GenerativeModel):
         measure, dimensions = self.space.measure, self.space.dimensions
         if measure == "density":
             return LogLikelihood(-self.loss(x, y), Knows.EXACT, measure, dimensions=dimensions)
-        draws = torch.stack([-self.loss(x, y) for _ in range(samples)])
-        value, stderr = log_mean_exp(draws)
+        value, stderr = log_mean_exp(-self.loss(x, y) for _ in range(samples))
         return LogLikelihood(value, Knows.LOWER_BOUND, measure, stderr, dimensions=dimensions)
 
 
-def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """log (1/K) Σ exp log_w over the first axis and its delta-method standard error, sd(w)/(mean(w)·√K)."""
-    k = len(log_w)
-    value = log_w.logsumexp(0) - math.log(k)
-    relative = (log_w - value).exp()
-    spread = relative.std(0) if k > 1 else torch.full_like(value, math.nan)
-    return value, spread / math.sqrt(k)
+def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """log (1/K) Σ_k w_k and its delta-method standard error, sd(w)/(mean(w)·√K), from K tensors of log w of one shape.
+
+    Draws are taken one at a time (mean and variance by Welford's update, rescaled when the largest weight so far is passed),
+    so that memory does not grow with K.
+    """
+    top, mean, spread, k, dtype = torch.zeros(()), torch.zeros(()), torch.zeros(()), 0, torch.float32
+    for log_w in draws:
+        k, dtype = k + 1, log_w.dtype
+        log_w = log_w.double().clamp(min=-1e300)
+        if k == 1:
+            top, mean, spread = log_w, torch.ones_like(log_w), torch.zeros_like(log_w)
+            continue
+        higher = torch.maximum(top, log_w)
+        shrink = (top - higher).exp()
+        w, mean, spread, top = (log_w - higher).exp(), mean * shrink, spread * shrink.square(), higher
+        delta = w - mean
+        mean = mean + delta / k
+        spread = spread + delta * (w - mean)
+    stderr = (spread / (k - 1) / k).sqrt() / mean if k > 1 else torch.full_like(mean, math.nan)
+    value = top + mean.log()
+    return value.masked_fill(value < -1e299, -math.inf).to(dtype), stderr.to(dtype)

@@ -58,13 +58,16 @@ class LatentVariableModel(GenerativeModel):
         """The importance-weighted bound L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ log p(x); L_1 is the ELBO.
 
         Arguments:
-            samples: K, at least 1; the bound rises to log p(x) with K.
+            samples: K, at least 1; the bound rises to log p(x) with K.  x is encoded once; memory does not grow with K.
+
+        Raises:
+            InputError: samples < 1.
 
         Source: Burda et al. (2015), arXiv:1509.00519.
         """
+        require(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
         context = self.infer(x, y)
-        log_w = torch.stack([self.log_weight(x, y, context=context) for _ in range(samples)])
-        value, stderr = log_mean_exp(log_w)
+        value, stderr = log_mean_exp(self.log_weight(x, y, context=context) for _ in range(samples))
         return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -21,7 +23,7 @@ class MLP(nn.Sequential):
         self, inputs: int, outputs: int, hidden: tuple[int, ...] = (256, 256), activation: str = "silu", dropout: float = 0.0
     ) -> None:
         widths, layers = [inputs, *hidden], []
-        for a, b in zip(widths, widths[1:]):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), ACTIVATIONS[activation]()] + ([nn.Dropout(dropout)] if dropout else [])
         super().__init__(*layers, nn.Linear(widths[-1], outputs))
 
