@@ -8,10 +8,12 @@ from likeli.models.flow import Flow
 from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.gmm import GMM
 from likeli.models.hierarchy import Hierarchy
+from likeli.models.hvae import HVAE
+from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE
 from likeli.models.vdm import VDM
 
-__all__ = ["AE", "CAE", "DAE", "GMM", "VAE", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "families"]
+__all__ = ["AE", "CAE", "DAE", "GMM", "HVAE", "VAE", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "MarkovHVAE", "families"]
 
 
 def families() -> dict[str, type[GenerativeModel]]:

@@ -1,0 +1,223 @@
+"""Hierarchies of Gaussian levels against flat Gaussians, quadrature and each other."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import distributions as D
+
+from likeli.distributions import gaussian_product
+from likeli.errors import InputError
+from likeli.models.hvae import HVAE
+from likeli.models.markov_hvae import MarkovHVAE
+from likeli.observation import Gaussian
+from likeli.random import Replay, seeded
+from likeli.space import Binary, Labels, Pixels, Real
+
+
+def double(model):
+    return model.double().requires_grad_(False)
+
+
+def perturb(model, seed=1, scale=0.3):
+    """Move every parameter off its initial zeros, so that no path is silent."""
+    with seeded(seed):
+        for p in model.parameters():
+            p.data.add_(scale * torch.randn_like(p))
+    return model
+
+
+def test_gaussian_product_adds_precisions():
+    """R54, I16: relative 1e-12 against 1/σ² = 1/σ_p² + 1/σ_d²."""
+    with seeded(0):
+        mp, md = torch.randn(2, 100, dtype=torch.float64)
+        sp, sd = torch.rand(2, 100, dtype=torch.float64) + 0.05
+    mean, std = gaussian_product(mp, sp, md, sd)
+    precision = 1 / sp**2 + 1 / sd**2
+    assert torch.allclose(std, precision.rsqrt(), rtol=1e-12)
+    assert torch.allclose(mean, (mp / sp**2 + md / sd**2) / precision, rtol=1e-12, atol=1e-14)
+
+
+def test_gaussian_product_survives_extremes():
+    """A flat evidence leaves the prior, an infinitely sharp one is followed; float32 stays finite."""
+    one, far = torch.ones(1), torch.full((1,), 1e18)
+    mean, std = gaussian_product(one, one, 0 * one, far)
+    assert mean.item() == 1 and std.item() == 1
+    mean, std = gaussian_product(one, one, 3 * one, 1e-18 * one)
+    assert mean.item() == 3 and 0 < std.item() < 1e-17
+
+
+def linear_chain(inference="ladder", **options):
+    with seeded(0):
+        model = HVAE(Real((2,)), latent_dims=(1, 1), width=4, blocks=0, inference=inference, head=Gaussian(), **options)
+    return model.double()
+
+
+@pytest.mark.parametrize("markov", [True, False])
+def test_linear_ladder_reaches_the_exact_log_likelihood(markov):
+    """R51, R54: with linear maps the model is one flat Gaussian and the ladder's q can be its exact posterior, so the bound at
+    the optimum is the maximum likelihood of a full 2-D Gaussian.  The expectation over q is taken on a Gauss–Hermite grid.
+    """
+    with seeded(3):
+        x = torch.randn(30, 2, dtype=torch.float64) @ torch.tensor([[1.0, 0.8], [0.0, 0.6]], dtype=torch.float64)
+    x = x - x.mean(0)
+    model = linear_chain(markov=markov)
+    # log p(x|z) is quadratic in z and each KL quadratic in the z above it, so 3 nodes a level integrate exactly
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    weights = torch.tensor(np.outer(weights, weights).ravel() / weights.sum() ** 2).repeat_interleave(30) / 30
+    upper, lower = (torch.tensor(n.ravel()).repeat_interleave(30)[:, None] for n in np.meshgrid(nodes, nodes, indexing="ij"))
+
+    def bound():
+        return (weights * model.elbo(x.repeat(9, 1), noise=Replay([upper, lower])).value).sum()
+
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=400, tolerance_grad=1e-10, tolerance_change=1e-14,
+                                  history_size=50, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = -bound()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    covariance = x.T @ x / len(x)
+    best = D.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance).log_prob(x).mean().item()
+    assert bound().item() <= best + 1e-9
+    assert best - bound().item() < 1e-4
+
+
+def test_ledger_sums_to_the_bound_and_each_kl_is_nonnegative():
+    """R53: the per-level table sums to the ELBO exactly; every closed-form KL is ≥ 0."""
+    model = perturb(HVAE(Binary((6,)), latent_dims=(3, 2, 2), width=16))
+    with seeded(0):
+        x = torch.randint(0, 2, (32, 6))
+        elbo = model.elbo(x)
+    assert elbo.kl.shape == (32, 3) and (elbo.kl >= 0).all()
+    assert torch.equal(elbo.value, elbo.reconstruction - elbo.kl.sum(1))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(inference="direct"), dict(markov=True)])
+def test_importance_weights_recover_the_enumerated_truth(options):
+    """R51, R107: over all 2³ binary vectors the mean weights sum to one within 4 s.e., and the ELBO stays below log of them."""
+    model = perturb(HVAE(Binary((3,)), latent_dims=(2, 1), width=8, **options), scale=0.1).requires_grad_(False)
+    x = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    with seeded(5):
+        log_w = model.log_weight(x.repeat(4000, 1)).reshape(4000, 8).double()
+        elbo = model.elbo(x.repeat(4000, 1)).value.reshape(4000, 8).double()
+    p, stderr = log_w.exp().mean(0), log_w.exp().std(0) / 4000**0.5
+    assert abs(p.sum().item() - 1) < 4 * stderr.norm().item()
+    assert (elbo.mean(0) <= p.log() + 4 * elbo.std(0) / 4000**0.5 + 4 * stderr / p).all()
+
+
+def test_markov_level_sees_only_the_one_above():
+    """R52: with markov=True, p(z_1|z_2) is the same whatever z_3 was."""
+    for markov in (True, False):
+        model = perturb(HVAE(Binary((6,)), latent_dims=(2, 2, 2), width=8, markov=markov))
+        z2, tops = torch.ones(4, 2), torch.randn(2, 4, 2)
+        heads = []
+        for top in tops:
+            state = model.descend(3, model.root(Replay([top])), top)
+            heads.append(model.prior(1, model.descend(2, state, z2)).base_dist.loc)
+        assert torch.equal(*heads) == markov
+
+
+def test_bottom_up_bound_equals_its_log_weights_in_expectation_and_stays_below():
+    """Note 000: the log-ratio ELBO and E log w are one number (4 s.e., false alarm 6e-5), below log E w."""
+    model = perturb(MarkovHVAE(Binary((3,)), latent_dims=(2, 1), hidden=(8,)))
+    x = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    with seeded(0):
+        a = model.elbo(x.repeat(3000, 1)).value.detach().reshape(3000, 2)
+        b = model.log_weight(x.repeat(3000, 1)).detach().reshape(3000, 2)
+        w = model.log_weight(x.repeat(3000, 1)).detach().reshape(3000, 2).double().exp()
+    stderr = (a.var(0) / 3000 + b.var(0) / 3000).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() < 4 * stderr).all()
+    assert (a.mean(0) <= w.mean(0).log() + 4 * (stderr + w.std(0) / w.mean(0) / 3000**0.5)).all()
+
+
+def test_bottom_up_with_one_level_is_a_vae_chain():
+    """R52: T=1 bottom-up and the top-down chain's arithmetic agree: reconstruction − KL(q‖N(0, I)) at the same noise."""
+    model = perturb(MarkovHVAE(Binary((4,)), latent_dims=(3,), hidden=(8,))).double()
+    x = torch.randint(0, 2, (5, 4), generator=torch.Generator().manual_seed(0))
+    eps = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    q = model.infer(x)
+    z = q.mean + q.stddev * eps
+    by_hand = model.observation(z).log_prob(x) - D.kl_divergence(q.base_dist, D.Normal(0.0, 1.0)).sum(1)
+    assert torch.allclose(model.elbo(x, noise=Replay([eps])).value, by_hand, rtol=1e-12)
+
+
+def test_kl_recursion_over_groups():
+    """R55, I16: E_q(z2)[KL(q(z1|z2)‖p(z1|z2))] + KL(q(z2)‖p(z2)) equals the joint KL by 2-D quadrature to 1e-6."""
+    model = perturb(HVAE(Binary((3,)), latent_dims=(1, 1), width=8), scale=0.2).double()
+    x = torch.tensor([[1, 0, 1]])
+    context = model.infer(x)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    n, w = torch.tensor(nodes), torch.tensor(weights / math.sqrt(2 * math.pi))
+    zeros = torch.zeros(60, 1, dtype=torch.float64)
+    rows = Replay([zeros])
+    wide = [e.expand(60, -1) for e in context]
+    p2 = model.prior(2, model.root(rows))
+    q2 = model.posterior(2, model.root(rows), wide, p2)
+    z2 = q2.mean + q2.stddev * n[:, None]
+    state = model.descend(2, model.root(rows), z2)
+    p1 = model.prior(1, state)
+    q1 = model.posterior(1, state, wide, p1)
+    z1 = q1.mean + q1.stddev * n[None, :]  # (z2 node, z1 node): q1's mean is (60, 1)
+    log_ratio = (q2.log_prob(z2) - p2.log_prob(z2))[:, None] + q1.base_dist.log_prob(z1) - p1.base_dist.log_prob(z1)
+    joint = (w[:, None] * w[None, :] * log_ratio).sum().item()
+    upper, lower = (D.kl_divergence(q.base_dist, p.base_dist)[:, 0] for q, p in ((q2, p2), (q1, p1)))
+    nested = upper[0] + (w * lower).sum()
+    assert abs(joint - nested.item()) < 1e-6
+
+
+def test_convolutional_ladder_trains_at_depth_twelve():
+    """R51: twelve levels start as the identity, get finite gradients everywhere, and the loss falls."""
+    with seeded(0):
+        model = HVAE(Pixels((8, 8), 17), latent_dims=(1,) * 12, width=16, network="conv", patch=2)
+    x = torch.randint(0, 17, (64, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = x // 6 * 6  # something to learn: three of the seventeen levels
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    with seeded(1):
+        for _ in range(25):
+            optimiser.zero_grad()
+            loss = model.loss(x).mean()
+            loss.backward()
+            assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+            optimiser.step()
+            losses.append(loss.item())
+    assert losses[-1] < losses[0] - 20
+
+
+def test_condition_changes_the_model():
+    model = perturb(HVAE(Binary((4,)), latent_dims=(2, 2), width=8, condition=Labels(3)))
+    x = torch.randint(0, 2, (6, 4), generator=torch.Generator().manual_seed(0))
+    a, b = (model.log_likelihood(x, torch.full((6,), k)).value for k in (0, 2))
+    assert not torch.allclose(a, b, atol=1e-3)
+    with pytest.raises(InputError, match="y: expected"):
+        model.sample(2)
+
+
+def test_sampling_from_any_level_with_the_rest_fixed():
+    """R51: a fixed top level leaves the levels below random; with all levels fixed E[x|z] is one point."""
+    model = perturb(HVAE(Binary((6,)), latent_dims=(2, 2), width=8))
+    code = model.codes(torch.randint(0, 2, (1, 6), generator=torch.Generator().manual_seed(0)))
+    assert model.sample(20, mean=True, fixed={2: code[2]}).unique(dim=0).shape[0] == 20
+    everything = model.sample(20, mean=True, fixed=code)
+    state = model.descend(1, model.descend(2, model.root(Replay([code[2]])), code[2]), code[1])
+    assert torch.allclose(everything, model.observation(state).mean.expand(20, 6), atol=1e-6)
+    with pytest.raises(InputError, match="fixed"):
+        model.sample(1, fixed={3: code[2]})
+
+
+BAD = [dict(latent_dims=()), dict(latent_dims=(0,)), dict(width=0), dict(blocks=-1), dict(dropout=1.0)]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_arguments_are_named(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        HVAE(Binary((4,)), **bad)
+    with pytest.raises(InputError, match="patch"):
+        HVAE(Pixels((9, 9), 4), network="conv", patch=2)
+    with pytest.raises(InputError, match="network"):
+        HVAE(Real((5,)), network="conv")
