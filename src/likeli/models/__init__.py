@@ -13,7 +13,21 @@ from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE
 from likeli.models.vdm import VDM
 
-__all__ = ["AE", "CAE", "DAE", "GMM", "HVAE", "VAE", "VDM", "DensityModel", "Flow", "GaussianDiffusion", "Hierarchy", "MarkovHVAE", "families"]
+__all__ = [
+    "AE",
+    "CAE",
+    "DAE",
+    "GMM",
+    "HVAE",
+    "VAE",
+    "VDM",
+    "DensityModel",
+    "Flow",
+    "GaussianDiffusion",
+    "Hierarchy",
+    "MarkovHVAE",
+    "families",
+]
 
 
 def families() -> dict[str, type[GenerativeModel]]:
