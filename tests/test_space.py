@@ -200,6 +200,17 @@ def test_values_outside_are_refused_by_row_and_column(space, x, pattern):
     assert 10 < len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32])
+def test_the_range_check_does_not_wrap_round_in_a_narrow_type(dtype):
+    x = torch.tensor([[0, 255]]).to(dtype)
+    assert Pixels((2,), 256).check(x).tolist() == [[0, 255]]
+    assert Pixels((2,), 65536).check(x).tolist() == [[0, 255]]
+    assert Tokens(2, 300).check(x).tolist() == [[0, 255]]
+    assert Counts((2,)).check(x).tolist() == [[0, 255]]
+    with pytest.raises(InputError, match="got 255 at row 0"):
+        Pixels((2,), 255).check(x)
+
+
 @pytest.mark.parametrize("space", [*SPACES.values(), TABLE, Tokens(3, 4, "abcd"), Labels(3, ("x", "y", "z"))])
 def test_a_space_is_plain_json(space):
     text = json.dumps(describe(space), allow_nan=False)

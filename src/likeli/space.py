@@ -107,6 +107,11 @@ class Space(Configurable, ABC):
             value = x[bad].flatten()[0].item()
             raise InputError(f"{what}: expected {expected}, got {value:g} at {self.locate(x, bad)}")
 
+    def _refuse_outside(self, x: Tensor, low: int, high: int, what: str, expected: str) -> None:
+        if x.numel() and (int(x.amin()) < low or int(x.amax()) > high):  # in Python: 256 does not fit a uint8 tensor
+            wide = x.long()
+            self._refuse(wide, (wide < low) | (wide > high), what, expected)
+
 
 class Real(Space):
     """Real vectors or images: u = (x − mean) / scale, so log p(x) = log p(u) − Σ log scale.
@@ -188,7 +193,7 @@ class Pixels(Space):
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         expected = f"whole numbers from 0 to {self.levels - 1}"
         x = _whole(self, x, what, expected)
-        self._refuse(x, (x < 0) | (x >= self.levels), what, expected)
+        self._refuse_outside(x, 0, self.levels - 1, what, expected)
         return x.to(torch.uint8) if self.levels <= 256 else x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -247,7 +252,7 @@ class Labels(Space):
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         expected = f"labels from 0 to {self.classes - 1}"
         x = _whole(self, x, what, expected).long()
-        self._refuse(x, (x < 0) | (x >= self.classes), what, expected)
+        self._refuse_outside(x, 0, self.classes - 1, what, expected)
         return x
 
     def locate(self, x: Tensor, bad: Tensor) -> str:
@@ -286,7 +291,7 @@ class Tokens(Space):
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         expected = f"symbols from 0 to {self.vocab - 1}"
         x = _whole(self, x, what, expected).long()
-        self._refuse(x, (x < 0) | (x >= self.vocab), what, expected)
+        self._refuse_outside(x, 0, self.vocab - 1, what, expected)
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -315,7 +320,7 @@ class Counts(Space):
 
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         x = _whole(self, x, what, "whole numbers from 0").long()
-        self._refuse(x, (x < 0) | (x > MAX_COUNT), what, "whole numbers from 0")
+        self._refuse_outside(x, 0, MAX_COUNT, what, "whole numbers from 0")
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
