@@ -27,7 +27,7 @@ LAYERS = [
     "cli report pictures studio __main__",
 ]
 LAYER = {room: level for level, rooms in enumerate(LAYERS) for room in rooms.split()}
-SHARED_MODELS = {"density", "hierarchy", "gaussian_diffusion"}
+SHARED_MODELS = {"density", "hierarchy", "linear_gaussian", "symbols", "gaussian_diffusion"}
 
 BANNED_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 BANNED_BUILTINS = {"eval", "exec", "__import__", "compile"}

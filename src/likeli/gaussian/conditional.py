@@ -65,7 +65,8 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
     Source: Journel & Huijbregts (1978), Mining Geostatistics: conditioning by kriging (Matheron's rule).
     """
     groups, observed = group_rows(~x.isnan(), len(weights)), ~x.isnan()
-    covariances, cdf = tril @ tril.mT, posterior_cdf(x, weights, means, tril @ tril.mT)
+    covariances = tril @ tril.mT
+    cdf = log_joint_observed(x, weights, means, tril).softmax(1).cumsum(1)
     draws = []
     for i in range(n):
         noise = Streams(seed, [i], x.dtype, x.device)
@@ -81,14 +82,9 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
     return torch.stack(draws)
 
 
-def posterior_cdf(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
-    """Cumulative probability of the components given each row's observed cells, (B, K)."""
-    return log_joint_observed(x, weights, means, covariances).softmax(1).cumsum(1)
-
-
-def log_joint_observed(x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+def log_joint_observed(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> Tensor:
     """log w_k + log N(x_o | m_k, Σ_k) of the observed cells, (B, K)."""
-    out = x.new_empty(len(x), len(weights))
+    out, covariances = x.new_empty(len(x), len(weights)), tril @ tril.mT
     for group in group_rows(~x.isnan(), len(weights)):
         given = condition(x[group.rows], group.observed, means, covariances, spread=False)
         out[group.rows[group.real]] = (weights.log()[:, None] + given.log_prob).mT[group.real]

@@ -81,7 +81,8 @@ def _batch(mask: np.ndarray, batch: list[Piece], device: torch.device) -> Group:
     rows = np.zeros((len(batch), len(batch[0][1])), dtype=np.int64)
     real = np.zeros(rows.shape, dtype=bool)
     for i, (_, run) in enumerate(batch):
-        rows[i, : len(run)], real[i, : len(run)] = run, True
+        rows[i], real[i, : len(run)] = run[0], True  # padding repeats a row of the same pattern, so that it is no NaN
+        rows[i, : len(run)] = run
     observed = mask[[p for p, _ in batch]]
     return Group(*(torch.from_numpy(a).to(device) for a in (observed, rows, real)))
 

@@ -3,13 +3,16 @@
 from likeli.config import registered
 from likeli.core import GenerativeModel
 from likeli.models.autoencoder import AE, CAE, DAE
+from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.density import DensityModel
 from likeli.models.flow import Flow
 from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.gmm import GMM
 from likeli.models.hierarchy import Hierarchy
 from likeli.models.hvae import HVAE
+from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
+from likeli.models.ppca import PPCA
 from likeli.models.vae import VAE
 from likeli.models.vdm import VDM
 
@@ -19,12 +22,15 @@ __all__ = [
     "DAE",
     "GMM",
     "HVAE",
+    "PPCA",
     "VAE",
     "VDM",
+    "CategoricalMixture",
     "DensityModel",
     "Flow",
     "GaussianDiffusion",
     "Hierarchy",
+    "Independent",
     "MarkovHVAE",
     "families",
 ]

@@ -13,21 +13,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from likeli.errors import require
 from likeli.gaussian.clusters import k_means
-from likeli.gaussian.conditional import Conditional, conditional, draw_conditional, log_joint_observed, units
+from likeli.gaussian.conditional import log_joint_observed, units
 from likeli.gaussian.covariance import Covariance, Mixture
 from likeli.gaussian.em import log_joint, maximise, moments
 from likeli.gaussian.kinds import COVARIANCES, Kind
 from likeli.gaussian.missing import group_rows
-from likeli.models.density import DensityModel
-from likeli.random import Ambient, Noise, seeded
+from likeli.models.linear_gaussian import LinearGaussian, frozen
+from likeli.random import Noise
 from likeli.space import Space
 
 
-class GMM(DensityModel):
+class GMM(LinearGaussian):
     """A mixture of K Gaussians, fitted by EM from k-means++ starts.
 
     Arguments:
@@ -41,7 +41,6 @@ class GMM(DensityModel):
     """
 
     strategy: ClassVar[str] = "em"
-    takes_missing: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -112,6 +111,11 @@ class GMM(DensityModel):
         return Mixture(self.weights, self.means, self.factor)
 
     @property
+    def joint(self) -> Mixture:
+        """The covariances as lower triangles (K, D, D)."""
+        return Mixture(self.weights, self.means, self.kind_of_covariance.dense(self.factor, *self.means.shape))
+
+    @property
     def free_parameters(self) -> int:
         """K − 1 weights, K·D means and the covariances' free entries."""
         k, d = self.means.shape
@@ -144,7 +148,7 @@ class GMM(DensityModel):
             self._set(_in_units(better, kind, centre, scale))
             value = found.log_likelihood.item() / len(v) + log_det
             gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value]))
+            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value], dtype=torch.float64))
             self._report_floor(floored)
             yield value
             if gain < self.tol:
@@ -162,51 +166,13 @@ class GMM(DensityModel):
         eps = noise.normal(self.space.dimensions).to(cdf)
         return (self.means[k] + self.kind_of_covariance.colour(self.factor, k, eps)).reshape(-1, *self.space.shape)
 
-    def responsibilities(self, x: Any, *, seed: int = 0) -> Tensor:
+    def responsibilities(self, x: Any) -> Tensor:
         """p(component | observed cells of x), (B, K)."""
-        return self._log_joint(self._units(x, seed)).softmax(1)
-
-    def conditional(self, x: Any) -> Conditional:
-        """Exact moments of the missing cells given the observed ones, in the user's units.
-
-        Arguments:
-            x: (B, *shape), NaN where a cell is missing.
-
-        Raises:
-            Unsupported: the cells are not all real.
-        """
-        scale = units(self.space).to(self.device)
-        return in_user_units(conditional(self._units(x, 0), self.weights, self.means, self._tril()), self.space, scale)
-
-    def sample_conditional(self, x: Any, n: int = 1, *, seed: int = 0) -> Tensor:
-        """n exact draws of the missing cells given the observed ones, (n, B, *shape); observed cells are returned as given."""
-        require(n >= 1, "n", "at least 1", n)
-        x = self.space.check(x, missing=True).to(self.device)
-        draws = draw_conditional(self._units(x, seed), self.weights, self.means, self._tril(), n, seed)
-        filled = torch.stack([self.space.from_model(u.reshape(x.shape)) for u in draws])
-        return torch.where(x.isnan(), filled, x.to(filled.dtype)) if x.is_floating_point() else x.expand_as(filled)
-
-    def bic(self, x: Any) -> float:
-        """−2 log L + p log n over the rows of x, in nats of the user's units; less is better."""
-        log_p = self.log_likelihood(x).value
-        return (-2 * log_p.sum() + self.free_parameters * math.log(len(log_p))).item()
-
-    def aic(self, x: Any) -> float:
-        """−2 log L + 2p."""
-        return (-2 * self.log_likelihood(x).value.sum() + 2 * self.free_parameters).item()
-
-    def _units(self, x: Any, seed: int) -> Tensor:
-        x = self.space.check(x, missing=True).to(self.device)
-        with seeded(seed, "dequantise"):
-            return self.space.continuous(x, Ambient(x), self.dtype)[0].reshape(len(x), -1)
-
-    def _tril(self) -> Tensor:
-        return self.kind_of_covariance.dense(self.factor, *self.means.shape)
+        return self._log_joint(self.model_units(x)).softmax(1)
 
     def _log_joint(self, u: Tensor) -> Tensor:
         if u.isnan().any():
-            tril = self._tril()
-            return log_joint_observed(u, self.weights, self.means, tril @ tril.mT)
+            return log_joint_observed(u, *self.joint)
         return torch.cat([joint.T for _, joint in log_joint(u, self.mixture, self.kind_of_covariance)])
 
     def _set(self, p: Mixture) -> None:
@@ -215,18 +181,12 @@ class GMM(DensityModel):
 
     def _standardise(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
         """The rows centred and scaled by column, the centre and scale, and the mean log-Jacobian back to the user's units."""
-        with seeded(seed, "dequantise"):
-            u, log_det = self.space.continuous(x.to(self.device), Ambient(x), self.dtype)
-        u = u.reshape(len(u), -1)
-        require(len(u) >= self.components, "components", f"at most {len(u)}, the number of rows", self.components)
-        observed = ~u.isnan()
-        empty = torch.nonzero(observed.sum(0) == 0).flatten().tolist()
-        names = [self.space.names[i] if self.space.names else str(i) for i in empty]
-        require(not empty, "x", "an observed value in every column", f"none in column {', '.join(names)}")
+        require(len(x) >= self.components, "components", f"at most {len(x)}, the number of rows", self.components)
+        u, log_det = self.training_rows(x, seed)
         centre, scale = column_scale(u)
         scale = scale.square().mean().sqrt().expand_as(scale) if self.covariance == "spherical" else scale
-        log_scale = (observed.to(self.dtype).mean(0) * scale.log()).sum()
-        return (u - centre) / scale, centre, scale, (log_det.mean() - log_scale).item()
+        log_scale = ((~u.isnan()).to(u).mean(0) * scale.log()).sum().item()
+        return (u - centre) / scale, centre, scale, log_det - log_scale
 
     def _report_floor(self, floored: int) -> None:
         if floored and not self.notes:
@@ -235,11 +195,6 @@ class GMM(DensityModel):
                 f"of {1 if self.kind_of_covariance.shared else self.components} covariances during EM",
             )
             warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=3)
-
-
-def frozen(value: Tensor) -> nn.Parameter:
-    """A parameter that is counted, saved and moved, and that no gradient reaches."""
-    return nn.Parameter(value, requires_grad=False)
 
 
 def column_scale(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,16 +228,6 @@ def _first(v: Tensor, k: int, kind: Covariance, floor: float, seed: int, starts:
 def split(rows: Tensor, labels: Tensor, k: int) -> list[Tensor]:
     """The rows of each label."""
     return [rows[labels == i] for i in range(k)]
-
-
-def in_user_units(given: Conditional, space: Space, scale: Tensor) -> Conditional:
-    """A conditional in model units as one in the user's."""
-
-    def back(u: Tensor) -> Tensor:
-        return space.from_model(u.reshape(-1, *space.shape)).reshape(u.shape)
-
-    covariance = given.covariance * scale * scale[:, None]
-    return Conditional(given.weights, back(given.means), back(given.mean), covariance)
 
 
 def select_components(

@@ -1,0 +1,51 @@
+"""Cells with finitely many symbols: one-hot rows, places in a table of cells × symbols, smoothed frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from likeli.errors import Unsupported
+from likeli.space import Pixels, Space, Tokens
+
+
+def symbols_of(space: Space, who: str) -> int:
+    """Symbols of a cell.
+
+    Raises:
+        Unsupported: the cells are not all of one finite set.
+    """
+    if isinstance(space, Pixels):
+        return space.levels
+    if isinstance(space, Tokens):
+        return space.vocab
+    raise Unsupported(f"{who} needs cells of finitely many symbols (pixels, binary, tokens), not {space.kind()}; use gmm")
+
+
+def as_symbols(cells: Tensor, space: Space) -> Tensor:
+    """Symbols (rows, cells) as values of the space."""
+    x = cells.reshape(-1, *space.shape)
+    return x.to(torch.uint8) if isinstance(space, Pixels) and space.levels <= 256 else x
+
+
+def places(block: Tensor, symbols: int) -> Tensor:
+    """Where each cell's symbol stands among cells × symbols."""
+    return block.long() + symbols * torch.arange(block.shape[1], device=block.device)
+
+
+def one_hot(block: Tensor, symbols: int) -> Tensor:
+    """(b, cells) → (b, cells·symbols) float64."""
+    return F.one_hot(block.long(), symbols).flatten(1).double()
+
+
+def smoothed(counts: Tensor, smoothing: float) -> Tensor:
+    """log (count + α) / Σ (count + α) over the last axis."""
+    return (counts + smoothing).log() - (counts + smoothing).sum(-1, keepdim=True).log()
+
+
+def uniform_log_pmf(k: int, cells: int, symbols: int) -> Tensor:
+    """The pmf of a model that has seen nothing."""
+    return torch.full((k, cells, symbols), -math.log(symbols), dtype=torch.float64)
