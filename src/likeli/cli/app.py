@@ -85,12 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return OK
     except KeyboardInterrupt:
-        complain("interrupted", argv)
-        return INTERRUPTED
+        return complain("interrupted", argv, INTERRUPTED, "Interrupted")
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
-        return complain(_message(error), argv, code=getattr(error, "exit_code", FAILED))
+        return complain(_message(error), argv, getattr(error, "exit_code", FAILED), type(error).__name__)
 
 
 def _run(argv: list[str]) -> int:

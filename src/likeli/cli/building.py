@@ -20,6 +20,7 @@ from likeli.errors import InputError, LikeliError, nearest, require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from likeli.checkpoint import Checkpoint
     from likeli.core import GenerativeModel
     from likeli.data import Data
 
@@ -58,7 +59,7 @@ def read_data(plan: Plan) -> Data:
     """The plan's data, with the warnings of reading it told on standard error."""
     import likeli
 
-    given = {"kind": plan.kind, "labels": plan.labels}
+    given = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
     for warning in data.warnings:
         log(f"likeli: warning: {warning}")
@@ -71,23 +72,24 @@ def stored_data(info: Mapping[str, Any]) -> Data:
     Raises:
         InputError: the run does not say, or the data are not what they were.
     """
-    import likeli
+    from likeli.data import rebuild
 
-    origin = info.get("data", {})
-    require(isinstance(origin.get("source"), str), "data", "the data themselves, since the run does not name them", "nothing")
-    options = {k: origin[k] for k in ("kind", "labels", "seed", "fractions") if origin.get(k) is not None}
-    data = likeli.load_data(origin["source"], **options)
-    if data.fingerprint() != origin.get("fingerprint"):
-        raise InputError(f"data: expected the rows that the run was fitted on, {origin['source']} now holds others")
-    return data
+    require("fingerprint" in info.get("data", {}), "data", "--data, since the run does not name its own", "nothing")
+    return rebuild(info["data"])
 
 
-def read_rows(source: str, model: GenerativeModel) -> tuple[Tensor, Tensor | None]:
-    """All rows of a file as the model's own x (and y, for a conditional model)."""
-    import likeli
+def read_rows(source: str, saved: Checkpoint) -> tuple[Tensor, Tensor | None]:
+    """All rows of a source as the run's own x, and y for a conditional model.
 
-    data = likeli.load_data(source)
-    return data.x, data.y if model.condition is not None else None
+    Raises:
+        InputError: rows that do not fit the run's space.
+    """
+    from likeli.data import read_rows
+
+    model, labels = saved.model, saved.info.get("data", {}).get("labels")
+    return read_rows(
+        source, model.space, labels=labels, condition=model.condition, missing=model.takes_missing, who=model.kind()
+    )
 
 
 def build_model(spec: Mapping[str, Any], data: Data, *, seed: int, conditional: bool) -> GenerativeModel:

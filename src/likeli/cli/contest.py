@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from likeli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, TERMINATED
+from likeli.errors import FAILED, INTERRUPTED, OK, TERMINATED
 
 Row = dict[str, Any]
 
@@ -66,7 +66,7 @@ class Contest:
             return self._failed(job, fitted["error"])
         self.say(f"{job.family}: {fitted['steps']} steps in {fitted['seconds']:.0f} s; evaluating")
         found = self._call("evaluate", job.folder, *job.evaluate, "--json")
-        if "error" in found and found.get("exit_code") == BAD_INPUT and "has no log p(x)" in found["error"]:
+        if found.get("type") == "Unsupported":
             return empty_row(job.family) | {"knows": "nothing", "seconds": fitted["seconds"], "notes": [found["error"]]}
         if "error" in found:
             return self._failed(job, found["error"])

@@ -92,7 +92,7 @@ def _entry(folder: Path, row: Row, data: Data, seed: int) -> Entry:
 
 def _write(args: argparse.Namespace, folder: Path, entries: Sequence[Entry], notes: Sequence[str], data: Data) -> None:
     """report.html and samples.png."""
-    from likeli.pictures import grid, png, strip
+    from likeli.pictures import grid, strip
     from likeli.report import Report
 
     real = grid(data.split("test")[0][:SHOWN], data.space, columns=8, zoom=4)
@@ -104,11 +104,11 @@ def _write(args: argparse.Namespace, folder: Path, entries: Sequence[Entry], not
     ]
     title = "likeli: generative models on handwritten digits"
     report = Report(title, facts, data.space.dimensions, entries, notes, real, commands)
-    with new_file(str(folder / "report.html"), overwrite=True) as file:
-        file.write(report.html())
+    with new_file(str(folder / "report.html"), overwrite=True) as path:
+        path.write_text(report.html(), encoding="utf-8")
     pictures: dict[str, Image] = {"held-out data": real}
     pictures |= {e.row["model"]: e.samples for e in entries if e.samples is not None}
-    with new_file(str(folder / "samples.png"), overwrite=True, binary=True) as file:
-        file.write(png(strip(pictures)))
+    with new_file(str(folder / "samples.png"), overwrite=True) as path:
+        strip(pictures).save(path, optimize=True)
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     saved = checkpoint.read(args.run_folder)
     model = saved.model
     options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, model)
+    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, saved)
     y = y if model.condition is not None else None
     found = likeli.evaluate(model, x, y, batch=args.batch, seed=args.seed, **options)
     text = table(HEADER, [cells(found.row())])

@@ -24,12 +24,12 @@ def run(args: argparse.Namespace) -> None:
     if args.family is None:
         rows = [describe(known, name) for name in known.models]
         header = ["family", "log p(x)", "fitted by", "what it is"]
-        text = table(header, [[r["name"], r["knows"], r["strategy"], r["summary"]] for r in rows])
+        text = table(header, [[r["name"], kinds(r), r["strategy"], r["summary"]] for r in rows])
         emit(args, {"families": rows}, f"{text}\n\nOptions of one: likeli list FAMILY")
         return
     cls = known.family(args.family)
     row = describe(known, args.family) | {"options": [_option(known, a) for a in known.arguments(cls).values()]}
-    head = f"{args.family}: {row['summary']}\nlog p(x): {row['knows']}; fitted by {row['strategy']}"
+    head = f"{args.family}: {row['summary']}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
     emit(args, row, f"{head}\n\n{options_help(known, args.family)}")
 
 
@@ -37,13 +37,21 @@ def describe(known: Catalogue, name: str) -> dict[str, Any]:
     """One family's row."""
     cls = known.family(name)
     knows = str(known.attribute(cls, "knows")).removeprefix("Knows.").lower().replace("_", " ")
+    density = any(c.name == "DensityModel" for c in known.lineage(cls))
     return {
         "name": name,
         "knows": knows,
+        "knows_on_integers": "lower bound" if density else knows,
         "strategy": known.attribute(cls, "strategy"),
         "conditional": known.takes(cls, "condition"),
         "summary": known.summary(cls),
     }
+
+
+def kinds(row: dict[str, Any]) -> str:
+    """What a family knows of log p(x), in words."""
+    other = row["knows_on_integers"]
+    return row["knows"] if other == row["knows"] else f"{row['knows']}; {other} on integers"
 
 
 def options_help(known: Catalogue, name: str) -> str:

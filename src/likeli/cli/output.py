@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from likeli.errors import FAILED, LikeliError, require
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def emit(args: argparse.Namespace, payload: Mapping[str, Any], text: str) -> None:
@@ -43,12 +40,12 @@ def log(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def complain(message: str, argv: Sequence[str], code: int = FAILED) -> int:
+def complain(message: str, argv: Sequence[str], code: int = FAILED, type_: str = "") -> int:
     """Say why a command failed, on standard error and, with `--json`, as the one object; gives `code` back."""
     log(f"likeli: {message}")
     if "--json" in argv:
         with contextlib.suppress(OSError):
-            print(to_json({"error": message, "exit_code": code}))
+            print(to_json({"error": message, "exit_code": code, "type": type_}))
     return code
 
 
@@ -67,22 +64,9 @@ def _numeric(text: str) -> bool:
     return text == "-" or text.lstrip("+-")[:1].isdigit()
 
 
-def plain(text: str) -> str:
-    """Text that a spreadsheet will not run as a formula: a leading apostrophe where it could."""
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def write_csv(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Comma-separated values; numbers as they are, text made harmless."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([plain(h) for h in header])
-    for row in rows:
-        writer.writerow([plain(c) if isinstance(c, str) else c for c in row])
-
-
 @contextlib.contextmanager
-def new_file(path: str, *, overwrite: bool, binary: bool = False) -> Iterator[Any]:
-    """A file that appears under its name only when the block has written all of it.
+def new_file(path: str, *, overwrite: bool) -> Iterator[Path]:
+    """A path to write to; the file appears under its own name only when the block has written all of it.
 
     Raises:
         InputError: it exists and `overwrite` is off, or its folder does not.
@@ -90,10 +74,9 @@ def new_file(path: str, *, overwrite: bool, binary: bool = False) -> Iterator[An
     """
     target = Path(path)
     check_new(path, overwrite=overwrite)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
-        with partial.open("wb") if binary else partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
+        yield partial
         partial.replace(target)
     except OSError as error:
         raise LikeliError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from likeli.cli.building import call_options, load_plugins, parse_label
 from likeli.cli.memory import check_fits
-from likeli.cli.output import check_new, emit, new_file, write_csv
-from likeli.errors import require
+from likeli.cli.output import check_new, emit, new_file
+from likeli.errors import InputError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,42 +52,36 @@ def run(args: argparse.Namespace) -> None:
     y = parse_label(args.label, model)
     check_fits(3 * 8 * args.n * model.space.dimensions, f"{args.n} samples of {model.space.dimensions} cells")
     x = model.sample(args.n, y, seed=args.seed, **options)
-    with new_file(args.out, overwrite=args.overwrite, binary=True) as file:
-        WRITERS[suffix](file, x, model.space)
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        WRITERS[suffix](path, x, model.space)
     emit(args, {"out": args.out, "n": args.n, "seed": args.seed, "shape": list(x.shape)}, f"{args.n} samples in {args.out}")
 
 
-def _picture(file: Any, x: Tensor, space: Space) -> None:
-    from likeli.pictures import picture, png
+def _picture(path: Path, x: Tensor, space: Space) -> None:
+    from likeli.pictures import picture
 
-    file.write(png(picture(x, space)))
-
-
-def _array(file: Any, x: Tensor, space: Space) -> None:
-    import numpy as np
-
-    np.save(file, x.cpu().numpy(), allow_pickle=False)
+    picture(x, space).save(path, format="PNG", optimize=True)
 
 
-def _csv(file: Any, x: Tensor, space: Space) -> None:
-    import io
+def _array(path: Path, x: Tensor, space: Space) -> None:
+    from likeli.data import write_npy
 
-    names = list(space.names) or [f"x{i}" for i in range(space.dimensions)]
-    wrapped = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    write_csv(wrapped, names, x.flatten(1).tolist() if x.ndim > 1 else [[v] for v in x.tolist()])
-    wrapped.detach()
+    write_npy(path, x.cpu().numpy())
 
 
-def _text(file: Any, x: Tensor, space: Space) -> None:
-    alphabet = getattr(space, "alphabet", None)
-    require(alphabet is not None, "out", "a .npy or .csv name, since the data are not text", ".txt")
-    for row in x.tolist():
-        file.write(("".join(alphabet[i] for i in row) + "\n").encode())
+def _csv(path: Path, x: Tensor, space: Space) -> None:
+    from likeli.data import columns_of, write_csv
+
+    write_csv(path, columns_of(x, space))
 
 
-WRITERS: dict[str, Callable[[Any, Tensor, Space], None]] = {
-    ".png": _picture,
-    ".npy": _array,
-    ".csv": _csv,
-    ".txt": _text,
-}
+def _text(path: Path, x: Tensor, space: Space) -> None:
+    from likeli.data.text import decode
+    from likeli.space import Tokens
+
+    if not isinstance(space, Tokens):
+        raise InputError("out: expected a name that ends in .npy or .csv, since the data are not text, got .txt")
+    path.write_text("".join(f"{line}\n" for line in decode(x, space)), encoding="utf-8")
+
+
+WRITERS: dict[str, Callable[[Path, Tensor, Space], None]] = {".png": _picture, ".npy": _array, ".csv": _csv, ".txt": _text}

@@ -1,0 +1,296 @@
+"""The commands, from fit to history, on data small enough to be quick."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import likeli
+from likeli.analysis.likelihood import ROW
+from likeli.cli import main
+
+TINY = ["--model.hidden", "8", "--steps", "6", "--train.batch", "32", "--train.valid_rows", "8", "--quiet"]
+
+
+def run(*words, code=0):
+    assert main([str(w) for w in words]) == code
+
+
+def output(capsys, *words, code=0):
+    """The JSON object that a command prints on standard output, alone."""
+    capsys.readouterr()
+    run(*words, "--json", code=code)
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    run("fit", "digits", "--model", "vae", "--model.latent_dim", 2, *TINY, "--out", folder / "vae")
+    run("fit", "digits", "--model", "vae", "--model.latent_dim", 2, *TINY, "--labels", "--out", folder / "cvae")
+    run("fit", "gaussian", "--model", "ppca", "--quiet", "--out", folder / "ppca")
+    return folder
+
+
+def test_fit_says_what_it_did(tmp_path, capsys):
+    row = output(capsys, "fit", "digits", "--model", "vae", *TINY, "--out", tmp_path / "x")
+    assert row["steps"] == 6
+    assert row["stopped_because"] == "steps"
+    assert row["best"]["valid"] > 0
+    assert row["warnings"] == []
+
+
+def test_info_describes_a_run(runs, capsys):
+    info = output(capsys, "info", runs / "vae")
+    assert info["class"] == "vae"
+    assert info["knows"] == "lower bound"
+    assert info["info"]["data"]["source"] == "digits"
+    run("info", runs / "vae")
+    assert "vae" in capsys.readouterr().out
+
+
+def test_history_is_exact(runs, capsys):
+    rows = output(capsys, "history", runs / "vae")["rows"]
+    truth = likeli.checkpoint.read_history(runs / "vae")
+    assert [float.fromhex(r["loss"]) for r in rows] == [r["loss"] for r in truth]
+    run("history", runs / "vae")
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(truth)
+
+
+def test_evaluate_has_the_agreed_keys_and_is_the_librarys_number(runs, capsys):
+    row = output(capsys, "evaluate", runs / "vae", "--likelihood.samples", 3, "--seed", 5)
+    assert tuple(row) == ROW
+    data = likeli.load_data("digits")
+    found = likeli.evaluate(likeli.load(runs / "vae"), data.split("test")[0], seed=5, samples=3)
+    assert row["nats"] == found.nats
+    assert row["stderr"] == found.stderr
+    assert row["examples"] == len(data.test)
+    assert math.isclose(row["bits_per_dim"], -row["nats"] / (64 * math.log(2)), rel_tol=1e-12)
+
+
+def test_evaluate_on_other_data_and_for_people(runs, capsys):
+    train = output(capsys, "evaluate", runs / "ppca", "--split", "train")
+    test = output(capsys, "evaluate", runs / "ppca")
+    assert train["examples"] > test["examples"]
+    run("evaluate", runs / "ppca")
+    assert "exact" in capsys.readouterr().out
+    run("evaluate", runs / "cvae")
+    assert "note: lower bound" in capsys.readouterr().out
+
+
+def test_samples_begin_alike_whatever_the_number(runs, tmp_path):
+    for n in (5, 70):
+        run("sample", runs / "vae", "-n", n, "--seed", 3, "--out", tmp_path / f"{n}.npy")
+    few, many = np.load(tmp_path / "5.npy"), np.load(tmp_path / "70.npy")
+    assert few.shape == (5, 8, 8)
+    assert (few == many[:5]).all()
+    model = likeli.load(runs / "vae")
+    assert (torch.from_numpy(few) == model.sample(5, seed=3)).all()
+
+
+def test_samples_as_a_picture_and_as_a_table(runs, tmp_path):
+    run("sample", runs / "vae", "-n", 9, "--out", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").size == (3 * 50 + 2, 3 * 50 + 2)
+    run("sample", runs / "ppca", "-n", 4, "--out", tmp_path / "s.csv")
+    rows = list(csv.reader((tmp_path / "s.csv").open()))
+    x = likeli.load(runs / "ppca").sample(4)
+    assert np.allclose(np.array(rows[1:], dtype=float), x.numpy(), rtol=1e-12)
+
+
+def test_labels(runs, tmp_path, capsys):
+    run("sample", runs / "cvae", "-n", 2, "--label", 3, "--out", tmp_path / "a.npy")
+    x = likeli.load(runs / "cvae").sample(2, torch.tensor([3]))
+    assert (np.load(tmp_path / "a.npy") == x.numpy()).all()
+    bad = {"10": "from 0 to 9", "-1": "from 0 to 9", "three": "numbers", "1e9": "from 0 to 9", "1.5": "from 0 to 9"}
+    for label, words in bad.items():
+        run("sample", runs / "cvae", "--label", label, "--out", tmp_path / "b.npy", code=2)
+        assert words in capsys.readouterr().err
+    run("sample", runs / "vae", "--label", 3, "--out", tmp_path / "b.npy", code=2)
+    run("sample", runs / "cvae", "--out", tmp_path / "b.npy", code=2)
+    run("fit", "gaussian", "--model", "ppca", "--labels", "--out", tmp_path / "x", code=2)
+    assert not (tmp_path / "b.npy").exists()
+
+
+def test_scores_are_the_models_row_by_row(runs, tmp_path, capsys):
+    x = likeli.load_data("gaussian").x[:7]
+    np.save(tmp_path / "rows.npy", x.numpy())
+    row = output(capsys, "score", runs / "ppca", tmp_path / "rows.npy", "--out", tmp_path / "s.csv")
+    assert row == {"knows": "exact", "measure": "density", "rows": 7, "out": str(tmp_path / "s.csv")}
+    header, *rows = list(csv.reader((tmp_path / "s.csv").open()))
+    assert header == ["row", "nats", "stderr", "knows", "measure"]
+    truth = likeli.load(runs / "ppca").log_likelihood(x).value.tolist()
+    assert [float(r[1]) for r in rows] == truth
+    assert {tuple(r[2:]) for r in rows} == {("", "exact", "density")}
+    run("score", runs / "ppca", tmp_path / "rows.npy")
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == [r[1] for r in rows]
+
+
+def test_nothing_is_written_over(runs, tmp_path, capsys):
+    (tmp_path / "s.npy").write_text("mine")
+    run("sample", runs / "vae", "--out", tmp_path / "s.npy", code=2)
+    assert (tmp_path / "s.npy").read_text() == "mine"
+    run("fit", "digits", "--model", "vae", *TINY, "--out", runs / "vae", code=2)
+    assert "--overwrite" in capsys.readouterr().err
+    run("sample", runs / "vae", "-n", 1, "--out", tmp_path / "s.npy", "--overwrite")
+    assert np.load(tmp_path / "s.npy").shape == (1, 8, 8)
+
+
+def test_a_config_round_trip(tmp_path, capsys):
+    words = ["fit", "digits", "--model", "vae", "--model.latent_dim", "2", *TINY, "--seed", "4"]
+    run(*words, "--print-config")
+    text = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(text)
+    run("fit", "--config", tmp_path / "c.yaml", "--print-config")
+    assert capsys.readouterr().out == text
+    run(*words, "--out", tmp_path / "a")
+    run("fit", "--config", tmp_path / "c.yaml", "--out", tmp_path / "b", "--quiet")
+    a, b = (output(capsys, "history", tmp_path / name)["rows"] for name in "ab")
+    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+def test_resume_goes_on_by_the_runs_own_record(tmp_path, capsys):
+    words = ["digits", "--model", "vae", "--model.latent_dim", "2", *TINY]
+    first = output(capsys, "fit", *words, "--out", tmp_path / "x", "--resume")  # nothing there yet: a start
+    again = output(capsys, "fit", "--resume", "--out", tmp_path / "x")
+    assert again["notes"]
+    assert again["steps"] == first["steps"]
+    assert "steps" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--steps", 9, code=2)["error"]
+    assert "hidden" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--model", "vae", code=2)["error"]
+    run("fit", "--resume", "--out", tmp_path / "nothing", code=2)
+
+
+def test_compare_ranks_and_has_a_row_for_every_family(capsys):
+    words = ["compare", "gaussian", "--models", "ae,vae,ppca", "--steps", "3", "--quiet", "--jobs", "2"]
+    found = output(capsys, *words, "--model.vae.latent_dim", -1)
+    ranked, nothing, failed = sorted(found["rows"], key=lambda r: ["ppca", "ae", "vae"].index(r["model"]))
+    assert found["rows"][0] == ranked
+    assert tuple(ranked) == tuple(nothing) == ROW
+    assert ranked["knows"] == "exact"
+    assert ranked["nats"] < 0 < ranked["stderr"]
+    assert nothing["knows"] == "nothing"
+    assert nothing["nats"] is None
+    assert nothing["notes"]
+    assert set(failed) == {*ROW, "error"}
+    assert "latent_dim" in failed["error"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("compare digits --models vae,gnn", "unknown family 'gnn'"),
+        ("compare digits --models vae --model.latent_dim 3", "model.FAMILY.OPTION"),
+        ("compare digits --models vae --model.vae.latnt_dim 3", "did you mean latent_dim"),
+        ("compare digits --models vae --train.lrr 3", "did you mean lr"),
+        ("compare nowhere --models vae", "nowhere"),
+        ("compare digits", "models"),
+        ("compare digits --models vae --steps 3 --minutes 1", "one of the two"),
+        ("compare digits --models vae --jobs 0", "jobs"),
+    ],
+)
+def test_compare_refuses_before_it_starts(words, message, capsys):
+    run(*words.split(), code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_plugin_is_a_family_like_ours(tmp_path, capsys):
+    (tmp_path / "laplace.py").write_text(PLUGIN)
+    plugin = ["--plugin", str(tmp_path / "laplace.py")]
+    assert "laplace_columns" in json.dumps(output(capsys, "list", *plugin))
+    run("fit", "gaussian", "--model", "laplace_columns", "--steps", 5, "--quiet", "--out", tmp_path / "x", *plugin)
+    assert output(capsys, "evaluate", tmp_path / "x", *plugin)["knows"] == "exact"
+    run("fit", "gaussian", "--model", "laplace_columns", "--model.widht", 5, "--out", tmp_path / "y", *plugin, code=2)
+    assert "did you mean width" in capsys.readouterr().err
+    run("list", "--plugin", tmp_path / "nowhere.py", code=2)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    run("info", tmp_path / "x", "--plugin", tmp_path / "broken.py", code=2)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+PLUGIN = '''
+import torch
+from torch import nn
+from likeli.models import DensityModel
+from likeli.space import Space
+
+class LaplaceColumns(DensityModel):
+    """Independent Laplace columns.
+
+    Arguments:
+        space: what one example is.
+        width: first scale.
+    """
+
+    strategy = "sgd"
+
+    def __init__(self, space: Space, width: float = 1.0) -> None:
+        super().__init__(space)
+        self.width = width
+        self.loc = nn.Parameter(torch.zeros(space.shape))
+        self.log_scale = nn.Parameter(torch.full(space.shape, width).log())
+
+    def log_density(self, u, y=None):
+        return torch.distributions.Laplace(self.loc, self.log_scale.exp()).log_prob(u).flatten(1).sum(1)
+
+    def draw_density(self, noise, y=None):
+        p = noise.uniform(*self.space.shape) - 0.5
+        return self.loc - self.log_scale.exp() * p.sign() * torch.log1p(-2 * p.abs())
+'''
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sample {run} -n 1000000000 --out {out}.npy",
+        "fit digits --model vae --model.latent_dim 1000000000 --out {out}",
+        "fit digits --model vae --model.hidden 100000000 --out {out}",
+    ],
+)
+def test_what_does_not_fit_is_refused(words, runs, tmp_path, capsys):
+    run(*words.format(run=runs / "vae", out=tmp_path / "x").split(), code=1)
+    err = capsys.readouterr().err
+    assert "needs" in err
+    assert "B of memory" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_memory_limit_is_known_before_memory_is_taken(runs, tmp_path):
+    n = 12_000_000  # 18 GB of numbers
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30));"
+        "from likeli.cli import main;"
+        f"sys.exit(main(['sample', {str(runs / 'vae')!r}, '-n', '{n}', '--out', '{tmp_path}/x.npy']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"{n} samples of 64 cells needs 18.4 GB of memory" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m likeli list --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.endswith("0\n")
+    assert done.stderr == ""
+
+
+def test_an_empty_environment_is_enough(runs, tmp_path):
+    words = [sys.executable, "-m", "likeli", "sample", str(runs / "ppca"), "-n", "9", "--out", str(tmp_path / "x.png")]
+    done = subprocess.run(words, env={"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, cwd="/")
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_error_is_one_line_and_debug_shows_where(capsys):
+    run("info", "nowhere", code=2)
+    plain = capsys.readouterr()
+    assert plain.out == ""
+    assert plain.err.startswith("likeli: ")
+    assert plain.err.count("\n") == 1
+    run("info", "nowhere", "--debug", code=2)
+    assert "Traceback" in capsys.readouterr().err
+    assert output(capsys, "info", "nowhere", code=2)["exit_code"] == 2
