@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from likeli import __version__
-from likeli.checkpoint.disk import one_line, refuse
+from likeli.checkpoint.disk import nearest, one_line, refuse
 from likeli.config import build, describe
 from likeli.core import GenerativeModel
 from likeli.errors import CheckpointError
@@ -21,6 +21,12 @@ from likeli.random import seeded
 FORMAT = 1
 KEYS = {"format": int, "likeli": str, "torch": str, "model": dict, "dtype": str, "step": int, "info": dict}
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAKERS = {
+    *(torch.empty, torch.empty_strided, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint),
+    *(torch.randperm, torch.arange, torch.linspace, torch.logspace, torch.eye, torch.tril_indices, torch.triu_indices),
+    *(torch.Tensor.new_empty, torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full),
+}
+CELLS: dict[Any, Any] = {torch.arange: abs, torch.eye: lambda n: n * n, torch.linspace: lambda start, end, steps: steps}
 SPARE_BYTES, SPARE_CALLS = 1 << 27, 2_000  # what constructing may take beyond its weights: masks, tables, temporaries
 
 
@@ -45,9 +51,8 @@ def check_config(config: Any, where: object) -> dict[str, Any]:
     """
     refuse(not isinstance(config, dict), where, "an object", type(config).__name__)
     for key in config:
-        near = get_close_matches(key, KEYS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        refuse(key not in KEYS, f"{where}: {key}", "a known key", f"an unknown one{hint}")
+        if key not in KEYS:
+            refuse(True, f"{where}: {key}", "a known key", f"an unknown one{nearest(key, KEYS)}")
     for key, kind in KEYS.items():
         refuse(key not in config, f"{where}: {key}", "a value", "nothing")
         refuse(type(config[key]) is not kind, f"{where}: {key}", kind.__name__, config[key])
@@ -88,21 +93,22 @@ def bounded(size: int, calls: int) -> Iterator[None]:
         yield
 
 
-class _Bounded(TorchDispatchMode):
+class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but importing what it needs takes a second
     def __init__(self, size: int, calls: int) -> None:
         super().__init__()
         self.size, self.calls = size, calls
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _makes(func, args):
-            probe = func(*args, **{**kwargs, "device": "meta"})  # the shape without the memory
-            self.size, self.calls = self.size - probe.nbytes, self.calls - 1
+        if func in MAKERS:
+            self.size, self.calls = self.size - _bytes_of(func, args, kwargs), self.calls - 1
             too_much = self.size < 0 or self.calls < 0
-            refuse(too_much, "config.json", "a model of the size of its weights", f"one with yet a tensor {tuple(probe.shape)}")
+            refuse(too_much, "config.json", "a model of the size of its weights", f"one that makes yet {func.__name__}{args}")
         return func(*args, **kwargs)
 
 
-def _makes(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operation makes a tensor from nothing but numbers."""
-    return not any(isinstance(a, torch.Tensor) for a in args) and any(a.name == "device" for a in func._schema.arguments)
+def _bytes_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
+    """Bytes of the tensor that a call would make: its shape on the meta device, which for the three ranges loads a compiler."""
+    if func in CELLS and len(args) == (3 if func is torch.linspace else 1):
+        return 8 * math.ceil(CELLS[func](*args))
+    return func(*args, **{k: v for k, v in kwargs.items() if k != "out"} | {"device": "meta"}).nbytes

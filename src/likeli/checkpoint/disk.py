@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from likeli.errors import CheckpointError, LikeliError
@@ -26,6 +27,12 @@ def one_line(text: object, limit: int = 400) -> str:
     """Text from a stranger's file, fit for a terminal: one printable line of bounded length."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text)[: 4 * limit].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that an unknown one resembles, or nothing."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def brief(path: object) -> str:
@@ -196,11 +203,11 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 @contextmanager
-def opened_folder(path: Path | str, parent: int | None = None) -> Iterator[int]:
-    """An open folder: the user's own path may be a link, a name below an open folder may not."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if parent is None else os.O_NOFOLLOW)
+def opened_folder(path: Path, parent: int | None = None) -> Iterator[int]:
+    """An open folder: the user's own path may be a link, one whose parent is open already may not."""
+    name, follow = (path, 0) if parent is None else (path.name, os.O_NOFOLLOW)
     with reading(path):
-        fd = os.open(path, flags, dir_fd=parent)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=parent)
     with _closing(fd):
         yield fd
 

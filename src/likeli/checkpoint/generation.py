@@ -110,7 +110,7 @@ def generations(folder: Path) -> list[int]:
     with disk.opened_folder(folder) as fd:
         if not disk.listing(fd, folder).get(FOLDER):
             return []
-        with disk.opened_folder(FOLDER, fd) as inner:
+        with disk.opened_folder(folder / FOLDER, fd) as inner:
             names = [name for name, is_folder in disk.listing(inner, folder).items() if is_folder]
     return sorted(int(name) for name in names if SERIAL.fullmatch(name))
 

@@ -52,7 +52,7 @@ def _acquired(path: Path) -> Iterator[None]:
         with disk.appending(path) as fd:
             with disk.writing(path, "locked"):
                 if not disk.try_lock(fd):
-                    owner = _read(fd) or "another process"
+                    owner = _read(fd, path) or "another process"
                     raise InputError(f"{path.parent}: expected a run that nobody is writing, got one that {owner} is writing")
             if not disk.is_file_at(fd, path):
                 continue  # its last owner removed the name between our opening and our locking
@@ -66,7 +66,7 @@ def _acquired(path: Path) -> Iterator[None]:
 
 
 def _sign(fd: int, path: Path) -> None:
-    host, left = socket.gethostname(), _read(fd)
+    host, left = socket.gethostname(), _read(fd, path)
     if left and not left.endswith(f" on {host}"):
         warnings.warn(f"{path.parent}: taking over from {left}, which no longer holds its lock", stacklevel=5)
     with disk.writing(path):
@@ -74,6 +74,6 @@ def _sign(fd: int, path: Path) -> None:
         disk.write_all(fd, memoryview(f"process {os.getpid()} on {host}".encode()))
 
 
-def _read(fd: int) -> str:
-    with disk.reading(NAME):
+def _read(fd: int, path: Path) -> str:
+    with disk.reading(path):
         return disk.one_line(disk.read_at(fd, 200, 0).decode("utf-8", "replace"))

@@ -165,7 +165,7 @@ def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
         if MANIFEST in names:
             return read_generation(fd, folder, train_state=train_state)
         refuse(FOLDER not in names, folder, f"a saved run or model, with {FOLDER} or {MANIFEST}", "neither")
-        with disk.opened_folder(FOLDER, fd) as inner:
+        with disk.opened_folder(folder / FOLDER, fd) as inner:
             return _newest(inner, folder, train_state=train_state)
 
 
@@ -176,7 +176,7 @@ def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
         failures, seen = [], names
         for name in reversed(names):
             try:
-                with disk.opened_folder(name, runs) as fd:
+                with disk.opened_folder(folder / FOLDER / name, runs) as fd:
                     found = read_generation(fd, folder / FOLDER / name, train_state=train_state)
             except CheckpointError as error:
                 failures.append(error)

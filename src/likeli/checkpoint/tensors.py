@@ -13,14 +13,13 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from likeli.checkpoint import disk, strict
-from likeli.checkpoint.disk import refuse
+from likeli.checkpoint.disk import nearest, refuse
 from likeli.errors import InputError, require
 
 DTYPES = {
@@ -163,9 +162,8 @@ def check_entries(entries: Mapping[str, Entry], state: Mapping[str, Tensor], whe
         CheckpointError: naming the first that does not, and the nearest known name of an unknown one.
     """
     for name in entries:
-        near = get_close_matches(name, state, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        refuse(name not in state, f"{where}: {name}", "a tensor of the model", f"an unknown name{hint}")
+        if name not in state:
+            refuse(True, f"{where}: {name}", "a tensor of the model", f"an unknown name{nearest(name, state)}")
     for name, t in state.items():
         refuse(name not in entries, f"{where}: {name}", "the model's tensor", "nothing")
         e, expected = entries[name], (NAMES.get(t.dtype), tuple(t.shape))
