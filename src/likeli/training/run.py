@@ -110,6 +110,10 @@ class Run:
         """Count training time from `seconds`, what earlier legs took."""
         self._clock = (time.perf_counter(), seconds)
 
+    def stop_clock(self, seconds: float) -> None:
+        """Hold training time at `seconds`."""
+        self._clock = (0.0, seconds)
+
     @property
     def seconds(self) -> float:
         """Training time, earlier legs included."""
@@ -176,7 +180,7 @@ class Run:
             tensors: as `tensors` gave them.
         """
         self.step, self.memory, self._saved = state["step"], dict(state["memory"]), dict(tensors)
-        self.start_clock(state["seconds"])
+        self.stop_clock(state["seconds"])
         if "best" in self.memory:
             self.best = {k: v.to(self.model.device) for k, v in weights.items()}
         self.model.load_state_dict(self._claim("weights") or weights)

@@ -70,6 +70,7 @@ class Session:
             self.journal.advance(self.done())
             if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not memory["reason"]:
                 self.save_if_possible()
+        run.stop_clock(run.seconds)
         self.save(memory["reason"])
         if self.stop:
             raise self.stop.interrupted(f"after the last step, {run.step}; the run is finished")
@@ -181,13 +182,13 @@ class Session:
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Refuse to go on with a run under other conditions; how often it is saved may change."""
-    for name in sorted(ours.keys() | theirs.keys(), key=lambda k: k == "data_sha256"):
+    for name in {**ours, **theirs}:
         a, b = ours.get(name), theirs.get(name)
         if a == b or name == "checkpoint_every":
             continue
         if name == "data_sha256":
             raise InputError("resume: expected the rows that the run was started with, got others")
         if name == "model" and a and b:
-            name = next(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
+            name = next(k for k in {**a, **b} if a.get(k) != b.get(k))
             a, b = a.get(name), b.get(name)
         raise InputError(f"resume: expected {name} {b}, as the run was started with, got {a}")

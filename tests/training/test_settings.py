@@ -1,0 +1,92 @@
+import math
+
+import pytest
+
+from likeli.errors import InputError
+from likeli.training.settings import Budget, TrainSettings, default_steps, learning_rate, resolve, validation_interval
+
+
+def test_rate_rises_linearly_and_falls_as_a_cosine_to_zero():
+    s = TrainSettings(lr=0.2, warmup=0.1)
+    assert learning_rate(0.0, s) == 0
+    assert learning_rate(0.05, s) == pytest.approx(0.1, rel=1e-15)
+    assert learning_rate(0.1, s) == 0.2
+    assert learning_rate(0.55, s) == pytest.approx(0.1, rel=1e-12)
+    assert learning_rate(0.325, s) == pytest.approx(0.2 * math.cos(math.pi / 8) ** 2, rel=1e-12)
+    assert learning_rate(1.0, s) == pytest.approx(0, abs=1e-16)
+
+
+def test_rate_without_warmup_or_decay_is_constant():
+    s = TrainSettings(lr=0.2, warmup=0.0, decay="none")
+    assert {learning_rate(p / 7, s) for p in range(8)} == {0.2}
+
+
+def test_progress_counts_steps_at_their_middle_and_minutes_from_the_first_leg_on():
+    assert [Budget(steps=4).progress(k, 99.0) for k in range(4)] == [0.125, 0.375, 0.625, 0.875]
+    assert Budget(minutes=2).progress(12345, 30.0) == 0.25
+    assert Budget(minutes=2).progress(12345, 130.0) == 1.0
+
+
+def test_budget_says_what_is_spent():
+    assert [Budget(steps=3).spent(k, 1e9) for k in (2, 3)] == [None, "steps"]
+    assert [Budget(minutes=0.5).spent(10**9, s) for s in (29.9, 30.0)] == [None, "minutes"]
+
+
+@pytest.mark.parametrize("rows, steps", [(2, 2000), (1437, 2000), (54000, 20 * 422), (10**7, 20000)])
+def test_default_steps_follow_the_rows(rows, steps):
+    assert default_steps(rows, 128) == steps
+
+
+def test_validation_is_an_epoch_apart_unless_that_costs_too_much():
+    assert validation_interval(54000, 6000, 128) == 421
+    assert validation_interval(1437, 1024, 128) == 48  # 1024 rows at a third of a training pass: 5.6 % of 48 steps
+
+
+def test_family_defaults_come_between_ours_and_the_users():
+    s = resolve({"lr": 0.5}, {"lr": 0.1, "ema": 0.9})
+    assert (s.lr, s.ema, s.batch) == (0.5, 0.9, 128)
+    assert resolve(s.plain(), {}) == s
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"lrr": 1.0}, "train.lrr: unknown setting; did you mean lr?"),
+        ({"lr": -1.0}, "train.lr: expected"),
+        ({"lr": math.nan}, "train.lr: expected a finite number"),
+        ({"lr": 1e30}, "train.lr: expected"),
+        ({"lr": "fast"}, "train.lr: expected a finite number"),
+        ({"batch": 0}, "train.batch: expected a whole number of at least 1"),
+        ({"batch": 1.5}, "train.batch: expected an integer"),
+        ({"batch": True}, "train.batch: expected an integer"),
+        ({"patience": 0}, "train.patience: expected"),
+        ({"ema": 1.0}, "train.ema: expected"),
+        ({"warmup": 1.0}, "train.warmup: expected"),
+        ({"betas": (0.9,)}, "train.betas: expected 2 values"),
+        ({"clip": 0.0}, "train.clip: expected"),
+        ({"precision": "16"}, "train.precision: expected one of 32, bf16-mixed"),
+        ({"checkpoint_every": -1.0}, "train.checkpoint_every: expected"),
+    ],
+)
+def test_bad_settings_are_named_in_one_line(given, words):
+    with pytest.raises(InputError) as caught:
+        resolve(given, {})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        ({"steps": -3}, "got -3"),
+        ({"steps": 2.5}, "got 2.5"),
+        ({"minutes": 0}, "minutes: expected a number above 0"),
+        ({"minutes": math.nan}, "got nan"),
+        ({"minutes": math.inf}, "got inf"),
+        ({"steps": 1, "minutes": 1.0}, "steps, minutes: expected one of the two, got both"),
+    ],
+)
+def test_bad_budgets_are_named_in_one_line(given, words):
+    with pytest.raises(InputError, match=words):
+        Budget(**given)
