@@ -1,0 +1,59 @@
+"""Every registered family, and rows that fit a space; shared by the suites that run over the registry."""
+
+import importlib
+import pkgutil
+
+import torch
+
+import likeli.models
+from likeli.config import registered
+from likeli.core import GenerativeModel
+from likeli.errors import InputError, Unsupported
+from likeli.random import seeded
+from likeli.space import Counts, Labels, Pixels, Tokens
+
+for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
+    importlib.import_module(_module.name)
+
+FAMILIES = {k: c for k, c in registered(GenerativeModel).items() if c.__module__.startswith("likeli.")}
+
+
+def takes(family, space):
+    """Whether the family can be built on the space."""
+    with seeded(0):
+        try:
+            return isinstance(FAMILIES[family](space), GenerativeModel)
+        except (InputError, Unsupported):
+            return False
+
+
+def examples(space, n=70, seed=0):
+    """Rows inside a space, with a little structure so that every column varies and columns depend on each other."""
+    with seeded(seed, "examples", space.kind()):
+        u = torch.randn(n, *space.shape) + torch.randn(n, *[1] * len(space.shape))
+        if isinstance(space, Pixels):
+            return (u * space.levels / 4 + space.levels / 2).long().clamp(0, space.levels - 1)
+        if isinstance(space, Tokens):
+            return u.mul(2).long().abs() % space.vocab
+        if isinstance(space, Labels):
+            return torch.arange(n) % space.classes
+        return u.exp().mul(2).long() if isinstance(space, Counts) else space.from_model(u)
+
+
+def trained(model, x, *, steps, lr=1e-2, batch=64, seed=0):
+    """`model` fitted to x by its own strategy, for a short while."""
+    if model.strategy == "closed_form":
+        model.fit_closed_form(x)
+    elif model.strategy == "em":
+        for _ in zip(range(steps), model.em(x)):
+            pass
+    elif model.strategy == "sgd":
+        optimiser = torch.optim.Adam(model.parameters(), lr=lr)
+        for step in range(steps):
+            with seeded(seed, "train", step):
+                loss = model.train().loss(x[torch.randint(len(x), (batch,))]).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+                optimiser.step()
+    return model.eval()

@@ -1,0 +1,157 @@
+"""A number that a model prints may be weak, but never better than the truth.
+
+Every family of the registry is trained for a moment on a small problem whose states can be enumerated or integrated.
+"""
+
+import functools
+import inspect
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from families import FAMILIES, examples, takes, trained
+from likeli.core import Knows
+from likeli.random import seeded
+from likeli.space import Binary, Pixels, Real, Tokens
+
+TINY = {"binary": Binary((3,)), "pixels": Pixels((2,), levels=4), "tokens": Tokens(2, 3)}
+FLAT = {"line": Real((1,), mean=2.0, scale=3.0), "plane": Real((2,), mean=(1.0, -1.0), scale=(2.0, 0.5))}
+SPACES = TINY | FLAT
+ROWS = 2000
+
+
+@functools.cache
+def fitted(family, name):
+    with seeded(0, "honesty", family, name):
+        model = FAMILIES[family](SPACES[name])
+    return trained(model, rows(name), steps=25)
+
+
+def rows(name, n=ROWS, seed=0):
+    return examples(SPACES[name], n, seed)
+
+
+def cases(*, spaces, knows):
+    found = [(f, s) for f in FAMILIES for s in spaces if FAMILIES[f].knows in knows and takes(f, SPACES[s])]
+    return pytest.mark.parametrize("family, name", found, ids=lambda v: v)
+
+
+def states(space):
+    """Every element of a tiny space."""
+    symbols = getattr(space, "vocab", None) or space.levels
+    return torch.cartesian_prod(*[torch.arange(symbols)] * space.dimensions).reshape(-1, *space.shape)
+
+
+def averaged(model, x, repeats=8):
+    """The mean over seeds of log p, which for a bound is the bound itself, and its standard error."""
+    values = torch.stack([model.log_likelihood(x, seed=s).value.double() for s in range(repeats)])
+    return values.mean(0), values.std(0) / math.sqrt(repeats)
+
+
+@cases(spaces=TINY, knows={Knows.EXACT, Knows.LOWER_BOUND})
+def test_masses_sum_to_one_and_bounds_to_less(family, name):
+    model, x = fitted(family, name), states(SPACES[name])
+    result = model.log_likelihood(x)
+    if result.knows is Knows.EXACT:
+        assert abs(result.value.double().exp().sum().item() - 1) < 1e-4
+        return
+    mean, stderr = averaged(model, x)
+    total, noise = mean.exp().sum(), (mean.exp() * stderr).square().sum().sqrt()
+    assert total < 1 + 4 * noise + 1e-4
+    assert total > 0.02  # a bound of everything by nothing would pass the line above
+
+
+@cases(spaces=["line"], knows={Knows.EXACT})
+def test_exact_densities_of_the_line_integrate_to_one(family, name):
+    model = fitted(family, name)
+    x = torch.linspace(-60, 64, 20_001, dtype=torch.float64)[:, None]
+    p = model.double().log_likelihood(x).value.exp()
+    model.float()
+    assert abs(torch.trapezoid(p, x[:, 0]).item() - 1) < 1e-4
+
+
+@cases(spaces=["plane"], knows={Knows.EXACT})
+def test_exact_densities_of_the_plane_integrate_to_one(family, name):
+    model = fitted(family, name)
+    axes = [torch.linspace(-30, 32, 241, dtype=torch.float64), torch.linspace(-9, 7, 241, dtype=torch.float64)]
+    p = model.double().log_likelihood(torch.cartesian_prod(*axes)).value.exp().reshape(241, 241)
+    model.float()
+    assert abs(torch.trapezoid(torch.trapezoid(p, axes[1]), axes[0]).item() - 1) < 1e-4
+
+
+@cases(spaces=FLAT, knows={Knows.EXACT, Knows.LOWER_BOUND})
+def test_no_model_beats_the_truth_on_fresh_draws(family, name):
+    """E_p log q ≤ E_p log p for every q (Gibbs), so the mean difference exceeds 0 by 4 s.e. once in 30,000."""
+    model, space = fitted(family, name), SPACES[name]
+    x = rows(name, 2000, seed=1)
+    d = space.dimensions
+    covariance = torch.eye(d, dtype=torch.float64) + 1  # `examples` draws u = a + b·1 with a, b standard normal
+    truth = torch.distributions.MultivariateNormal(torch.zeros(d, dtype=torch.float64), covariance)
+    u, log_det = space.continuous(x, None, torch.float64)
+    excess = model.log_likelihood(x).value.double() - truth.log_prob(u) - log_det
+    assert excess.mean() < 4 * excess.std() / math.sqrt(len(x))
+    assert excess.median() > -3 * d  # and it has learned something
+
+
+@cases(spaces=SPACES, knows={Knows.LOWER_BOUND})
+def test_importance_weighting_raises_the_bound(family, name):
+    model = fitted(family, name)
+    if "samples" not in inspect.signature(model.measure_likelihood).parameters:
+        return
+    x = rows(name, 2000, seed=2)
+    few, many = (model.log_likelihood(x, samples=k, seed=k).value.double() for k in (1, 32))
+    gain = many - few
+    assert gain.mean() > -4 * gain.std() / math.sqrt(len(x))
+
+
+def counted(model, space, n):
+    """How often each state is drawn in n samples."""
+    table, draws = states(space).flatten(1), model.sample(n, seed=11).flatten(1)
+    return (draws[:, None] == table[None]).all(-1).sum(0).double()
+
+
+@cases(spaces=TINY, knows={Knows.EXACT})
+def test_samplers_of_exact_masses_follow_them(family, name):
+    """χ² over all states at a false-alarm rate of 1e-4 a case."""
+    model, space = fitted(family, name), SPACES[name]
+    result = model.log_likelihood(states(space), **({"samples": 100} if takes_samples(model) else {}))
+    p = result.value.double().exp()
+    counts = counted(model, space, 1984)
+    if result.knows is Knows.EXACT:
+        assert stats.chisquare(counts.numpy(), (p / p.sum()).numpy() * 1984).pvalue > 1e-4
+    else:
+        never_above(p, counts, 1984)
+
+
+@cases(spaces=TINY, knows={Knows.LOWER_BOUND})
+def test_bounds_stay_below_what_the_sampler_does(family, name):
+    """exp(bound) of a state may not exceed how often it is drawn, at 4.5 s.e. of the count (16 states: 6e-5 a case)."""
+    model, space = fitted(family, name), SPACES[name]
+    mean, stderr = averaged(model, states(space))
+    n = 256 if "steps" in inspect.signature(model.draw).parameters else 1984  # samplers of many steps are slow
+    never_above((mean - 3 * stderr).exp(), counted(model, space, n), n)
+
+
+def never_above(p, counts, n):
+    sampled = (counts + 1) / (n + 2)
+    assert (p < sampled + 4.5 * (sampled * (1 - sampled) / n).sqrt()).all()
+
+
+def takes_samples(model):
+    return "samples" in inspect.signature(model.measure_likelihood).parameters
+
+
+@cases(spaces=["line"], knows={Knows.EXACT})
+def test_samplers_of_exact_densities_follow_them(family, name):
+    """χ² over 20 bins of equal mass under the model, at a false-alarm rate of 1e-4 a case."""
+    model = fitted(family, name)
+    grid = torch.linspace(-60, 64, 20_001, dtype=torch.float64)
+    p = model.double().log_likelihood(grid[:, None]).value.exp()
+    model.float()
+    cdf = torch.cumulative_trapezoid(p, grid)
+    x = model.sample(1984, seed=11)[:, 0].double()
+    position = cdf[torch.searchsorted(grid, x).sub(1).clamp(0, len(cdf) - 1)] / cdf[-1]
+    counts = torch.histc(position, 20, 0, 1)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
