@@ -133,5 +133,5 @@ def test_a_network_that_fails_is_named_by_its_step():
         return z * (float("nan") if gamma[0] < 0 else 1.0)
 
     z = torch.zeros(1, 2)
-    with pytest.raises(Diverged, match="step 7 of 10 .t = 0.4, log SNR 1"):
+    with pytest.raises(Diverged, match=r"step 7 of 10 .t = 0.4, log SNR 1"):
         list(trajectory(Denoiser(broken, LogLinear(-5, 5)).given(None), z, uniform(10), Ambient(z), "ddim"))

@@ -19,11 +19,16 @@ from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.schedule import Point, bridge
 from likeli.diffusion.times import check_times
 from likeli.errors import Diverged, require
-from likeli.random import Noise
+from likeli.random import Ambient, Noise
 
 
 class Sampler(Configurable, ABC):
-    """One way to go from z_t to z_s, s < t."""
+    """One way to go from z_t to z_s, s < t.
+
+    A deterministic one draws no noise, and may be run from the data to the noise as well (`invert`).
+    """
+
+    deterministic: bool = False
 
     @abstractmethod
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
@@ -62,7 +67,7 @@ class DDIM(Sampler):
 
     def __init__(self, eta: float = 0.0) -> None:
         require(0 <= eta <= 1, "eta", "a number from 0 to 1", eta)
-        self.eta = eta
+        self.eta, self.deterministic = eta, eta == 0
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         p, c = denoise(z, t), -torch.expm1(s.gamma - t.gamma)
@@ -91,6 +96,26 @@ def trajectory(
     sampler = as_sampler(sampler)
     points = denoise.schedule.at(check_times(times).to(z.device))
     return _run(denoise, z, [Point(*at) for at in zip(*points)], noise, sampler)
+
+
+def invert(
+    denoise: Denoise, z: Tensor, times: Tensor, sampler: Sampler | str = "multistep"
+) -> Iterator[tuple[Point, Tensor]]:
+    """The noise that a deterministic sampler would make z from: every state from times[0] up to times[-1].
+
+    Arguments:
+        denoise: (z, point) → Prediction.
+        z: (B, ...) at times[0], next to the data.
+        times: rising, in [0, 1].
+        sampler: a deterministic sampler, or the name of one.
+
+    Raises:
+        InputError: a grid that does not rise, a sampler that draws noise.
+    """
+    sampler = as_sampler(sampler)
+    require(sampler.deterministic, "sampler", "a deterministic one, since noise cannot be undone", sampler.kind())
+    points = denoise.schedule.at(check_times(torch.as_tensor(times).flip(0)).flip(0).to(z.device))
+    return _run(denoise, z, [Point(*at) for at in zip(*points)], Ambient(z), sampler)
 
 
 def _run(

@@ -1,0 +1,130 @@
+"""Deterministic samplers: the probability-flow ODE  dz/dt = f z − ½ g² ∇log p_t = α'(t) x̂ + σ'(t) ε̂.
+
+In half log SNR λ = log α/σ it is linear apart from x̂, with the solution
+
+    z_s = (σ_s/σ_t) z_t + α_s ∫ e^{λ − λ_s} x̂(λ) dλ
+
+so that a method only has to say how x̂ runs between λ_t and λ_s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likeli.diffusion.denoiser import Denoise
+from likeli.diffusion.sampler import Sampler
+from likeli.diffusion.schedule import Point
+from likeli.errors import require
+from likeli.random import Noise
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+
+
+class Euler(Sampler):
+    """z_s = z_t + (s − t) (α' x̂ + σ' ε̂): order 1, one evaluation a step; exact for a straight path and a fixed x̂."""
+
+    deterministic = True
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        d_alpha, d_sigma = denoise.schedule.velocity(t.t)
+        p = denoise(z, t)
+        return z + (s.t - t.t) * (d_alpha * p.x + d_sigma * p.eps), None
+
+
+class Heun(Sampler):
+    """The trapezium rule for d(z/α) = ε̂ d(σ/α): order 2, two evaluations a step.
+
+    Source: Karras et al. (2022), arXiv:2206.00364, algorithm 1, for any α.
+    """
+
+    deterministic = True
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        way = s.sigma / s.alpha - t.sigma / t.alpha
+        slope = denoise(z, t).eps
+        ahead = s.alpha * (z / t.alpha + way * slope)
+        return s.alpha * (z / t.alpha + way * (slope + denoise(ahead, s).eps) / 2), None
+
+
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M): x̂ run on in λ from the last two, z_s = (σ_s/σ_t) z_t − α_s (e^{−h} − 1) [x̂_t + (x̂_t − x̂_r)/(2r)].
+
+    Order 2, one evaluation a step.  Source: Lu et al. (2022), arXiv:2211.01095, algorithm 2.
+    """
+
+    deterministic = True
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        h, x = (t.gamma - s.gamma) / 2, denoise(z, t).x
+        ahead = x
+        if memory is not None:
+            before, x_before = memory
+            ahead = x + (x - x_before) * (h / (before.gamma - t.gamma))  # 1/(2r) with r = (λ_t − λ_before)/h
+        return (s.sigma / t.sigma) * z - s.alpha * torch.expm1(-h) * ahead, (t, x)
+
+
+class Known(NamedTuple):
+    """Where the trajectory was and what x̂ was there, the newest first."""
+
+    z: Tensor
+    at: Point
+    nodes: tuple[tuple[float, Tensor], ...]
+
+
+class Multistep(Sampler):
+    """An exponential predictor-corrector: x̂ is the polynomial in λ through its last values, integrated exactly.
+
+    The corrector goes back over the last step once x̂ at its end is known, which costs no further evaluation and starts the
+    method at full order; every step takes one.
+
+    Arguments:
+        order: points of the predictor, 1 to 4.
+        correct: whether to correct; without it the first steps are of low order, and the whole run of order 2 at most.
+
+    Source: Lu et al. (2022), arXiv:2211.01095 (data prediction); Zhao et al. (2023), arXiv:2302.04867 (the corrector).
+    """
+
+    deterministic = True
+
+    def __init__(self, order: int = 3, correct: bool = True) -> None:
+        require(1 <= order <= 4, "order", "a whole number from 1 to 4", order)
+        self.order, self.correct = order, correct
+
+    def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
+        known: Known | None = memory
+        nodes = ((half_log_snr(t), denoise(z, t).x), *(known.nodes if known else ()))
+        if known is not None and self.correct:
+            z = integrate(known.z, known.at, t, nodes)
+        nodes = nodes[: self.order]
+        return integrate(z, t, s, nodes), Known(z, t, nodes)
+
+
+def half_log_snr(at: Point) -> float:
+    """λ = log α/σ."""
+    return -at.gamma.item() / 2
+
+
+def integrate(z: Tensor, t: Point, s: Point, nodes: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """z_s from z_t with x̂ the polynomial in λ through `nodes`.
+
+    Arguments:
+        z: (B, ...) at t.
+        t, s: from and to.
+        nodes: (λ, x̂) at distinct λ.
+    """
+    places = np.array([place for place, _ in nodes])
+    first, last = half_log_snr(t), half_log_snr(s)
+    u = first + (last - first) * (_NODES + 1) / 2
+    kernel = _WEIGHTS * np.exp(u - last) * (last - first) / 2
+    out = (s.sigma / t.sigma) * z
+    for i, (place, x) in enumerate(nodes):
+        others = np.delete(places, i)
+        basis = np.prod((u[:, None] - others) / (place - others), axis=1)
+        out = out + (s.alpha * float(kernel @ basis)) * x
+    return out
+

@@ -1,0 +1,174 @@
+"""A U-Net for noisy images, laid out for a CPU as well: channels last, few large convolutions, wide attention heads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+
+from likeli.nn.embedding import NoiseLevel
+from likeli.space import Space
+
+FEATURES = 128
+HEAD = 32  # features of an attention head; CPU kernels spend as long on a head of 8
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation with groups of about 16 channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(math.gcd(width, max(1, width // 16)), width)
+
+
+class ResBlock(nn.Module):
+    """x + conv σ(norm(conv σ(norm x)) (1 + a(e)) + b(e)), steered by the noise level e.
+
+    Arguments:
+        inputs, width: channels in and out.
+        dropout: probability of zeroing a hidden channel value in training.
+
+    Source: Dhariwal & Nichol (2021), arXiv:2105.05233, section 3.
+    """
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = Norm(inputs), Norm(width)
+        self.conv_1 = nn.Conv2d(inputs, width, 3, padding=1)
+        self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
+        self.steer = nn.Linear(FEATURES, 2 * width)
+        self.skip = nn.Conv2d(inputs, width, 1) if inputs != width else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.conv_2, self.steer):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv_1(silu(self.norm_1(x)))
+        scale, shift = self.steer(e)[:, :, None, None].chunk(2, 1)
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        return self.skip(x) + self.conv_2(self.dropout(silu(h)))
+
+
+class Attention(nn.Module):
+    """x + W softmax(q kᵀ/√d) v over the cells of an image.
+
+    Arguments:
+        width: channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // HEAD)
+        self.norm, self.enter, self.leave = Norm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        cells = self.norm(x).flatten(2).mT
+        q, k, v = self.enter(cells).reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        return x + self.leave(out).mT.reshape(b, c, h, w)
+
+
+class UNet(nn.Module):
+    """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output.
+
+    Arguments:
+        shape: one image, (H, W) or (C, H, W); padded inside to what halving needs.
+        hidden: channels at each resolution, the finest first.
+        outputs: numbers for each cell.
+        condition: what y is, or None.
+        dropout: probability of zeroing a hidden value in training.
+        blocks: residual blocks at each resolution, on the way down.
+        attention: largest number of cells at which a resolution attends.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (32, 64, 64),
+        outputs: int = 1,
+        condition: Space | None = None,
+        dropout: float = 0.0,
+        blocks: int = 2,
+        attention: int = 64,
+    ) -> None:
+        super().__init__()
+        self.shape, self.outputs = shape, outputs
+        colours = shape[0] if len(shape) == 3 else 1
+        self.halvings = len(hidden) - 1
+        cells = [math.prod(-(-s // 2**i) for s in shape[-2:]) for i in range(len(hidden))]
+        self.level = NoiseLevel(FEATURES, condition)
+        self.enter = nn.Conv2d(colours, hidden[0], 3, padding=1)
+        self.down, self.up, kept, width = nn.ModuleList(), nn.ModuleList(), [hidden[0]], hidden[0]
+        for i, target in enumerate(hidden):
+            for _ in range(blocks):
+                self.down.append(Stage(width, target, dropout, cells[i] <= attention))
+                kept.append(width := target)
+            if i < self.halvings:
+                self.down.append(Half(width))
+                kept.append(width)
+        self.middle = nn.ModuleList([Stage(width, width, dropout, True), Stage(width, width, dropout, False)])
+        for i, target in reversed(list(enumerate(hidden))):
+            for _ in range(blocks + 1):
+                self.up.append(Stage(width + kept.pop(), target, dropout, cells[i] <= attention))
+                width = target
+            if i:
+                self.up.append(Double(width))
+        self.norm, self.leave = Norm(width), nn.Conv2d(width, colours * outputs, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
+        e, (height, width) = self.level(gamma, y), self.shape[-2:]
+        h = z.reshape(len(z), -1, height, width)
+        block = 2**self.halvings
+        h = pad(h, (0, -width % block, 0, -height % block)).contiguous(memory_format=torch.channels_last)
+        kept = [h := self.enter(h)]
+        for layer in self.down:
+            kept.append(h := layer(h, e))
+        for layer in self.middle:
+            h = layer(h, e)
+        for layer in self.up:
+            h = layer(h if isinstance(layer, Double) else torch.cat([h, kept.pop()], 1), e)
+        h = self.leave(silu(self.norm(h)))[:, :, :height, :width]
+        colours = [self.shape[0]] if len(self.shape) == 3 else []
+        return h.reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *colours, height, width)
+
+
+class Stage(nn.Module):
+    """A residual block, and attention where asked for."""
+
+    def __init__(self, inputs: int, width: int, dropout: float, attends: bool) -> None:
+        super().__init__()
+        self.block = ResBlock(inputs, width, dropout)
+        self.attention = Attention(width) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.attention(self.block(x, e))
+
+
+class Half(nn.Module):
+    """Half the resolution, by a convolution of stride 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Double(nn.Module):
+    """Twice the resolution: nearest neighbour, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        return self.conv(interpolate(x, scale_factor=2, mode="nearest"))
