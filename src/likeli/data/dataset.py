@@ -130,15 +130,15 @@ def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: list[int
 def split_rows(n: int, seed: int, fractions: Fractions, *, in_order: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Row numbers of the training, validation and test parts.
 
-    A permutation that is a function of (n, seed) is cut at the rounded fractions; text keeps its order.
+    A permutation that is a function of (n, seed) is cut at the rounded fractions, with one training row at least; text keeps
+    its order.
 
     Raises:
-        InputError: fractions that are not three parts of one, or leave nothing to train on.
+        InputError: fractions that are not three parts of one.
     """
     ok = len(fractions) == 3 and all(f >= 0 for f in fractions) and abs(sum(fractions) - 1) < 1e-6
     require(ok and fractions[0] > 0, "fractions", "three parts of 1 (train, valid, test), the first above 0", fractions)
     valid, test = (int(n * f + 0.5) for f in fractions[1:])
-    train = n - valid - test
-    require(train >= 1, "fractions", f"at least one training row of {n}", fractions)
+    train = max(n - valid - test, 1)
     order = torch.arange(n) if in_order else permutation(n, seed, "split")
     return order[:train], order[train : train + valid], order[train + valid :]

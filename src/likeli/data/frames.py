@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from likeli.arrays import pandas_column
-from likeli.data.kinds import Fitted, fit_space, fit_table, refuse_constant, table_warnings
+from likeli.data.kinds import TOO_LARGE, Fitted, fit_space, fit_table, refuse_constant, table_warnings, too_large
 from likeli.errors import InputError, nearest, require
 from likeli.table import Table, texts_of
 
@@ -106,6 +106,18 @@ def _repeated(what: str, names: list[str]) -> str:
     return f"{what}: duplicate column names ({', '.join(twice[:5])}) were numbered" if twice else f"{what}: unnamed columns"
 
 
+def refuse_extreme(frame: Frame, what: str) -> None:
+    """Name the first number that is infinite or too large, by its line.
+
+    Raises:
+        InputError: there is one.
+    """
+    for name, column in zip(frame.names, frame.columns):
+        bad = np.flatnonzero(np.abs(column) > TOO_LARGE) if isinstance(column, np.ndarray) else np.empty(0, int)
+        if len(bad):
+            raise InputError(f"{what}: {frame.place(bad[0])}, column {name}: {too_large(column[bad[0]])}")
+
+
 def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitted:
     """The space of a frame: reals when every column is real, a table when some are whole numbers or texts.
 
@@ -113,23 +125,14 @@ def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitte
         InputError: texts under a kind of numbers; too many categories.
     """
     require(len(frame.names) > 0, what, "at least one column", "none")
+    refuse_extreme(frame, what)
     texts = any(not isinstance(c, np.ndarray) for c in frame.columns)
     if kind not in (None, "table") or not (texts or any(frame.whole)):
-        fitted = fit_space(_located(frame, what), train, kind or "real", what, tuple(frame.names))
+        fitted = fit_space(frame.matrix(what), train, kind or "real", what, tuple(frame.names))
     else:
         fitted = _fit_table(frame, train, what)
     fitted.warnings = frame.warnings + fitted.warnings
     return fitted
-
-
-def _located(frame: Frame, what: str) -> Tensor:
-    x = frame.matrix(what)
-    bad = torch.nonzero(x.isinf())
-    if len(bad):
-        row, column = bad[0].tolist()
-        place = f"{frame.place(row)}, column {frame.names[column]}"
-        raise InputError(f"{what}: {place}: expected finite numbers, got {x[row, column].item():g}")
-    return x
 
 
 def _fit_table(frame: Frame, train: Tensor, what: str) -> Fitted:

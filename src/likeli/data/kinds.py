@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -120,8 +121,7 @@ def _discrete(x: Tensor, kind: str, size: int | None, what: str, names: tuple[st
 
 
 def _real(x: Tensor, train: Tensor, what: str, names: tuple[str, ...]) -> Fitted:
-    x = Real(tuple(x.shape[1:]), names=names, scale=TOO_LARGE).check(x, what=what, missing=True)
-    _refuse_large(x, what, names)
+    x = _refuse_extreme(x, what, names)
     seen = x[train].double()
     columns = seen if x.ndim == 2 else seen.reshape(-1, 1)
     mean, scale, _ = moments(columns)
@@ -148,8 +148,7 @@ def fit_table(
     x: Tensor, train: Tensor, names: list[str], types: list[str], categories: list[tuple[str, ...]], what: str
 ) -> Table:
     """The table whose columns have these types, standardised on the rows `train` of x (N, columns)."""
-    Real(tuple(x.shape[1:]), names=tuple(names), scale=TOO_LARGE).check(x, what=what, missing=True)
-    _refuse_large(x, what, tuple(names))
+    x = _refuse_extreme(x, what, tuple(names))
     seen = x[train]
     whole = torch.tensor([t == "integer" for t in types])
     mean, scale, _ = moments(seen)
@@ -220,12 +219,20 @@ def _named(names: tuple[str, ...], d: int) -> list[str]:
     return list(names) or [f"x{i}" for i in range(d)]
 
 
-def _refuse_large(x: Tensor, what: str, names: tuple[str, ...]) -> None:
+def _refuse_extreme(x: Tensor, what: str, names: tuple[str, ...]) -> Tensor:
+    space = Real(tuple(x.shape[1:]), scale=1e300, names=names)
+    x = space.check(x, what=what, missing=True)
     large = x.abs() > TOO_LARGE
     if large.any():
-        place = Real(tuple(x.shape[1:]), names=names).locate(x, large)
-        value = x[large][0].item()
-        raise InputError(f"{what}: {place}: {value:g} does not fit float32, nor its square float64; rescale the column")
+        raise InputError(f"{what}: {space.locate(x, large)}: {too_large(x[large][0].item())}")
+    return x
+
+
+def too_large(value: float) -> str:
+    """What is wrong with a number beyond `TOO_LARGE`."""
+    if math.isinf(value):
+        return f"expected finite numbers, got {value:g}"
+    return f"{value:g} does not fit float32, nor its square float64; rescale the column"
 
 
 def refuse_constant(x: Tensor, what: str, names: tuple[str, ...]) -> None:

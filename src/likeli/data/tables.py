@@ -229,14 +229,14 @@ def write_csv(path: str | Path, columns: dict[str, Iterable[Any]]) -> None:
     """
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([harmless(name) for name in columns])
+        writer.writerow([_written(name) for name in columns])
         writer.writerows([_written(v) for v in row] for row in zip(*columns.values(), strict=True))
 
 
 def _written(value: Any) -> Any:
     if value is None or value != value:
         return ""
-    return harmless(value) if isinstance(value, str) else value
+    return harmless(value).replace("\r", "\n") if isinstance(value, str) else value  # the writer leaves \r unquoted
 
 
 def harmless(text: str) -> str:

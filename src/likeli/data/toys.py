@@ -79,7 +79,8 @@ class Checkerboard(Toy):
     def log_prob(self, x: Tensor) -> Tensor:
         inside = ((x >= -4) & (x < 4)).all(1)
         dark = ((x.to(FLOAT) + 4) / 2).floor().sum(1) % 2 == 0
-        return torch.where(inside & dark, math.log(2.0) - self.shape[0] * math.log(8.0), -math.inf).to(FLOAT)
+        constant = torch.tensor(math.log(2.0) - self.shape[0] * math.log(8.0), dtype=FLOAT, device=x.device)
+        return torch.where(inside & dark, constant, -math.inf)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         cell = torch.randint(4, (n, *self.shape), generator=generator)
