@@ -72,8 +72,8 @@ def test_the_gap_falls_as_one_over_steps():
     """Right-hand sums of ½ e^−γ mmse: gap·T → c with c = ½·12·(∫ − ½) for ∫ the limit of the diffusion term, up to O(1/T)."""
     limit = 0.5 * math.log((1 + 2.89 * math.exp(6)) / (1 + 2.89 * math.exp(-6)))
     c = 6 * limit - 6 * 0.5 * (2.89 * math.exp(6) / (1 + 2.89 * math.exp(6)) - 2.89 * math.exp(-6) / (1 + 2.89 * math.exp(-6)))
-    far = expected_elbo(gaussian(1_000_000), 1.7)
-    gaps = [(far - expected_elbo(gaussian(t), 1.7)) * t for t in (1000, 10_000)]
+    far = expected_elbo(gaussian(200_000), 1.7)
+    gaps = [(far - expected_elbo(gaussian(t), 1.7)) * t for t in (200, 2000)]
     assert 18 < c < 19
     assert gaps[0] == pytest.approx(c, rel=0.02)
     assert gaps[1] == pytest.approx(c, rel=0.02)
@@ -256,7 +256,7 @@ def test_the_reconstruction_is_a_mass_and_sharp_at_the_clean_end(space):
         x = torch.randint(0, symbols, (2000, *space.shape))
         u = model.infer(x)
         lost = -model.reconstruction(x, u, torch.randn_like(u))
-        p = model.decode(u, model.schedule.at(0.0))
+        p = model.emit(u, model.schedule.at(0.0))
     torch.testing.assert_close(p.log_pmf().exp().sum(-1), torch.ones(2000, *space.shape))
     assert 0 <= lost.mean().item() / space.dimensions < 1e-3
 

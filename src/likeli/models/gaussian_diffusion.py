@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,15 +26,18 @@ from torch.distributions import Distribution
 from likeli.core import Knows, LogLikelihood
 from likeli.diffusion.decoding import check_space, gaussian_cells
 from likeli.diffusion.denoiser import Conditional, Prediction
+from likeli.diffusion.ode import flow, log_density
 from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
 from likeli.diffusion.times import uniform
 from likeli.distributions import diagonal_gaussian, draw
+from likeli.errors import require
 from likeli.information import gaussian_kl
 from likeli.models.hierarchy import Hierarchy
 from likeli.random import Ambient, Noise
 from likeli.space import Space
 
+EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactly by default
 TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
 
 
@@ -124,7 +127,7 @@ class GaussianDiffusion(Hierarchy):
 
     def observation(self, state: State, y: Tensor | None = None) -> Distribution:
         assert state.at is not None
-        return self.decode(state.z, state.at, y)
+        return self.emit(state.z, state.at, y)
 
     def terminal(self, like: Tensor) -> Distribution:
         """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
@@ -135,7 +138,7 @@ class GaussianDiffusion(Hierarchy):
         a, b, std = bridge(s, t)
         return diagonal_gaussian(a * prediction.z + b * prediction.x, std * torch.ones_like(prediction.z))
 
-    def decode(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
+    def emit(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
         """p(x|z) ∝ q(z|x) at the clean end, cell by cell: it needs no network, and errs by little where σ/α is small."""
         return gaussian_cells(self.space, z / at.alpha, at.sigma / at.alpha)
 
@@ -158,7 +161,7 @@ class GaussianDiffusion(Hierarchy):
     def reconstruction(self, x: Tensor, u: Tensor, eps: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x|z_0) at z_0 = α_0 u + σ_0 ε, (B,) nats."""
         first = self.schedule.at(self.grid()[0])
-        return self.decode(first.alpha * u + first.sigma * eps, first, y).log_prob(x)
+        return self.emit(first.alpha * u + first.sigma * eps, first, y).log_prob(x)
 
     def ledger(self, x: Tensor, y: Tensor | None = None, *, noise: Noise | None = None) -> Ledger:
         """The bound over all levels in closed form, at one draw of ε for each level, from level T down to 1."""
@@ -218,33 +221,95 @@ class GaussianDiffusion(Hierarchy):
             mean: return E[x|z_0] in place of a draw.
         """
         at, z = deque(self.trajectory(noise, y, steps=steps, sampler=sampler), maxlen=1)[0]
-        p = self.decode(z, at, y)
+        p = self.emit(z, at, y)
         return p.mean if mean else draw(p, noise)
 
-    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, samples: int = 16) -> LogLikelihood:
-        """The bound, averaged over draws; the standard error counts the times as independent, which overstates it.
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The code of x: the noise z_1 that the probability flow takes x's place at the clean end to."""
+        z = self.schedule.at(0.0).alpha * self.infer(x, y)
+        with torch.no_grad():
+            return flow(self.denoiser.given(y), z, 0.0, 1.0)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x|z_0] at the clean end of the probability flow from z_1 = z: the inverse of `encode`."""
+        with torch.no_grad():
+            return self.emit(flow(self.denoiser.given(y), z, 1.0, 0.0), self.schedule.at(0.0), y).mean
+
+    def measure_likelihood(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        method: Literal["bound", "ode"] = "bound",
+        samples: int | None = None,
+        probes: int | None = None,
+        rtol: float = 1e-5,
+    ) -> LogLikelihood:
+        """The evidence lower bound, or log p of the probability-flow ODE, which is another model with the same denoiser.
 
         Arguments:
-            samples: draws for each example, their times evenly spread.
+            method: `bound` or `ode`.
+            samples: draws for each example; 16 for the bound, 1 for the ode.
+            probes: of the ode's divergence; exact up to 32 cells and 16 random ones beyond, if not given.
+            rtol: relative and absolute tolerance of the ode.
         """
-        first = torch.rand(len(x), dtype=torch.float64, device=x.device)
-        rows = [self.bound(x, (first + k / samples) % 1, y) for k in range(samples)]
-        draws = torch.stack([r.value for r in rows])
-        mismatch = rows[0].prior.mean().item()
+        require(method in ("bound", "ode"), "method", "bound or ode", method)
+        require(samples is None or samples >= 1, "samples", "at least 1", samples)
+        mismatch = self.terminal_kl(self.infer(x, y)).mean().item()
         if mismatch > TERMINAL_ALARM:
             warnings.warn(
                 f"terminal mismatch KL(q(z_1|x)||p(z_1)) is {mismatch:.3g} nats, more than {TERMINAL_ALARM}: the schedule "
                 "ends before the data are forgotten, so samples start from the wrong distribution",
                 stacklevel=2,
             )
-        return LogLikelihood(
-            draws.mean(0),
-            Knows.LOWER_BOUND,
-            self.space.measure,
-            draws.std(0) / math.sqrt(samples) if samples > 1 else torch.full_like(draws[0], math.nan),
-            {"terminal_mismatch": mismatch},
-            self.space.dimensions,
-        )
+        if method == "ode":
+            value, knows, stderr, errors = self._ode(x, y, samples or 1, probes, rtol)
+        else:
+            (value, stderr), knows, errors = self._averaged_bound(x, y, samples or 16), Knows.LOWER_BOUND, {}
+        errors["terminal_mismatch"] = mismatch
+        return LogLikelihood(value, knows, self.space.measure, stderr, errors, self.space.dimensions)
+
+    def _averaged_bound(self, x: Tensor, y: Tensor | None, samples: int) -> tuple[Tensor, Tensor]:
+        """The mean over draws with evenly spread times; the standard error takes them as independent, which overstates it."""
+        first = torch.rand(len(x), dtype=torch.float64, device=x.device)
+        draws = torch.stack([self.bound(x, (first + k / samples) % 1, y).value for k in range(samples)])
+        return draws.mean(0), standard_error(draws)
+
+    def _ode(
+        self, x: Tensor, y: Tensor | None, samples: int, probes: int | None, rtol: float
+    ) -> tuple[Tensor, Knows, Tensor | None, dict[str, float]]:
+        """log ∫ p_0(z_0) p(x|z_0) dz_0 with p_0 the flow's density: E_q[log p_0(z_0) + log p(x|z_0) − log q(z_0|x)] on discrete
+        cells, z_0 ~ q; log p_0(α_0 x) + D log α_0 on reals."""
+        u, noise, first = self.infer(x, y), Ambient(x), self.schedule.at(0.0)
+        if probes is None and self.space.dimensions > EXACT_DIVERGENCE:
+            probes = 16
+        real, parts, found = self.space.measure == "density", [], []
+        for _ in range(1 if real else samples):
+            eps = torch.zeros_like(u) if real else torch.randn_like(u)
+            z = first.alpha * u + first.sigma * eps
+            density = log_density(
+                self.denoiser.given(y), z, self._log_terminal, probes=probes, noise=noise, rtol=rtol, atol=rtol
+            )
+            q = diagonal_gaussian(first.alpha * u, first.sigma * torch.ones_like(u))
+            parts.append(density.log_p + self.emit(z, first, y).log_prob(x) - q.log_prob(z))
+            found.append(density)
+        errors = {"ode_tolerance": torch.stack([d.ode_error for d in found]).mean().item()}
+        probing = [d.probe_error for d in found if d.probe_error is not None]
+        stderr = torch.stack(probing).square().mean(0).sqrt() / math.sqrt(len(probing)) if probing else None
+        if stderr is not None:
+            errors["probe_noise"] = stderr.mean().item()
+        values = torch.stack(parts)
+        if samples > 1 and not real:  # the spread over draws holds the probes' as well
+            stderr = standard_error(values)
+        return values.mean(0), Knows.ESTIMATE if real else Knows.LOWER_BOUND, stderr, errors
+
+    def _log_terminal(self, z: Tensor) -> Tensor:
+        return self.terminal(z).log_prob(z)
+
+
+def standard_error(draws: Tensor) -> Tensor:
+    """sd/√K over the first axis, NaN for one draw."""
+    return draws.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
 
 
 def pick(points: Point, level: int) -> Point:
