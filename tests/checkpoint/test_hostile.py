@@ -241,14 +241,14 @@ HOSTILE = {
     "argument not listed": (argument("kind_of", "c"), "one of a, b"),
     "argument not finite": (argument("rate", "NaN"), "finite"),
     "argument negative": (argument("hidden", [-1]), "negative dimension"),
-    "argument huge": (argument("hidden", [1_000_000_000]), "size of its weights"),
+    "argument huge": (argument("hidden", [1_000_000_000]), "as large as its weights"),
     "argument beyond 64 bits": (argument("hidden", [2**70]), r"2\*\*63"),
     "argument beyond the address space": (argument("hidden", [2**62]), "config"),
-    "layers without end": (argument("layers", 10**9), "size of its weights"),
+    "layers without end": (argument("layers", 10**9), "as large as its weights"),
     "one layer more": (argument("layers", 1), r"deep\.0\.weight: expected the model's tensor"),
     "space missing": (config(lambda c: c["model"].pop("space")), "space: expected a value"),
     "space a model": (config(lambda c: c["model"].__setitem__("space", dict(c["model"]))), "one of"),
-    "space huge": (config(lambda c: c["model"]["space"].update(shape=[2**31], mean=0.0, scale=1.0, names=[])), "its weights"),
+    "space huge": (config(lambda c: c["model"].__setitem__("space", {"class": "real", "shape": [2**31]})), "as large as"),
     "space beyond": (config(lambda c: c["model"]["space"].__setitem__("shape", [2**40, 2**40])), "cells"),
     "space scale zero": (config(lambda c: c["model"]["space"].__setitem__("scale", 0.0)), "positive"),
     # the manifest
@@ -283,6 +283,11 @@ HOSTILE = {
 }  # fmt: skip
 
 
+def reset_peak():
+    """Let `peak_memory` count from now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory():
     """Bytes of the largest resident set since `reset_peak`."""
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
@@ -301,7 +306,7 @@ def test_hostile_folder_is_refused(good, case, tmp_path, monkeypatch):
         said = "manifest.json|neither"
     forge(good)
     around = sorted(os.listdir(tmp_path))
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak()
     idle, start = resident(), time.monotonic()
     with pytest.raises(CheckpointError, match=said) as error:
         ck.read(good)

@@ -75,7 +75,7 @@ def build_model(config: Mapping[str, Any], weight_bytes: int, count: int, where:
         CheckpointError: the config names what the code does not know, does not fit, or asks for more than its weights.
     """
     try:
-        with seeded(0, "build"), bounded(SPARE_BYTES + 4 * weight_bytes, SPARE_CALLS + 20 * count):
+        with seeded(0, "build"), bounded(SPARE_BYTES + 4 * weight_bytes, SPARE_CALLS + 20 * count, where):
             model = build(config["model"], GenerativeModel, where="model")  # type: ignore[type-abstract]
     except CheckpointError:
         raise
@@ -87,23 +87,23 @@ def build_model(config: Mapping[str, Any], weight_bytes: int, count: int, where:
 
 
 @contextmanager
-def bounded(size: int, calls: int) -> Iterator[None]:
+def bounded(size: int, calls: int, where: object) -> Iterator[None]:
     """Refuse, before memory is taken, tensors made inside the block beyond `size` bytes or `calls` calls in all."""
-    with _Bounded(size, calls):
+    with _Bounded(size, calls, where):
         yield
 
 
 class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but importing what it needs takes a second
-    def __init__(self, size: int, calls: int) -> None:
+    def __init__(self, size: int, calls: int, where: object) -> None:
         super().__init__()
-        self.size, self.calls = size, calls
+        self.size, self.calls, self.where = size, calls, where
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in MAKERS:
             self.size, self.calls = self.size - _bytes_of(func, args, kwargs), self.calls - 1
             too_much = self.size < 0 or self.calls < 0
-            refuse(too_much, "config.json", "a model of the size of its weights", f"one that makes yet {func.__name__}{args}")
+            refuse(too_much, self.where, "a model as large as its weights", f"a larger one, at {func.__name__}{args}")
         return func(*args, **kwargs)
 
 

@@ -49,7 +49,7 @@ _PARTS = (("Data", "data"), ("Training", "training"), ("Metrics", "metrics"))
 def _facts(model: GenerativeModel, step: int) -> dict[str, str]:
     space = model.space
     return {
-        "its number": f"{model.knows.value}: {MEANING[model.knows]}" + _dequantised(model),
+        "its number": f"{knows_here(model).value}: {MEANING[knows_here(model)]}" + (_WHY if _dequantises(model) else ""),
         "measure": f"{space.measure}, in nats of the data's own units",
         "space": f"{space.kind()}, one example has shape {space.shape}",
         "conditional": "no" if model.condition is None else f"on {model.condition.kind()} of shape {model.condition.shape}",
@@ -58,9 +58,16 @@ def _facts(model: GenerativeModel, step: int) -> dict[str, str]:
     }
 
 
-def _dequantised(model: GenerativeModel) -> str:
-    density = hasattr(model, "log_density") and model.space.measure != "density" and model.knows is Knows.EXACT
-    return " on real data; on these whole numbers a lower bound, through dequantisation" if density else ""
+_WHY = ", since these data are not real numbers and the density sees them dequantised"
+
+
+def knows_here(model: GenerativeModel) -> Knows:
+    """What the model's number is on its own space: a density, exact on reals, bounds the mass of what it sees dequantised."""
+    return Knows.LOWER_BOUND if _dequantises(model) else model.knows
+
+
+def _dequantises(model: GenerativeModel) -> bool:
+    return model.knows is Knows.EXACT and model.space.measure != "density" and hasattr(model, "log_density")
 
 
 def _part(title: str, value: Any) -> list[str]:

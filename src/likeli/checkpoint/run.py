@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from likeli.checkpoint import disk, locking
+from likeli.checkpoint.card import knows_here
 from likeli.checkpoint.disk import refuse
 from likeli.checkpoint.generation import (
     FOLDER,
@@ -130,7 +131,7 @@ def inspect(folder: Path | str) -> dict[str, Any]:
         "path": str(folder),
         "generation": str(found.path),
         "class": model.kind(),
-        "knows": model.knows.value,
+        "knows": knows_here(model).value,
         "measure": model.space.measure,
         "strategy": model.strategy,
         "space": describe(model.space),

@@ -1,0 +1,137 @@
+"""Every family in the registry: what is saved is what is loaded, and no argument of a stranger's config breaks the reader."""
+
+import inspect
+import json
+import time
+import warnings
+
+import pytest
+import torch
+from test_hostile import peak_memory, reset_peak, resident, sign
+from tiny_models import fill, raw, same
+
+from families import FAMILIES, examples, takes
+from likeli import checkpoint as ck
+from likeli.config import describe, parameters_of
+from likeli.errors import CheckpointError, Unsupported
+from likeli.random import seeded
+from likeli.space import Binary, Counts, Labels, Pixels, Real, Tokens
+
+SPACES = {
+    "real": Real((3,), mean=(1.0, -2.0, 1 / 3), scale=(1.0, 5.0, 0.1)),
+    "pixels": Pixels((4, 4), levels=5),
+    "binary": Binary((6,)),
+    "tokens": Tokens(4, 3),
+    "counts": Counts((3,)),
+}
+CASES = [(f, s, False) for f in FAMILIES for s in SPACES if takes(f, SPACES[s])]
+CASES += [(f, s, True) for f, s, _ in CASES if "condition" in parameters_of(FAMILIES[f])]
+
+
+def made(family, space, conditional=False):
+    """The family with its defaults, its weights moved off their start, or fitted where it is fitted at once."""
+    cls, x = FAMILIES[family], examples(space)
+    with seeded(0, "made"):
+        model = cls(space, condition=Labels(3)) if conditional else cls(space)
+        if model.strategy == "closed_form":
+            model.fit_closed_form(x)
+        elif model.strategy == "em":
+            next(iter(model.em(x)))
+        else:
+            with torch.no_grad():
+                for p in model.parameters():
+                    p += 0.01 * torch.randn_like(p)
+    return model.eval()
+
+
+def answers(model):
+    """Every number that a user would see, as bytes."""
+    x, y = examples(model.space, 5, seed=1), None if model.condition is None else torch.arange(5) % 3
+    quick = {"steps": 5} if "steps" in inspect.signature(model.draw).parameters else {}
+    out = []
+    with seeded(0, "answers"), torch.no_grad():
+        out.append(model.loss(x, y))
+        for act in (lambda: model.log_likelihood(x, y).value, lambda: model.sample(3, None if y is None else y[:3], **quick)):
+            try:
+                out.append(act())
+            except Unsupported:
+                continue
+    return [raw(t) for t in out]
+
+
+@pytest.mark.parametrize("family, space, conditional", CASES)
+def test_family_comes_back_to_the_bit(tmp_path, family, space, conditional):
+    model = made(family, SPACES[space], conditional)
+    ck.save(model, tmp_path / "x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = ck.load(tmp_path / "x")
+    assert describe(loaded) == describe(model)
+    assert same(loaded.state_dict(), model.state_dict())
+    assert same(dict(loaded.named_buffers()), dict(model.named_buffers()))
+    assert answers(loaded) == answers(model)
+
+
+@pytest.mark.parametrize("family, space, conditional", [c for c in CASES if c[1] in ("real", "tokens") and not c[2]])
+def test_family_in_double_precision_comes_back_to_the_bit(tmp_path, family, space, conditional):
+    model = made(family, SPACES[space]).double()
+    ck.save_pretrained(model, tmp_path / "x")
+    assert same(ck.load(tmp_path / "x").state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("family, space, conditional", [c for c in CASES if not c[2]])
+def test_inspect_and_card_say_what_the_number_is_here(tmp_path, family, space, conditional):
+    model = made(family, SPACES[space])
+    try:
+        knows = model.log_likelihood(examples(SPACES[space], 4)).knows
+    except Unsupported:
+        knows = model.knows
+    ck.save_pretrained(model, tmp_path / "x")
+    facts, card = ck.inspect(tmp_path / "x"), (tmp_path / "x/README.md").read_text()
+    assert facts["knows"] == knows.value
+    assert f"| its number | {knows.value}: " in card
+
+
+BAD = (10**9, -1, 0, 2**62, True, 1e300, "NaN", None, "evil", [10**9], [-1], [[0]], {"class": "real"}, [10**5] * 50)
+
+
+def first_space(family):
+    return next(space for name, space in SPACES.items() if takes(family, space))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_argument_breaks_the_reader(tmp_path, family):
+    """A forged config either is refused in one line, in little time and memory, or builds a model of the same weights."""
+    model = made(family, first_space(family))
+    ck.save_pretrained(model, tmp_path / "x")
+    folder, text = tmp_path / "x", (tmp_path / "x/config.json").read_text()
+    for name in parameters_of(FAMILIES[family]):
+        for value in BAD:
+            config = json.loads(text)
+            config["model"][name] = value
+            (folder / "config.json").write_text(json.dumps(config))
+            sign(folder)
+            reset_peak()
+            idle, start = resident(), time.process_time()
+            try:
+                assert same(ck.load(folder).state_dict(), model.state_dict())
+            except CheckpointError as error:
+                assert str(error).isprintable(), (name, value)
+                assert len(str(error)) < 600, (name, value)
+            assert time.process_time() - start < 2, (name, value)
+            assert peak_memory() - idle < 300 << 20, (name, value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_of_a_family_are_strict(tmp_path, family):
+    model = made(family, first_space(family))
+    folder = ck.save(model, tmp_path / "x")
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-9] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="sha256"):
+        ck.load(tmp_path / "x")
+    other = fill(made(family, first_space(family)), 3)
+    with ck.lock(tmp_path / "x"):
+        ck.save(other, tmp_path / "x")
+    assert same(ck.load(tmp_path / "x").state_dict(), other.state_dict())
