@@ -63,22 +63,30 @@ def test_masses_sum_to_one_and_bounds_to_less(family, name):
     assert total > 0.02  # a bound of everything by nothing would pass the line above
 
 
-@cases(spaces=["line"], knows={Knows.EXACT})
-def test_exact_densities_of_the_line_integrate_to_one(family, name):
-    model = fitted(family, name)
-    x = torch.linspace(-60, 64, 20_001, dtype=torch.float64)[:, None]
-    p = model.double().log_likelihood(x).value.exp()
-    model.float()
-    assert abs(torch.trapezoid(p, x[:, 0]).item() - 1) < 1e-4
+def stretched(points, centre, scale):
+    """x = centre + scale·sinh(t) from −200 to 200 scales, fine in the middle, and dx/dt."""
+    t = torch.linspace(-6, 6, points, dtype=torch.float64)
+    return t, centre + scale * t.sinh(), scale * t.cosh()
 
 
-@cases(spaces=["plane"], knows={Knows.EXACT})
-def test_exact_densities_of_the_plane_integrate_to_one(family, name):
-    model = fitted(family, name)
-    axes = [torch.linspace(-30, 32, 241, dtype=torch.float64), torch.linspace(-9, 7, 241, dtype=torch.float64)]
-    p = model.double().log_likelihood(torch.cartesian_prod(*axes)).value.exp().reshape(241, 241)
+@cases(spaces=FLAT, knows={Knows.EXACT})
+def test_exact_densities_integrate_to_one(family, name):
+    model, space = fitted(family, name), SPACES[name]
+    points = 2001 if name == "line" else 401
+    axes = [stretched(points, m, s) for m, s in zip(space._mean.flatten().expand(2), space._scale.flatten().expand(2))]
+    axes = axes[: space.dimensions]
+    grid = torch.cartesian_prod(*[x for _, x, _ in axes]).reshape(-1, space.dimensions)
+    p = model.double().log_likelihood(grid).value.exp().reshape([points] * space.dimensions)
     model.float()
-    assert abs(torch.trapezoid(torch.trapezoid(p, axes[1]), axes[0]).item() - 1) < 1e-4
+    fine, coarse = integral(p, axes, 1), integral(p, axes, 2)
+    assert abs(fine - 1) < 1e-4 + abs(fine - coarse)  # the difference is the quadrature's own error
+
+
+def integral(p, axes, stride):
+    mass = p[tuple(slice(None, None, stride) for _ in axes)]
+    for t, _, slope in reversed(axes):
+        mass = torch.trapezoid(mass * slope[::stride], t[::stride])
+    return mass.item()
 
 
 @cases(spaces=FLAT, knows={Knows.EXACT, Knows.LOWER_BOUND})
@@ -92,7 +100,6 @@ def test_no_model_beats_the_truth_on_fresh_draws(family, name):
     u, log_det = space.continuous(x, None, torch.float64)
     excess = model.log_likelihood(x).value.double() - truth.log_prob(u) - log_det
     assert excess.mean() < 4 * excess.std() / math.sqrt(len(x))
-    assert excess.median() > -3 * d  # and it has learned something
 
 
 @cases(spaces=SPACES, knows={Knows.LOWER_BOUND})
@@ -112,35 +119,24 @@ def counted(model, space, n):
     return (draws[:, None] == table[None]).all(-1).sum(0).double()
 
 
-@cases(spaces=TINY, knows={Knows.EXACT})
-def test_samplers_of_exact_masses_follow_them(family, name):
-    """χ² over all states at a false-alarm rate of 1e-4 a case."""
+@cases(spaces=TINY, knows={Knows.EXACT, Knows.LOWER_BOUND})
+def test_samplers_follow_masses_and_outdo_bounds(family, name):
+    """Exact: χ² over all states at a false-alarm rate of 1e-4 a case.  Bounds: exp(bound) of a state may not exceed how often
+    it is drawn, at 4.5 s.e. of the count and 3 of the bound (16 states: 6e-5 a case)."""
     model, space = fitted(family, name), SPACES[name]
-    result = model.log_likelihood(states(space), **({"samples": 100} if takes_samples(model) else {}))
-    p = result.value.double().exp()
-    counts = counted(model, space, 1984)
-    if result.knows is Knows.EXACT:
-        assert stats.chisquare(counts.numpy(), (p / p.sum()).numpy() * 1984).pvalue > 1e-4
-    else:
-        never_above(p, counts, 1984)
-
-
-@cases(spaces=TINY, knows={Knows.LOWER_BOUND})
-def test_bounds_stay_below_what_the_sampler_does(family, name):
-    """exp(bound) of a state may not exceed how often it is drawn, at 4.5 s.e. of the count (16 states: 6e-5 a case)."""
-    model, space = fitted(family, name), SPACES[name]
-    mean, stderr = averaged(model, states(space))
     n = 256 if "steps" in inspect.signature(model.draw).parameters else 1984  # samplers of many steps are slow
-    never_above((mean - 3 * stderr).exp(), counted(model, space, n), n)
+    counts, result = counted(model, space, n), model.log_likelihood(states(space))
+    if result.knows is Knows.EXACT:
+        p = result.value.double().exp().numpy()
+        assert stats.chisquare(counts.numpy(), p / p.sum() * n).pvalue > 1e-4
+    else:
+        mean, stderr = averaged(model, states(space))
+        never_above((mean - 3 * stderr).exp(), counts, n)
 
 
 def never_above(p, counts, n):
     sampled = (counts + 1) / (n + 2)
     assert (p < sampled + 4.5 * (sampled * (1 - sampled) / n).sqrt()).all()
-
-
-def takes_samples(model):
-    return "samples" in inspect.signature(model.measure_likelihood).parameters
 
 
 @cases(spaces=["line"], knows={Knows.EXACT})
