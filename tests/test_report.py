@@ -76,10 +76,10 @@ def test_kinds_errors_and_notes_are_in_the_page(report):
 def test_the_verdict_says_who_loses():
     entries = [Entry(row("a", 1.5), role="neural"), Entry(row("b", 2.2), role="neural"), Entry(row("y", 2.0), role="yardstick")]
     first, second = verdict(entries)
-    assert "a (1.500 bits/dim) beats both" in first
+    assert "a (1.500 bits/dim) beats the yardsticks y (2.000)" in first
     assert "b (2.200 bits/dim) does not beat y (2.000)" in second
     gone = Entry(row("c", None), role="neural")
-    assert verdict([gone, entries[2]]) == ["c has no number, so it beats neither yardstick."]
+    assert verdict([gone, entries[2]]) == ["c has no number, so it beats no yardstick."]
     assert verdict(entries[:2]) == []
 
 

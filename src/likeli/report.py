@@ -124,12 +124,13 @@ def verdict(entries: Sequence[Entry]) -> list[str]:
         return []
     hardest = min(bars, key=lambda name: bars[name])
     words = " and ".join(f"{name} ({value:.3f})" for name, value in bars.items())
-    lines = []
+    gone = [e.row["model"] for e in entries if e.role == "yardstick" and e.row["model"] not in bars]
+    lines = [f"The yardstick {name} has no number." for name in gone]
     for name in neural:
         if name not in bits:
-            lines.append(f"{name} has no number, so it beats neither yardstick.")
+            lines.append(f"{name} has no number, so it beats no yardstick.")
         elif bits[name] < bars[hardest]:
-            lines.append(f"{name} ({bits[name]:.3f} bits/dim) beats both yardsticks: {words}.")
+            lines.append(f"{name} ({bits[name]:.3f} bits/dim) beats the yardsticks {words}.")
         else:
             lines.append(f"{name} ({bits[name]:.3f} bits/dim) does not beat {hardest} ({bars[hardest]:.3f}).")
     return lines
@@ -176,7 +177,7 @@ def _meanings(entries: Sequence[Entry]) -> str:
     kinds = {e.row["knows"] for e in entries}
     lines = [text for kind, text in MEANING.items() if kind.value in kinds]
     unit = (
-        "log p(x) is in nats per example, in the units of the data as given: higher is better. bits/dim is −log₂ p(x) divided by "
+        "log p(x) is in nats per example, in the units of the data as given: higher is better. bits/dim is −log₂ p(x) over "
         "the number of cells: lower is better. ± is the standard error over the held-out examples. A mass is a probability and "
         "never above 1; a density can be; the two cannot be compared."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ class Catalogue:
     """
 
     def __init__(self, files: list[Path]) -> None:
-        self.classes = {c.name: c for path in files for c in _classes(path)}
+        trees = [_parsed(path) for path in files]
+        self.classes = {node.name: _read(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+        self.aliases = dict(alias for tree in trees for alias in _aliases(tree))
 
     def lineage(self, name: str) -> list[Class]:
         """The class and its known ancestors, nearest first."""
@@ -96,8 +98,13 @@ class Catalogue:
         """The constructor's arguments that a user chooses."""
         for cls in self.lineage(name):
             if cls.own is not None:
-                return {a.name: a for a in cls.own if a.name not in FROM_DATA}
+                return {a.name: self._spelt_out(a) for a in cls.own if a.name not in FROM_DATA}
         return {}
+
+    def _spelt_out(self, argument: Argument) -> Argument:
+        """With the choices that a name such as `Kind = Literal[...]` stands for."""
+        annotation = re.sub(r"[A-Za-z_]\w*", lambda m: self.aliases.get(m[0], m[0]), argument.annotation)
+        return replace(argument, annotation=annotation)
 
     def takes(self, name: str, argument: str) -> bool:
         """Whether the constructor has `argument` (also one that comes from the data)."""
@@ -133,7 +140,7 @@ class Catalogue:
 @cache
 def catalogue(plugins: tuple[str, ...] = ()) -> Catalogue:
     """The catalogue of the package and of the user's plugin files."""
-    rooms = ("nn", "observation", "diffusion", "models")  # a helper class never hides a family of the same name
+    rooms = ("gaussian", "nn", "observation", "diffusion", "models")  # a helper class never hides a family of the same name
     files = [*PACKAGE.glob("*.py"), *(p for room in rooms for p in sorted((PACKAGE / room).rglob("*.py")))]
     return Catalogue(files + [Path(p) for p in plugins])
 
@@ -145,14 +152,20 @@ def training_options() -> dict[str, Argument]:
     return {a.name: a for a in settings.fields}
 
 
-def _classes(path: Path) -> Iterator[Class]:
+def _parsed(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: not a readable Python file ({error})") from None
+
+
+def _aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """`Name = Literal[...]` at the top of a file."""
     for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            yield _read(node)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            text = ast.unparse(node.value)
+            if text.startswith("Literal["):
+                yield node.targets[0].id, text
 
 
 def _read(node: ast.ClassDef) -> Class:

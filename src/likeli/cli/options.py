@@ -36,8 +36,8 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, Pairs]]:
             rest.append(token)
             continue
         value = option[3] if option[3] is not None else next(tokens, None)
-        if value is None:
-            raise InputError(f"{token}: expected a value after it, got nothing")
+        if value is None or (option[3] is None and value.startswith("--")):
+            raise InputError(f"{token}: expected a value after it, got {value or 'nothing'}")
         found[option[1]].append((option[2], value))
     return rest, found
 
