@@ -59,6 +59,8 @@ def gather(model: GenerativeModel, data: Any, y: Any = None) -> tuple[Examples, 
     if not (hasattr(data, "train") and hasattr(data, "valid")):
         return _checked(model, data, y), None
     require(y is None, "y", "nothing, since the data bring their own", y)
+    if not model.takes_missing and hasattr(data, "refuse_missing"):
+        data.refuse_missing(model.kind())
     train, valid = data.split("train"), data.split("valid")
     wanted = model.condition is not None
     rows = [(x, y if wanted else None) for x, y in (train, valid)]
