@@ -18,6 +18,7 @@ from likeli.distributions import diagonal_gaussian, gaussian_product
 from likeli.errors import require
 from likeli.models.hierarchy import Hierarchy
 from likeli.nn.embedding import Condition
+from likeli.nn.kl_weight import KLWeight
 from likeli.nn.ladder import Grid, Level, Network, gaussian_parameters
 from likeli.observation import Observation, observe
 from likeli.random import Noise
@@ -35,6 +36,7 @@ class HVAE(Hierarchy):
         network: mlp, or conv for images.
         patch: side of the square of pixels that becomes one cell of a convolutional ladder.
         inference: `ladder` multiplies the prior by evidence read from x alone; `direct` reads z_{>t} and x.
+        kl_warmup: training steps over which the weight of the KL in the loss rises from 0 to 1; until then it is not a bound.
         markov: let each level see only the one above it, p(z_t | z_{t+1}).
         dropout: probability of zeroing a hidden feature in training.
         head: p(x|z); chosen from the space if not given.
@@ -54,6 +56,7 @@ class HVAE(Hierarchy):
         network: Network = "mlp",
         patch: int = 4,
         inference: Literal["ladder", "direct"] = "ladder",
+        kl_warmup: int = 0,
         markov: bool = False,
         dropout: float = 0.0,
         head: Observation | None = None,
@@ -69,6 +72,9 @@ class HVAE(Hierarchy):
         require(blocks >= 0, "blocks", "at least 0", blocks)
         require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
         self.head = observe(space, head)
+        self.kl_warmup = kl_warmup
+        require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
+        self.kl_weight = KLWeight(1.0, kl_warmup)
         self.embed = Condition(condition)
         self.grid = grid = Grid(network, space.model_shape, width, patch, dropout)
         self.root_state = nn.Parameter(torch.zeros(width, *grid.cells))
@@ -116,6 +122,17 @@ class HVAE(Hierarchy):
     def observation(self, state: Tensor, y: Tensor | None = None) -> Distribution:
         out = self.out(self._with(state, y, self.out_condition))
         return self.head(self.grid.unfold(out, self.head.channels, self.space.shape))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the training loss must know."""
+        rising = f"the training loss is not a bound for the first {self.kl_warmup} steps; the reported log-likelihood is"
+        return [rising] if self.kl_warmup else []
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−ELBO at one draw, in nats; during the warm-up its KL is weighted."""
+        weight, bound = self.kl_weight(), self.elbo(x, y)
+        return -bound.value if weight == 1 else weight * bound.kl.sum(1) - bound.reconstruction
 
     def _level(self, level: int) -> Level:
         part = self.levels[level - 1]

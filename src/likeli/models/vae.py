@@ -22,6 +22,7 @@ from likeli.information import gaussian_kl
 from likeli.models.hierarchy import Hierarchy
 from likeli.nn.conv import ConvDecoder, ConvEncoder
 from likeli.nn.embedding import Condition
+from likeli.nn.kl_weight import KLWeight
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.nn.posterior import PosteriorFamily, make_posterior
 from likeli.nn.prior import PriorFamily, make_prior
@@ -60,7 +61,6 @@ class VAE(Hierarchy, LatentCodec):
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.998, "weight_decay": 1e-2}
     takes_missing: ClassVar[bool] = True
-    steps: Tensor
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class VAE(Hierarchy, LatentCodec):
         self.encoder, self.decoder = self._networks()
         features = space.shape if network == "conv" else (math.prod(space.model_shape),)
         self.p = make_prior(prior_family, latent_dim, components, features, self._posterior_of_features)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.kl_weight = KLWeight(beta, kl_warmup)
 
     def _check(self) -> None:
         require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
@@ -214,20 +214,13 @@ class VAE(Hierarchy, LatentCodec):
 
         Training mode counts the steps of a warm-up; out of it w = β.
         """
-        weight = self._weight()
+        weight = self.kl_weight()
         if self.train_samples > 1:
             return self._importance_weighted(x, y, weight)
         if self.free_nats:
             return self._with_free_nats(x, y, weight)
         bound = self.elbo(x, y)
         return -bound.value if weight == 1 else weight * bound.kl.sum(1) - bound.reconstruction
-
-    def _weight(self) -> float:
-        if not (self.kl_warmup and self.training):
-            return self.beta
-        if torch.is_grad_enabled():
-            self.steps += 1
-        return self.beta * min(1.0, self.steps.item() / self.kl_warmup)
 
     def _with_free_nats(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
         state, noise = self.root(Ambient(x)), Ambient(x)
