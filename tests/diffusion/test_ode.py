@@ -88,7 +88,7 @@ def test_a_thousand_points_to_four_decimals_in_three_seconds():
 
 
 def test_random_probes_are_unbiased_and_their_error_is_stated():
-    """The mean gap to the exact divergence is zero within 4 s.e.; the 95 % intervals (t, 7 degrees of freedom) cover above 90 %."""
+    """The mean gap to the exact divergence is zero within 4 s.e.; 95 % intervals (t with 7 d.f.) cover above 90 %."""
     schedule = LogLinear(-5, 5)
     denoiser, z = mixture(schedule), points(400)
 

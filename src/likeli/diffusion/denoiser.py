@@ -104,10 +104,16 @@ class Bound:
     Arguments:
         schedule: the schedule of `function`.
         function: (z, point) → Prediction.
+        log_ratio: log of the model's own reverse variance over q's, at (s, t); an ancestral sampler follows it.
     """
 
-    def __init__(self, schedule: Schedule, function: Callable[[Tensor, Point], Prediction]) -> None:
-        self.schedule, self.function = schedule, function
+    def __init__(
+        self,
+        schedule: Schedule,
+        function: Callable[[Tensor, Point], Prediction],
+        log_ratio: Callable[[Point, Point], Tensor] | None = None,
+    ) -> None:
+        self.schedule, self.function, self.log_ratio = schedule, function, log_ratio
 
     def __call__(self, z: Tensor, at: Point) -> Prediction:
         return self.function(z, at)
@@ -136,23 +142,27 @@ class Conditional(nn.Module, ABC):
 class Denoiser(Conditional):
     """A network read as one of ε, x, score, v, flow velocity or EDM's F.
 
-    The network sees z/√(α² + σ²), of about unit scale under any schedule, and γ, so that a trained one may be run on another
-    schedule.
+    The network sees z/√(s² α² + σ²), s the spread of the data, so of about unit scale under any schedule, and γ, so that a
+    trained one may be run on another schedule.
 
     Arguments:
         net: (z (B, ...), γ (B,), y) → a tensor of z's shape.
         schedule: t → (α, σ).
         predict: what the network's output stands for.  A score is given as σ·score, whose scale does not run away.
+        data: standard deviation of the data in model units.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps") -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps", data: float = 1.0) -> None:
         super().__init__(schedule)
         require(predict in get_args(Predict), "predict", f"one of {', '.join(get_args(Predict))}", predict)
-        self.net, self.predict = net, predict
+        require(data > 0, "data", "a positive number", data)
+        self.net, self.predict, self.data = net, predict, data
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         gamma, at = rows(at.gamma, z), at.like(z)
-        out = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
+        out = self.net(z / torch.hypot(self.data * at.alpha, at.sigma), gamma, y)
+        if self.predict == "edm":
+            return Prediction.of_edm(out, z, at.alpha, at.sigma, self.data)
         if self.predict == "score":
             out = out / at.sigma
         return getattr(Prediction, f"of_{self.predict}")(out, z, at.alpha, at.sigma)

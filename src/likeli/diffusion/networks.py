@@ -11,18 +11,24 @@ from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import require
 from likeli.nn.denoising_mlp import DenoisingMLP
-from likeli.space import Pixels, Space, Tokens
+from likeli.nn.unet import UNet
+from likeli.space import Pixels, Real, Space, Tokens
 
+Network = Literal["auto", "mlp", "unet"]
 FEW_SYMBOLS = 64  # beyond it a probability for every symbol of every cell costs more than the rest of the network
+WIDTHS = {8: (32, 48), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
 
 def make_denoiser(
     space: Space,
     schedule: Schedule,
     predict: Literal["auto", "categorical"] | Predict = "auto",
-    hidden: tuple[int, ...] = (256, 256, 256),
+    *,
+    network: Network = "auto",
+    hidden: tuple[int, ...] | None = None,
     dropout: float = 0.0,
     condition: Space | None = None,
+    data: float = 1.0,
 ) -> Conditional:
     """A fresh denoiser of the space's model units.
 
@@ -30,26 +36,40 @@ def make_denoiser(
         space: what x is.
         schedule: t → (α, σ).
         predict: `categorical` for probabilities of a discrete cell's symbols; auto takes it where there are at most 64, else v.
-        hidden: width of each residual block.
+        network: auto takes a U-Net for images of at least 8 × 8 cells.
+        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the shape if not given.
         dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
+        data: standard deviation of the data in model units.
 
     Raises:
-        InputError: categorical for reals, a width below 1, a dropout outside [0, 1).
+        InputError: categorical for reals, a U-Net for vectors, a width below 1, a dropout outside [0, 1).
     """
-    require(len(hidden) >= 1 and min(hidden) >= 1, "hidden", "one or more widths of at least 1", hidden)
-    require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
     require(0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
     count = discrete_symbols(space)
     if predict == "auto":
         predict = "categorical" if 0 < count <= FEW_SYMBOLS else "v"
     if predict == "categorical":
         require(count > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
-        outputs = space.levels if isinstance(space, Pixels) else 1
         assert isinstance(space, (Pixels, Tokens))
-        return CategoricalDenoiser(_network(space, hidden, outputs, condition, dropout), schedule, space)
-    return Denoiser(_network(space, hidden, 1, condition, dropout), schedule, predict)
+        net = _network(space, network, hidden, space.levels if isinstance(space, Pixels) else 1, condition, dropout)
+        return CategoricalDenoiser(net, schedule, space)
+    return Denoiser(_network(space, network, hidden, 1, condition, dropout), schedule, predict, data)
 
 
-def _network(space: Space, hidden: tuple[int, ...], outputs: int, condition: Space | None, dropout: float) -> nn.Module:
+def _network(
+    space: Space, network: Network, hidden: tuple[int, ...] | None, outputs: int, condition: Space | None, dropout: float
+) -> nn.Module:
+    image = isinstance(space, (Pixels, Real)) and len(space.shape) in (2, 3)
+    if network == "auto":
+        network = "unet" if image and min(space.shape[-2:]) >= 8 else "mlp"
+    require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
+    if network == "unet":
+        require(image, "network", "mlp, since x is not an image", network)
+        side = max(space.shape[-2:])
+        hidden = hidden or next((w for s, w in WIDTHS.items() if side <= s), WIDTHS[64])
+        attention = max(16, space.shape[-1] * space.shape[-2] // 16)
+        return UNet(space.shape, hidden, outputs, condition, dropout, blocks=1, attention=attention)
+    hidden = hidden or (256, 256, 256)
+    require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
     return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout)

@@ -44,13 +44,15 @@ class Sampler(Configurable, ABC):
 
 
 class Ancestral(Sampler):
-    """z_s ~ q(z_s|z_t, x = x̂(z_t)): the generative chain itself.
+    """z_s ~ q(z_s|z_t, x = x̂(z_t)), with the model's own variance where it has one: the generative chain itself.
 
     Source: Ho et al. (2020), arXiv:2006.11239, algorithm 2 with σ² = β̃.
     """
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         a, b, std = bridge(s, t)
+        if (ratio := getattr(denoise, "log_ratio", None)) is not None:
+            std = std * (ratio(s, t) / 2).exp()
         return a * z + b * denoise(z, t).x + std * noise.normal(*z.shape[1:]).to(z), None
 
 

@@ -89,7 +89,7 @@ class Schedule(Configurable, nn.Module, ABC):
         gamma = torch.as_tensor(gamma, dtype=torch.float64)
         low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
         with torch.no_grad():
-            for _ in range(60):
+            for _ in range(48):
                 middle = (low + high) / 2
                 below = self.gamma(middle) < gamma
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)

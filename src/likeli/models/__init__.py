@@ -4,8 +4,11 @@ from likeli.config import registered
 from likeli.core import GenerativeModel
 from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.categorical_mixture import CategoricalMixture
+from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
+from likeli.models.edm import EDM
 from likeli.models.flow import Flow
+from likeli.models.flow_matching import FlowMatching
 from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.gmm import GMM
 from likeli.models.hierarchy import Hierarchy
@@ -13,6 +16,7 @@ from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.ppca import PPCA
+from likeli.models.score_sde import ScoreSDE
 from likeli.models.vae import VAE
 from likeli.models.vdm import VDM
 
@@ -20,6 +24,8 @@ __all__ = [
     "AE",
     "CAE",
     "DAE",
+    "DDPM",
+    "EDM",
     "GMM",
     "HVAE",
     "PPCA",
@@ -28,10 +34,12 @@ __all__ = [
     "CategoricalMixture",
     "DensityModel",
     "Flow",
+    "FlowMatching",
     "GaussianDiffusion",
     "Hierarchy",
     "Independent",
     "MarkovHVAE",
+    "ScoreSDE",
     "families",
 ]
 

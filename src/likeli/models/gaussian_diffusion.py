@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 
 from likeli.core import Knows, LogLikelihood
 from likeli.diffusion.decoding import check_space, gaussian_cells
-from likeli.diffusion.denoiser import Conditional, Prediction
+from likeli.diffusion.denoiser import Bound, Conditional, Denoise, Prediction
 from likeli.diffusion.ode import flow, log_density
 from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
@@ -38,6 +38,7 @@ from likeli.random import Ambient, Noise
 from likeli.space import Space
 
 EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactly by default
+CHAIN = 128  # levels of the chain that samples when time is continuous
 TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
 
 
@@ -83,6 +84,7 @@ class GaussianDiffusion(Hierarchy):
     """
 
     denoiser: Conditional
+    default_sampler: ClassVar[str] = "ancestral"
 
     def __init__(self, space: Space, condition: Space | None = None) -> None:
         super().__init__(space)
@@ -90,8 +92,11 @@ class GaussianDiffusion(Hierarchy):
         self.condition = condition
 
     @abstractmethod
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+
     def grid(self) -> Tensor:
         """(depth,) rising times in float64; the last is 1."""
+        return torch.linspace(0, 1, CHAIN + 1, dtype=torch.float64)
 
     @property
     def schedule(self) -> Schedule:
@@ -129,14 +134,23 @@ class GaussianDiffusion(Hierarchy):
         assert state.at is not None
         return self.emit(state.z, state.at, y)
 
+    def denoise(self, y: Tensor | None = None) -> Denoise:
+        """What samplers, guidance and restoration work on: (z, point) → Prediction with the condition bound."""
+        return Bound(self.schedule, lambda z, at: self.denoiser(z, at, y), self.log_ratio)
+
     def terminal(self, like: Tensor) -> Distribution:
         """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
         return diagonal_gaussian(torch.zeros_like(like), self.schedule.prior_std() * torch.ones_like(like))
 
     def reverse(self, prediction: Prediction, s: Point, t: Point) -> Distribution:
-        """p(z_s|z_t): q's own step with x̂ in place of x."""
+        """p(z_s|z_t): q's own step with x̂ in place of x, and the variance that `log_ratio` says."""
         a, b, std = bridge(s, t)
+        std = std * (self.log_ratio(s, t) / 2).exp()
         return diagonal_gaussian(a * prediction.z + b * prediction.x, std * torch.ones_like(prediction.z))
+
+    def log_ratio(self, s: Point, t: Point) -> Tensor:
+        """log of p's variance over q's at a step; zero here, so that the two agree when x̂ = x."""
+        return torch.zeros_like(t.gamma)
 
     def emit(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
         """p(x|z) ∝ q(z|x) at the clean end, cell by cell: it needs no network, and errs by little where σ/α is small."""
@@ -149,8 +163,14 @@ class GaussianDiffusion(Hierarchy):
         return cells.flatten(1).sum(1)
 
     def level_kl(self, u: Tensor, eps: Tensor, s: Point, t: Point, y: Tensor | None = None) -> Tensor:
-        """KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) at z_t = α_t u + σ_t ε, (B,): ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖²."""
-        return 0.5 * torch.expm1(t.gamma - s.gamma).to(u) * self.noise_error(u, eps, t, y)
+        """KL(q(z_s|z_t, x) ‖ p(z_s|z_t)) at z_t = α_t u + σ_t ε, (B,).
+
+        With r = log σ_p²/σ_q²:  ½ e^{−r} (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖² + ½ D (e^{−r} − 1 + r).
+        """
+        r, cells = self.log_ratio(s, t), u[0].numel()
+        excess = gaussian_kl(torch.zeros_like(r), torch.ones_like(r), torch.zeros_like(r), (r / 2).exp())
+        weight = 0.5 * torch.exp(-r) * torch.expm1(t.gamma - s.gamma)
+        return weight.to(u) * self.noise_error(u, eps, t, y) + (cells * excess).to(u)
 
     def noise_error(self, u: Tensor, eps: Tensor, t: Point, y: Tensor | None = None) -> Tensor:
         """‖ε − ε̂(z_t)‖² at z_t = α_t u + σ_t ε, (B,)."""
@@ -172,6 +192,12 @@ class GaussianDiffusion(Hierarchy):
         return Ledger(self.terminal_kl(u), self.reconstruction(x, u, eps[0], y), torch.stack(kls, 1))
 
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of ½ ∫ ‖ε − ε̂‖² dγ, (B,), at γ uniform between its ends: t uniform on [0, 1) says where."""
+        first, last = self.schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device))
+        at = self.schedule.at(self.schedule.time_of(first + (last - first) * t))
+        return 0.5 * (last - first).to(u) * self.noise_error(u, eps, at, y)
+
+    def level_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """An unbiased estimate of Σ_levels KL, (B,): one level a row, chosen by t uniform on [0, 1)."""
         points, gaps = self.schedule.at(self.grid()), self.depth - 1
         i = (t * gaps).long().clamp(max=gaps - 1)
@@ -191,7 +217,7 @@ class GaussianDiffusion(Hierarchy):
         return Ledger(self.terminal_kl(u), self.reconstruction(x, u, torch.randn_like(u), y), diffusion[:, None])
 
     def trajectory(
-        self, noise: Noise, y: Tensor | None = None, *, steps: int | None = None, sampler: Sampler | str = "ancestral"
+        self, noise: Noise, y: Tensor | None = None, *, steps: int | None = None, sampler: Sampler | str | None = None
     ) -> Iterator[tuple[Point, Tensor]]:
         """Every state of the reverse process, as (point, z) from t = 1 down, for `noise.rows` rows.
 
@@ -199,11 +225,11 @@ class GaussianDiffusion(Hierarchy):
             noise: where z_1 and every later random number come from.
             y: the condition.
             steps: network evaluations, evenly spaced in t; the model's own levels if not given.
-            sampler: how to step, a `Sampler` or the name of one.
+            sampler: how to step, a `Sampler` or the name of one; the model's own if not given.
         """
         z = draw(self.terminal(self.root(noise).z), noise)
         times = uniform(steps) if steps is not None else self.grid().flip(0)
-        return trajectory(self.denoiser.given(y), z, times, noise, sampler)
+        return trajectory(self.denoise(y), z, times, noise, sampler or self.default_sampler)
 
     def draw(
         self,
@@ -211,7 +237,7 @@ class GaussianDiffusion(Hierarchy):
         y: Tensor | None = None,
         *,
         steps: int | None = None,
-        sampler: Sampler | str = "ancestral",
+        sampler: Sampler | str | None = None,
         mean: bool = False,
     ) -> Tensor:
         """x ~ p(x|z_0) at the end of a trajectory; by default the very chain that the bound is of.

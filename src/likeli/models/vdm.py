@@ -10,14 +10,12 @@ from torch import Tensor
 
 from likeli.diffusion.decoding import clean_gamma
 from likeli.diffusion.learned import Monotone
-from likeli.diffusion.networks import make_denoiser
+from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
 from likeli.diffusion.times import spread
 from likeli.errors import require
-from likeli.models.gaussian_diffusion import GaussianDiffusion
+from likeli.models.gaussian_diffusion import CHAIN, GaussianDiffusion
 from likeli.space import Space
-
-CHAIN = 128  # levels of the chain that samples when time is continuous
 
 
 class VDM(GaussianDiffusion):
@@ -25,7 +23,8 @@ class VDM(GaussianDiffusion):
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: width of each residual block, all equal.
+        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
+        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
         predict: what the network gives; auto gives each cell's probabilities where there are at most 64 symbols, else v.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss.
         gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
@@ -42,7 +41,8 @@ class VDM(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] = (256, 256, 256),
+        hidden: tuple[int, ...] | None = None,
+        network: Network = "auto",
         predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "auto",
         noise: Literal["learned", "log_linear", "cosine"] = "learned",
         gamma_min: float | None = None,
@@ -55,9 +55,10 @@ class VDM(GaussianDiffusion):
         super().__init__(space, condition)
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
         require(not learn_ends or noise == "learned", "learn_ends", "false, since the schedule is not learned", learn_ends)
-        self.hidden, self.predict, self.noise, self.dropout = hidden, predict, noise, dropout
+        self.hidden, self.network, self.predict, self.noise, self.dropout = hidden, network, predict, noise, dropout
         self.gamma_min, self.gamma_max, self.learn_ends, self.steps = gamma_min, gamma_max, learn_ends, steps
-        self.denoiser = make_denoiser(space, self._schedule(), predict, hidden, dropout, condition)
+        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
+        self.denoiser = make_denoiser(space, self._schedule(), predict, **options)
 
     def _schedule(self) -> Schedule:
         cells = math.prod(self.space.model_shape)
@@ -73,7 +74,7 @@ class VDM(GaussianDiffusion):
 
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self.steps is not None:
-            return super().diffusion_estimate(u, eps, t, y)
+            return self.level_estimate(u, eps, t, y)
         error = self.noise_error(u, eps, self.schedule.at(t), y)
         rate = self.schedule.rate(t)[1].to(u)
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):

@@ -1,0 +1,104 @@
+"""Denoising diffusion over T steps, trained on a simple loss that is not a bound; the bound can always be evaluated."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from likeli.diffusion.categorical import CategoricalDenoiser
+from likeli.diffusion.decoding import gaussian_cells
+from likeli.diffusion.losses import Weight, weighted_noise_error
+from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.schedule import Betas, Point
+from likeli.diffusion.times import spread
+from likeli.errors import require
+from likeli.models.gaussian_diffusion import GaussianDiffusion
+from likeli.observation.pixels import CategoricalCells
+from likeli.space import Space
+
+
+class DDPM(GaussianDiffusion):
+    """E_t w(t) ‖ε − ε̂(z_t)‖² over the levels t = 1 … T: simple (w = 1), min-SNR, truncated SNR, or the bound itself.
+
+    Arguments:
+        space: reals, grey levels or symbols.
+        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
+        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
+        steps: T.
+        curve: whether β or √β runs evenly from `beta_min` to `beta_max`.
+        beta_min, beta_max: β_1 and β_T; 0.1/T and 20/T if not given, which is 1e-4 and 0.02 for T = 1000.
+        predict: what the network gives.
+        objective: the weight of a level, or `bound`.
+        variance: p's at each step: q's own (small), that of z_t given z_s (large), or one learned for each level.
+        dropout: probability of zeroing a hidden feature in training.
+        condition: what y is, if anything.
+
+    Source: Ho et al. (2020), arXiv:2006.11239; Bao et al. (2022), arXiv:2201.06503, for the best variance of a level.
+    """
+
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+
+    def __init__(
+        self,
+        space: Space,
+        hidden: tuple[int, ...] | None = None,
+        network: Network = "auto",
+        steps: int = 1000,
+        curve: Literal["linear", "square_root"] = "linear",
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "eps",
+        objective: Weight | Literal["bound"] = "simple",
+        variance: Literal["small", "large", "learned"] = "small",
+        dropout: float = 0.1,
+        condition: Space | None = None,
+    ) -> None:
+        super().__init__(space, condition)
+        require(steps >= 2, "steps", "at least 2", steps)
+        self.hidden, self.network, self.steps, self.curve, self.predict = hidden, network, steps, curve, predict
+        self.beta_min, self.beta_max, self.objective, self.variance = beta_min, beta_max, objective, variance
+        self.dropout = dropout
+        first, last = (min(v / steps, 0.999) if b is None else b for v, b in ((0.1, beta_min), (20.0, beta_max)))
+        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
+        self.denoiser = make_denoiser(space, Betas(steps, curve, first, last), predict, **options)
+        self.log_ratios = nn.Parameter(torch.zeros(steps)) if variance == "learned" else None
+
+    def grid(self) -> Tensor:
+        return torch.linspace(0, 1, self.steps, dtype=torch.float64)
+
+    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.level_estimate(u, eps, t, y)
+
+    def log_ratio(self, s: Point, t: Point) -> Tensor:
+        if self.variance == "large":
+            return 2 * (t.sigma.log() - s.sigma.log())
+        if self.log_ratios is None:
+            return super().log_ratio(s, t)
+        return self.log_ratios.to(t.t)[(t.t * (self.steps - 1)).round().long()]
+
+    def emit(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
+        """p(x|z_1) around x̂(z_1), or with the network's own probabilities of each symbol."""
+        if isinstance(self.denoiser, CategoricalDenoiser):
+            return CategoricalCells(self.denoiser.log_pmf(z, at, y))
+        return gaussian_cells(self.space, self.denoiser(z, at, y).x, at.sigma / at.alpha)
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The weighted noise error, which is not a bound, unless the objective is the bound: then −ELBO in nats."""
+        t = spread(len(x), x.device)
+        if self.objective == "bound":
+            return -self.bound(x, t, y).value
+        u, level = self.infer(x, y), (t * self.steps).floor() / (self.steps - 1)
+        error = weighted_noise_error(self.denoiser, u, level, y, self.objective)
+        return error if self.log_ratios is None else error + self._variance_loss(error, level)
+
+    def _variance_loss(self, error: Tensor, level: Tensor) -> Tensor:
+        """The bound's dependence on the learned variances alone, the network's error taken as given."""
+        above = level > 0
+        t = self.schedule.at(level.clamp(min=1 / (self.steps - 1)))
+        s = self.schedule.at(t.t - 1 / (self.steps - 1))
+        r, cells = self.log_ratio(s, t), self.space.dimensions
+        kl = torch.exp(-r) * (torch.expm1(t.gamma - s.gamma) * error.detach() / cells + 1) + r
+        return torch.where(above, 0.5 * kl, 0.0).to(error)

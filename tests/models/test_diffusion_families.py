@@ -1,0 +1,173 @@
+"""DDPM, score SDE, EDM and flow matching: one denoiser, honest bounds whatever the training loss."""
+
+import functools
+import math
+import warnings
+
+import pytest
+import torch
+
+from likeli.core import Knows
+from likeli.diffusion.categorical import CategoricalDenoiser
+from likeli.diffusion.exact import MixtureDenoiser
+from likeli.models.ddpm import DDPM
+from likeli.models.edm import EDM
+from likeli.models.flow_matching import FlowMatching
+from likeli.models.score_sde import ScoreSDE
+from likeli.models.vdm import VDM
+from likeli.random import Replay, seeded
+from likeli.space import Pixels, Real
+
+F64 = torch.float64
+FAMILIES = {
+    "vdm": VDM,
+    "ddpm": DDPM,
+    "ddpm learned variance": functools.partial(DDPM, variance="learned", steps=100),
+    "ddpm min_snr": functools.partial(DDPM, objective="min_snr", predict="v"),
+    "vp": ScoreSDE,
+    "ve": functools.partial(ScoreSDE, process="ve"),
+    "subvp": functools.partial(ScoreSDE, process="subvp", weight="likelihood"),
+    "edm": EDM,
+    "flow_matching": FlowMatching,
+    "flow_matching logit_normal": functools.partial(FlowMatching, times="logit_normal"),
+}
+
+
+def two_modes(n):
+    """x ~ ½ N(−1, 0.1) + ½ N(1, 0.1), of about unit variance, and E log p by quadrature."""
+    x = (2.0 * (torch.rand(n, 1) < 0.5) - 1) + 0.1**0.5 * torch.randn(n, 1)
+    grid = torch.linspace(-4, 4, 8001, dtype=F64)
+    density = sum(0.5 * torch.exp(-((grid - m) ** 2) / 0.2) / math.sqrt(0.2 * math.pi) for m in (-1, 1))
+    return x, torch.trapezoid(density * density.clamp(min=1e-300).log(), grid).item()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_learns_two_modes_and_its_bound_stays_below_the_truth(name):
+    """400 steps of a small network: bound within a nat of E log p, not above it (4 s.e.); samples in both modes."""
+    with seeded(0, name):
+        x, truth = two_modes(2048)
+        model = FAMILIES[name](Real((1,)), hidden=(64, 64), dropout=0.0)
+        optimiser = torch.optim.Adam(model.parameters(), 4e-3)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 400)
+        for _ in range(400):
+            optimiser.zero_grad()
+            model.loss(x[torch.randint(0, 2048, (256,))]).mean().backward()
+            optimiser.step()
+            decay.step()
+        fresh, _ = two_modes(2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = model.log_likelihood(fresh, samples=24)
+    mean, error = found.mean()
+    error = math.hypot(error, (found.stderr.square().sum().sqrt() / 2000).item())
+    assert found.knows is Knows.LOWER_BOUND
+    assert truth - 1 < mean < truth + 4 * error
+    drawn = model.sample(256, steps=40)
+    assert 0.3 < (drawn > 0).double().mean().item() < 0.7
+    assert 0.7 < drawn.abs().mean().item() < 1.3
+
+
+def test_learned_variances_tighten_the_bound_of_few_steps():
+    """The exact denoiser of a Gaussian on 5 steps: a variance of its own for each level makes even that chain nearly exact."""
+    moments = torch.ones(1, dtype=F64), torch.zeros(1, 1, dtype=F64), torch.full((1, 1), 2.0, dtype=F64)
+    bounds = {}
+    x = 2**0.5 * torch.randn(4000, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
+    for variance in ("small", "large", "learned"):
+        model = DDPM(Real((1,)), steps=6, beta_min=0.05, beta_max=0.9, variance=variance, hidden=(4,)).double()
+        model.denoiser = MixtureDenoiser(model.schedule, *moments)
+        if variance == "learned":
+            optimiser = torch.optim.Adam([model.log_ratios], 0.05)
+            for _ in range(150):
+                optimiser.zero_grad()
+                with seeded(0, "train"):
+                    model.loss(x).mean().backward()
+                optimiser.step()
+        with torch.no_grad(), seeded(1, "bound"):
+            bounds[variance] = model.ledger(x).value.mean().item()
+    assert bounds["learned"] > bounds["large"] + 0.01
+    assert bounds["learned"] > bounds["small"] + 1
+    truth = -0.5 * math.log(2 * math.pi * math.e * 2)
+    assert bounds["learned"] < truth + 0.05
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_the_chain_follows_the_ledger_at_any_variance(variance):
+    """Levels of the chain against the closed form at the same z, and the default sampler is the chain itself."""
+    with seeded(0, variance):
+        model = DDPM(Pixels((2, 2), 5), steps=6, hidden=(8,), variance=variance, dropout=0.0, beta_max=0.5).double()
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+        x, noise = torch.randint(0, 5, (3, 2, 2)), [torch.randn(3, 2, 2, dtype=F64) for _ in range(6)]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = model.elbo(x, noise=Replay(noise))
+        u, state, given = model.infer(x), model.root(Replay(noise)), []
+        for level in range(6, 0, -1):
+            q = model.posterior(level, state, u, None)
+            z = q.mean + q.stddev * noise[6 - level]
+            state = model.descend(level, state, z)
+            given.append((z - state.at.alpha * u) / state.at.sigma)
+        ledger = model.ledger(x, noise=Replay(given))
+        torch.testing.assert_close(chain.kl[:, :-1], ledger.diffusion, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(chain.value, ledger.value, rtol=1e-8, atol=1e-8)
+        draws = [*noise, torch.rand(3, 2, 2, dtype=F64)]
+        chain = super(DDPM.__mro__[1], model).draw(Replay(draws))
+        torch.testing.assert_close(model.draw(Replay(draws)), chain)
+
+
+def test_default_rates_are_forgotten_and_short_ones_raise_the_alarm():
+    x = torch.randn(20, 2)
+    for options, alarm in (({"steps": 100}, False), ({"steps": 100, "beta_min": 1e-4, "beta_max": 0.02}, True)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = DDPM(Real((2,)), hidden=(4,), **options).log_likelihood(x, samples=2)
+        assert any("terminal mismatch" in str(w.message) for w in said) is alarm
+        assert (found.errors["terminal_mismatch"] > 0.01) is alarm
+
+
+def test_edm_s_grid_preconditioning_and_weight():
+    """18 steps of the published grid; the loss is F's plain squared error against its target."""
+    model = EDM(Real((3,)), hidden=(8,)).double()
+    sigma = model.schedule.at(model.grid()).sigma.flip(0)
+    want = (80 ** (1 / 7) + torch.arange(19, dtype=F64) / 18 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close(sigma, want, rtol=1e-6, atol=0)
+    x = torch.randn(50, 3, dtype=F64)
+    seen = []
+
+    class Record(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kept = torch.nn.Parameter(torch.ones(1, dtype=F64))  # a model computes in its parameters' type
+
+        def forward(self, z, gamma, y):
+            seen.append((z, gamma))
+            return 0.3 * z
+
+    model.denoiser.net = Record()
+    with seeded(0, "edm"):
+        loss = model.loss(x)
+    z, gamma = seen[0]
+    sigma = (gamma / 2).exp()[:, None]
+    noisy = z * (sigma**2 + 1).sqrt()
+    target = (x - noisy / (sigma**2 + 1)) * (sigma**2 + 1).sqrt() / sigma
+    torch.testing.assert_close(loss, (0.3 * z - target).square().sum(1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_likelihood_weight_is_the_bound_s_diffusion_term():
+    """λ = g²: the same numbers as the bound's, draw for draw."""
+    model = ScoreSDE(Real((2,)), weight="likelihood", hidden=(8,), dropout=0.0)
+    x = torch.randn(16, 2)
+    with seeded(0, "weight"):
+        loss = model.loss(x)
+    with seeded(0, "weight"):
+        t = (torch.rand((), dtype=F64) + torch.arange(16, dtype=F64) / 16) % 1
+        torch.testing.assert_close(loss, model.diffusion_estimate(model.infer(x), torch.randn(16, 2), t))
+
+
+def test_a_small_image_gets_a_u_net_and_symbols_of_few_levels_their_probabilities():
+    model = VDM(Pixels((8, 8), 17))
+    assert isinstance(model.denoiser, CategoricalDenoiser)
+    z, at = torch.randn(2, 8, 8), model.schedule.at(0.5)
+    torch.testing.assert_close(model.denoiser.log_pmf(z, at).exp().sum(1), torch.ones(2, 8, 8))
+    for shape in ((9, 11), (3, 10, 8)):
+        assert VDM(Pixels(shape, 256)).sample(2, steps=2).shape == (2, *shape)
