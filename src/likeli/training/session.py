@@ -65,7 +65,11 @@ class Session:
             if self.stop:
                 self.leave()
             run.reseed("step", run.step)
-            self.take(next(steps))
+            row = next(steps, None)
+            if row is None:  # EM that ends by the family's own rule
+                memory["reason"] = "own rule"
+                break
+            self.take(row)
             self.after_step()
             self.journal.advance(self.done())
             if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not memory["reason"]:
@@ -174,6 +178,8 @@ class Session:
     def history(self, reason: str) -> History:
         """The report."""
         run = self.run
+        own = getattr(run.model, "notes", ())
+        self.notes += [own] if isinstance(own, str) and own else own
         if run.model.strategy == "em" and reason == "steps":
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
