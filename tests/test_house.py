@@ -34,7 +34,7 @@ BANNED_BUILTINS = {"eval", "exec", "__import__", "compile"}
 BANNED_ATTRIBUTES = {
     ("torch", "save"), ("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"),
 }
-IMPORT_BY_NAME = {"__init__.py", "analysis/identities/__init__.py"}  # from a table, and from a folder of our own; never from data
+IMPORT_BY_NAME = {"__init__.py", "analysis/identities/__init__.py"}  # a table, and a folder of our own
 CONCRETE_BASES = {"Pixels"}  # Binary is an image of two levels, and whoever takes images takes it
 
 

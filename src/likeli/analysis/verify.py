@@ -40,6 +40,7 @@ def run(only: Iterable[str] | None = None, *, slow: bool = False) -> Iterator[Re
     return (check.run() for check in chosen)
 
 
-def _order(row: str) -> tuple[str, int]:
-    letter, number = re.fullmatch(r"([A-Z])(\d+)", row).groups()  # type: ignore[union-attr]
-    return "RIBMNE".find(letter), int(number)
+def _order(row: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([A-Z])(\d+)", row)
+    assert match is not None
+    return "RIBMNE".find(match[1]), int(match[2])
