@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as D
 from zuko.distributions import NormalizingFlow
-from zuko.flows import MAF
+from zuko.flows import NSF
 
 from likeli.distributions import diagonal_gaussian
 from likeli.random import Noise
@@ -118,20 +118,20 @@ class MixtureOfDiagonals(D.Distribution):
 
 
 class FlowPrior(Prior):
-    """A masked autoregressive flow: fast to score, drawn one coordinate after the other.
+    """Autoregressive neural splines: several modes even in one dimension, fast to score, drawn one coordinate after the other.
 
     Arguments:
         latent_dim: length of z.
         transforms: number of maps.
         hidden: width of each map's hidden layers.
 
-    Source: Papamakarios et al. (2017), arXiv:1705.07057.
+    Source: Durkan et al. (2019), arXiv:1906.04032.
     """
 
-    def __init__(self, latent_dim: int, transforms: int = 3, hidden: int = 128) -> None:
+    def __init__(self, latent_dim: int, transforms: int = 2, hidden: int = 128) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.flow = MAF(latent_dim, transforms=transforms, hidden_features=(hidden, hidden))
+        self.flow = NSF(latent_dim, transforms=transforms, hidden_features=(hidden, hidden))
 
     def forward(self, rows: int, like: Tensor) -> PushedNormal:
         return PushedNormal(like.new_zeros(rows, self.latent_dim), self.flow())
