@@ -22,7 +22,7 @@ from likeli.analysis.weights import Diagnostics, diagnose
 from likeli.core import GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import require
 from likeli.models.density import log_mean_exp
-from likeli.models.hierarchy import Hierarchy
+from likeli.models.hierarchy import Hierarchy, LatentVariableModel
 from likeli.random import Ambient, seeded
 
 BATCH = 256
@@ -67,7 +67,7 @@ def prior_monte_carlo(
 
 
 def importance(
-    model: Hierarchy,
+    model: LatentVariableModel,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -90,7 +90,14 @@ def importance(
 
 
 def importance_bound(
-    model: Hierarchy, x: Tensor, y: Tensor | None = None, *, k: int = 16, repeats: int = 8, seed: int = 0, batch: int = BATCH
+    model: LatentVariableModel,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    k: int = 16,
+    repeats: int = 8,
+    seed: int = 0,
+    batch: int = BATCH,
 ) -> LogLikelihood:
     """L_K = E log (1/K) Σ_k p(x, z_k)/q(z_k|x) ≤ L_{K+1} ≤ log p(x), averaged over repeats; L_1 is the ELBO.
 
@@ -109,7 +116,7 @@ def importance_bound(
     return _labelled(model, bounds.mean(0), bounds.std(0) / math.sqrt(repeats), Knows.LOWER_BOUND)
 
 
-def _with_encoder(model: Hierarchy, context: Any = None) -> Prepare:
+def _with_encoder(model: LatentVariableModel, context: Any = None) -> Prepare:
     def prepare(x: Tensor, y: Tensor | None) -> Callable[[], Tensor]:
         q = model.infer(x, y) if context is None else context
         return lambda: model.log_weight(x, y, context=q)
@@ -117,7 +124,9 @@ def _with_encoder(model: Hierarchy, context: Any = None) -> Prepare:
     return prepare
 
 
-def _estimate(model: Hierarchy, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int) -> Estimate:
+def _estimate(
+    model: LatentVariableModel, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
+) -> Estimate:
     require(samples >= 2, "samples", "at least 2, for a standard error", samples)
     return summarise(model, _weights(model, x, y, prepare, samples, seed, batch))
 
@@ -143,7 +152,7 @@ def _labelled(model: GenerativeModel, value: Tensor, stderr: Tensor, knows: Know
 
 
 def _weights(
-    model: Hierarchy, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
+    model: LatentVariableModel, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
 ) -> Iterator[Tensor]:
     """Log weights (samples, b), one batch of rows after another, one draw at a time."""
     require(batch >= 1, "batch", "at least 1", batch)
