@@ -23,7 +23,7 @@ from likeli.diffusion.schedule import (
     bridge,
     kernel,
 )
-from likeli.diffusion.times import check_times, even_log_snr, karras, spread, uniform
+from likeli.diffusion.times import check_times, even_log_snr, grid_of, karras, spread, uniform
 from likeli.errors import InputError
 from likeli.random import seeded
 
@@ -182,6 +182,7 @@ def test_configuration_round_trip_and_inverse(schedule):
 
 def test_grids():
     schedule = Cosine()
+    assert torch.equal(grid_of("log_snr", schedule, 7), even_log_snr(schedule, 7))
     snr = schedule.gamma(even_log_snr(schedule, 7)).diff()
     torch.testing.assert_close(snr, snr[:1].expand(7), rtol=1e-9, atol=1e-9)
     root = (schedule.gamma(karras(schedule, 7)) / 14).exp().diff()
@@ -204,6 +205,7 @@ def test_grids():
         lambda: LinearBeta(0.0),
         lambda: VarianceExploding(2.0, 1.0),
         lambda: Straight(0.7),
+        lambda: grid_of("even", LogLinear(), 3),
         lambda: Sigmoid(start=1, end=0),
     ],
 )

@@ -39,8 +39,10 @@ class CategoricalDenoiser(Conditional):
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         pmf = self.log_pmf(z, at, y).exp()
-        tokens = isinstance(self.space, Tokens)
-        x = pmf.movedim(1, -1) if tokens else torch.tensordot(pmf, symbols(self.space, z), dims=([1], [0]))
+        if isinstance(self.space, Tokens):
+            x = pmf.movedim(1, -1)
+        else:  # no matrix product, which mixed precision would round
+            x = (pmf * symbols(self.space, z).reshape(-1, *[1] * (z.ndim - 1))).sum(1)
         at = at.like(z)
         return Prediction.of_x(x, z, at.alpha, at.sigma)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import nn
@@ -11,10 +12,11 @@ from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import require
 from likeli.nn.denoising_mlp import DenoisingMLP
+from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
 from likeli.space import Pixels, Real, Space, Tokens
 
-Network = Literal["auto", "mlp", "unet"]
+Network = Literal["auto", "mlp", "unet", "transformer"]
 FEW_SYMBOLS = 64  # beyond it a probability for every symbol of every cell costs more than the rest of the network
 WIDTHS = {8: (32, 48), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
@@ -29,6 +31,7 @@ def make_denoiser(
     dropout: float = 0.0,
     condition: Space | None = None,
     data: float = 1.0,
+    fine: bool = False,
 ) -> Conditional:
     """A fresh denoiser of the space's model units.
 
@@ -41,6 +44,7 @@ def make_denoiser(
         dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
         data: standard deviation of the data in model units.
+        fine: whether a U-Net also sees sines of its input that turn once a grey level.
 
     Raises:
         InputError: categorical for reals, a U-Net for vectors, a width below 1, a dropout outside [0, 1).
@@ -52,24 +56,36 @@ def make_denoiser(
     if predict == "categorical":
         require(count > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         assert isinstance(space, (Pixels, Tokens))
-        net = _network(space, network, hidden, space.levels if isinstance(space, Pixels) else 1, condition, dropout)
+        outputs = space.levels if isinstance(space, Pixels) else 1
+        net = _network(space, network, hidden, outputs, condition, dropout)
         return CategoricalDenoiser(net, schedule, space)
-    return Denoiser(_network(space, network, hidden, 1, condition, dropout), schedule, predict, data)
+    # two levels and one level to a turn
+    waves = (math.pi / space.bin_width, 2 * math.pi / space.bin_width) if fine and isinstance(space, Pixels) else ()
+    return Denoiser(_network(space, network, hidden, 1, condition, dropout, waves), schedule, predict, data)
 
 
 def _network(
-    space: Space, network: Network, hidden: tuple[int, ...] | None, outputs: int, condition: Space | None, dropout: float
+    space: Space,
+    network: Network,
+    hidden: tuple[int, ...] | None,
+    outputs: int,
+    condition: Space | None,
+    dropout: float,
+    waves: tuple[float, ...] = (),
 ) -> nn.Module:
     image = isinstance(space, (Pixels, Real)) and len(space.shape) in (2, 3)
     if network == "auto":
         network = "unet" if image and min(space.shape[-2:]) >= 8 else "mlp"
     require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
+    require(network == "mlp" or image, "network", "mlp, since x is not an image", network)
     if network == "unet":
-        require(image, "network", "mlp, since x is not an image", network)
         side = max(space.shape[-2:])
         hidden = hidden or next((w for s, w in WIDTHS.items() if side <= s), WIDTHS[64])
         attention = max(16, space.shape[-1] * space.shape[-2] // 16)
-        return UNet(space.shape, hidden, outputs, condition, dropout, blocks=1, attention=attention)
-    hidden = hidden or (256, 256, 256)
+        return UNet(space.shape, hidden, outputs, condition, dropout, 1, attention, waves)
+    hidden = hidden or ((256, 256, 256) if network == "mlp" else (128, 128, 128, 128))
     require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
+    if network == "transformer":
+        require(hidden[0] <= 32 or hidden[0] % 32 == 0, "hidden", "multiples of 32, one for each head", hidden)
+        return Transformer(space.shape, hidden, outputs, condition, dropout)
     return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import require
+
+Grid = Literal["time", "log_snr", "karras"]
 
 
 def spread(n: int, device: torch.device | str = "cpu") -> Tensor:
@@ -40,6 +44,14 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
     require(rho > 0, "rho", "a positive number", rho)
     ends = (schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach() / (2 * rho)).exp()
     return _pinned(schedule.time_of(2 * rho * torch.lerp(*ends, 1 - uniform(steps)).log()))
+
+
+def grid_of(name: Grid, schedule: Schedule, steps: int) -> Tensor:
+    """steps + 1 times from 1 down to 0, evenly spaced in `time`, in `log_snr`, or as `karras` spaces them."""
+    require(name in get_args(Grid), "grid", f"one of {', '.join(get_args(Grid))}", name)
+    if name == "time":
+        return uniform(steps)
+    return even_log_snr(schedule, steps) if name == "log_snr" else karras(schedule, steps)
 
 
 def check_times(times: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class DDPM(GaussianDiffusion):
     Arguments:
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         steps: T.
         curve: whether β or √β runs evenly from `beta_min` to `beta_max`.
         beta_min, beta_max: β_1 and β_T; 0.1/T and 20/T if not given, which is 1e-4 and 0.02 for T = 1000.

@@ -25,7 +25,7 @@ class EDM(GaussianDiffusion):
     Arguments:
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         sigma_min, sigma_max, rho: of the grid.
         sigma_data: s, the data's spread in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
         p_mean, p_std: of log σ in training.

@@ -29,7 +29,7 @@ from likeli.diffusion.denoiser import Bound, Conditional, Denoise, Prediction
 from likeli.diffusion.ode import flow, log_density
 from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
-from likeli.diffusion.times import uniform
+from likeli.diffusion.times import Grid, grid_of
 from likeli.distributions import diagonal_gaussian, draw
 from likeli.errors import require
 from likeli.information import gaussian_kl
@@ -217,18 +217,25 @@ class GaussianDiffusion(Hierarchy):
         return Ledger(self.terminal_kl(u), self.reconstruction(x, u, torch.randn_like(u), y), diffusion[:, None])
 
     def trajectory(
-        self, noise: Noise, y: Tensor | None = None, *, steps: int | None = None, sampler: Sampler | str | None = None
+        self,
+        noise: Noise,
+        y: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        sampler: Sampler | str | None = None,
+        grid: Grid = "time",
     ) -> Iterator[tuple[Point, Tensor]]:
         """Every state of the reverse process, as (point, z) from t = 1 down, for `noise.rows` rows.
 
         Arguments:
             noise: where z_1 and every later random number come from.
             y: the condition.
-            steps: network evaluations, evenly spaced in t; the model's own levels if not given.
+            steps: how many; the model's own levels if not given.
             sampler: how to step, a `Sampler` or the name of one; the model's own if not given.
+            grid: what `steps` are evenly spaced in: time, log_snr, or karras.
         """
         z = draw(self.terminal(self.root(noise).z), noise)
-        times = uniform(steps) if steps is not None else self.grid().flip(0)
+        times = grid_of(grid, self.schedule, steps) if steps is not None else self.grid().flip(0)
         return trajectory(self.denoise(y), z, times, noise, sampler or self.default_sampler)
 
     def draw(
@@ -238,15 +245,16 @@ class GaussianDiffusion(Hierarchy):
         *,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
+        grid: Grid = "time",
         mean: bool = False,
     ) -> Tensor:
         """x ~ p(x|z_0) at the end of a trajectory; by default the very chain that the bound is of.
 
         Arguments:
-            steps, sampler: as in `trajectory`.
+            steps, sampler, grid: as in `trajectory`.
             mean: return E[x|z_0] in place of a draw.
         """
-        at, z = deque(self.trajectory(noise, y, steps=steps, sampler=sampler), maxlen=1)[0]
+        at, z = deque(self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid), maxlen=1)[0]
         p = self.emit(z, at, y)
         return p.mean if mean else draw(p, noise)
 

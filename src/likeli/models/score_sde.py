@@ -24,7 +24,7 @@ class ScoreSDE(GaussianDiffusion):
     Arguments:
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         process: vp, ve or subvp.
         weight: `noise` for λ = σ², `likelihood` for λ = g².
         dropout: probability of zeroing a hidden feature in training.

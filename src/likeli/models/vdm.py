@@ -24,7 +24,7 @@ class VDM(GaussianDiffusion):
     Arguments:
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp or unet; auto takes a U-Net for images of at least 8 × 8 cells.
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         predict: what the network gives; auto gives each cell's probabilities where there are at most 64 symbols, else v.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss.
         gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
@@ -58,7 +58,7 @@ class VDM(GaussianDiffusion):
         self.hidden, self.network, self.predict, self.noise, self.dropout = hidden, network, predict, noise, dropout
         self.gamma_min, self.gamma_max, self.learn_ends, self.steps = gamma_min, gamma_max, learn_ends, steps
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, self._schedule(), predict, **options)
+        self.denoiser = make_denoiser(space, self._schedule(), predict, fine=True, **options)
 
     def _schedule(self) -> Schedule:
         cells = math.prod(self.space.model_shape)

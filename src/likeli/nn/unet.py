@@ -84,7 +84,11 @@ class UNet(nn.Module):
         dropout: probability of zeroing a hidden value in training.
         blocks: residual blocks at each resolution, on the way down.
         attention: largest number of cells at which a resolution attends.
+        waves: angular frequencies k whose sin kz and cos kz are further input channels: they show the network differences of
+            one grey level, on which a likelihood hangs (Kingma et al., 2021, arXiv:2107.00630, section 5.1).
     """
+
+    waves: Tensor
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         blocks: int = 2,
         attention: int = 64,
+        waves: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self.shape, self.outputs = shape, outputs
@@ -102,7 +107,8 @@ class UNet(nn.Module):
         self.halvings = len(hidden) - 1
         cells = [math.prod(-(-s // 2**i) for s in shape[-2:]) for i in range(len(hidden))]
         self.level = NoiseLevel(FEATURES, condition)
-        self.enter = nn.Conv2d(colours, hidden[0], 3, padding=1)
+        self.register_buffer("waves", torch.tensor(waves).reshape(-1, 1, 1, 1), persistent=False)
+        self.enter = nn.Conv2d(colours * (1 + 2 * len(waves)), hidden[0], 3, padding=1)
         self.down, self.up, kept, width = nn.ModuleList(), nn.ModuleList(), [hidden[0]], hidden[0]
         for i, target in enumerate(hidden):
             for _ in range(blocks):
@@ -126,6 +132,9 @@ class UNet(nn.Module):
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
         e, (height, width) = self.level(gamma, y), self.shape[-2:]
         h = z.reshape(len(z), -1, height, width)
+        if len(self.waves):
+            angles = (h[:, None] * self.waves).flatten(1, 2)
+            h = torch.cat([h, angles.sin(), angles.cos()], 1)
         block = 2**self.halvings
         h = pad(h, (0, -width % block, 0, -height % block)).contiguous(memory_format=torch.channels_last)
         kept = [h := self.enter(h)]

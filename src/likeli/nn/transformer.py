@@ -1,0 +1,96 @@
+"""A diffusion transformer: an image as a row of patches, every layer steered by the noise level."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
+
+from likeli.nn.embedding import NoiseLevel
+from likeli.space import Space
+
+HEAD = 32  # features of an attention head
+
+
+class Block(nn.Module):
+    """h + g₁ attention((1 + a₁) norm h + b₁), then the same with two linear layers; a, b, g come from the noise level.
+
+    Arguments:
+        width: features of a token.
+        dropout: probability of zeroing a hidden feature in training.
+
+    Source: Peebles & Xie (2022), arXiv:2212.09748, adaLN-Zero.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = max(1, width // HEAD)
+        self.steer = nn.Linear(width, 6 * width)
+        self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.steer.weight)
+        nn.init.zeros_(self.steer.bias)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        a_1, b_1, g_1, a_2, b_2, g_2 = self.steer(e)[:, None].chunk(6, -1)
+        h = h + g_1 * self._attend(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1))
+        inner = gelu(self.first(torch.addcmul(b_2, layer_norm(h, h.shape[-1:]), 1 + a_2)), approximate="tanh")
+        return h + g_2 * self.last(self.dropout(inner))
+
+    def _attend(self, h: Tensor) -> Tensor:
+        b, n, width = h.shape
+        q, k, v = self.enter(h).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return self.leave(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
+
+
+class Transformer(nn.Module):
+    """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output.
+
+    Arguments:
+        shape: one image, (H, W) or (C, H, W); padded inside to whole patches.
+        hidden: width of each block, all equal, a multiple of 32 where above it.
+        outputs: numbers for each cell.
+        condition: what y is, or None.
+        dropout: probability of zeroing a hidden feature in training.
+        patch: side of a patch; chosen for at most 64 tokens if not given.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (128, 128, 128, 128),
+        outputs: int = 1,
+        condition: Space | None = None,
+        dropout: float = 0.0,
+        patch: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.outputs, width = shape, outputs, hidden[0]
+        self.colours = shape[0] if len(shape) == 3 else 1
+        self.patch = patch or max(2, math.ceil(max(shape[-2:]) / 8))
+        self.rows, self.columns = (math.ceil(s / self.patch) for s in shape[-2:])
+        cells = self.colours * self.patch**2
+        self.level = NoiseLevel(width, condition)
+        self.enter, self.place = nn.Linear(cells, width), nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
+        self.blocks = nn.ModuleList(Block(width, dropout) for _ in hidden)
+        self.steer, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, cells * outputs)
+        for layer in (self.steer, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
+        (height, width), p = self.shape[-2:], self.patch
+        e, image = self.level(gamma, y), z.reshape(len(z), self.colours, height, width)
+        image = pad(image, (0, self.columns * p - width, 0, self.rows * p - height))
+        patches = image.reshape(len(z), self.colours, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)
+        h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.place
+        for block in self.blocks:
+            h = block(h, e)
+        scale, shift = self.steer(e)[:, None].chunk(2, -1)
+        h = self.leave(torch.addcmul(shift, layer_norm(h, h.shape[-1:]), 1 + scale))
+        h = h.reshape(len(z), self.rows, self.columns, self.outputs * self.colours, p, p).permute(0, 3, 1, 4, 2, 5)
+        h = h.reshape(len(z), -1, self.rows * p, self.columns * p)[:, :, :height, :width]
+        return h.reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *self.shape)
