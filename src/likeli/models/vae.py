@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.core import LatentCodec
-from likeli.distributions import draw
+from likeli.distributions import at_least_single, draw
 from likeli.errors import require
 from likeli.information import gaussian_kl
 from likeli.models.hierarchy import Hierarchy
@@ -148,8 +148,8 @@ class VAE(Hierarchy, LatentCodec):
     def _encode_features(self, u: Tensor, y: Tensor | None) -> Tensor:
         c = self.embed(y, u)
         if self.network == "conv":
-            return self.encoder(u, c)
-        return self.encoder(torch.cat([u.flatten(1), c], 1) if self.embed.width else u.flatten(1))
+            return at_least_single(self.encoder(u, c))
+        return at_least_single(self.encoder(torch.cat([u.flatten(1), c], 1) if self.embed.width else u.flatten(1)))
 
     def _posterior_of_features(self, u: Tensor) -> Distribution:
         return self.q(self._encode_features(u, None))

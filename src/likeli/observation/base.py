@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 
 from likeli.config import Configurable, describe, parameters_of
+from likeli.distributions import at_least_single
 from likeli.errors import require
 from likeli.random import Noise
 from likeli.space import Space
@@ -71,8 +72,12 @@ class Observation(Configurable, nn.Module, ABC):
         """Numbers for each cell that a decoder must give."""
 
     @abstractmethod
+    def read(self, out: Tensor) -> Cells:
+        """`forward` for numbers of at least single precision."""
+
     def forward(self, out: Tensor) -> Cells:
         """(B, channels, *space.shape) → p(x|z), in nats of the user's units."""
+        return self.read(at_least_single(out))
 
     def bind(self) -> None:
         """Make what depends on the space; families of heads with parameters of their own write this one."""

@@ -106,7 +106,7 @@ class Poisson(Observation):
     def channels(self) -> int:
         return 1
 
-    def forward(self, out: Tensor) -> PoissonCells:
+    def read(self, out: Tensor) -> PoissonCells:
         return PoissonCells(out)
 
 
@@ -138,7 +138,7 @@ class NegativeBinomial(DispersedCounts):
     def channels(self) -> int:
         return 1
 
-    def forward(self, out: Tensor) -> NegativeBinomialCells:
+    def read(self, out: Tensor) -> NegativeBinomialCells:
         return NegativeBinomialCells(out, self.log_dispersion)
 
 
@@ -159,5 +159,5 @@ class ZeroInflatedNegativeBinomial(DispersedCounts):
     def channels(self) -> int:
         return 2
 
-    def forward(self, out: Tensor) -> ZeroInflatedCells:
+    def read(self, out: Tensor) -> ZeroInflatedCells:
         return ZeroInflatedCells(out, self.log_dispersion)

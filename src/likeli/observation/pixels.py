@@ -29,7 +29,7 @@ class Bernoulli(Observation):
     def bind(self) -> None:
         require(self.space.levels == 2, "head", f"one for {self.space.levels} levels", "bernoulli, which is for 2")
 
-    def forward(self, out: Tensor) -> BernoulliCells:
+    def read(self, out: Tensor) -> BernoulliCells:
         return BernoulliCells(out)
 
 
@@ -60,7 +60,7 @@ class Categorical(Observation):
     def channels(self) -> int:
         return self.space.levels if isinstance(self.space, Pixels) else self.space.vocab
 
-    def forward(self, out: Tensor) -> CategoricalCells:
+    def read(self, out: Tensor) -> CategoricalCells:
         return CategoricalCells(out)
 
 
@@ -106,7 +106,7 @@ class DiscretisedLogistic(Observation):
     def channels(self) -> int:
         return 3 * self.components if self.components > 1 else 2
 
-    def forward(self, out: Tensor) -> LogisticCells:
+    def read(self, out: Tensor) -> LogisticCells:
         return LogisticCells(out, self.space.levels, self.components)
 
 

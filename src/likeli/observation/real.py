@@ -128,7 +128,7 @@ class Gaussian(LocationScale):
         super().__init__()
         self.scale, self.width = scale, width
 
-    def forward(self, out: Tensor) -> GaussianCells:
+    def read(self, out: Tensor) -> GaussianCells:
         return GaussianCells(*self.parts(out), self.space)
 
 
@@ -150,5 +150,5 @@ class StudentT(LocationScale):
         super().bind()
         self.log_df = nn.Parameter(torch.tensor(math.log(self.df - 1)))
 
-    def forward(self, out: Tensor) -> StudentTCells:
+    def read(self, out: Tensor) -> StudentTCells:
         return StudentTCells(*self.parts(out), self.space, 1 + self.log_df.exp().to(out.dtype))

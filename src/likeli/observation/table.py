@@ -49,7 +49,7 @@ class Mixed(Observation):
         sizes = torch.tensor([len(columns[i].categories) for i in self.categorical])
         self.register_buffer("absent", torch.arange(self.channels)[:, None] >= sizes, False)
 
-    def forward(self, out: Tensor) -> MixedCells:
+    def read(self, out: Tensor) -> MixedCells:
         return MixedCells(out, self)
 
 
