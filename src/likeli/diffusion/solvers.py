@@ -23,6 +23,8 @@ from likeli.errors import require
 from likeli.random import Noise
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_PLACES = (_NODES + 1) / 2
+_POWERS = _PLACES[:, None] ** np.arange(5)
 
 
 class Euler(Sampler):
@@ -117,14 +119,11 @@ def integrate(z: Tensor, t: Point, s: Point, nodes: Sequence[tuple[float, Tensor
         t, s: from and to.
         nodes: (λ, x̂) at distinct λ.
     """
-    places = np.array([place for place, _ in nodes])
     first, last = half_log_snr(t), half_log_snr(s)
-    u = first + (last - first) * (_NODES + 1) / 2
-    kernel = _WEIGHTS * np.exp(u - last) * (last - first) / 2
+    h = last - first
+    moments = (h / 2 * _WEIGHTS * np.exp(h * (_PLACES - 1))) @ _POWERS[:, : len(nodes)]  # ∫ e^{λ − λ_s} v^j dλ, v from 0 to 1
+    powers = np.array([(place - first) / h for place, _ in nodes])[None] ** np.arange(len(nodes))[:, None]
     out = (s.sigma / t.sigma) * z
-    for i, (place, x) in enumerate(nodes):
-        others = np.delete(places, i)
-        basis = np.prod((u[:, None] - others) / (place - others), axis=1)
-        out = out + (s.alpha * float(kernel @ basis)) * x
+    for weight, (_, x) in zip(np.linalg.solve(powers, moments).tolist(), nodes):
+        out = out + (s.alpha * weight) * x
     return out
-
