@@ -161,7 +161,7 @@ def test_resume_goes_on_by_the_runs_own_record(tmp_path, capsys):
     assert again["notes"]
     assert again["steps"] == first["steps"]
     assert "steps" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--steps", 9, code=2)["error"]
-    assert "hidden" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--model", "vae", code=2)["error"]
+    assert "latent_dim" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--model", "vae", code=2)["error"]
     run("fit", "--resume", "--out", tmp_path / "nothing", code=2)
 
 

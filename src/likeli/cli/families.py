@@ -7,9 +7,12 @@ likeli list vae        the options of vae, as --model.NAME
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import replace
 from typing import Any
 
-from likeli.cli.catalogue import Argument, Catalogue, catalogue
+from likeli.cli.catalogue import Argument, Catalogue, catalogue, training_options
+from likeli.cli.options import train_defaults
 from likeli.cli.output import emit, table
 
 
@@ -60,14 +63,24 @@ def options_help(known: Catalogue, name: str) -> str:
     return f"options of {name}:\n" + "\n".join(lines or ["  (none)"])
 
 
-def training_help(options: dict[str, Argument]) -> str:
-    """The training options, one a line."""
-    return "training options:\n" + "\n".join(_line("train", a) for a in options.values())
+def training_help(known: Catalogue, family: str | None) -> str:
+    """The training options, one a line, with the defaults that `family` has for them."""
+    defaults = train_defaults(known, family, {}) if family else {}
+    options = [replace(a, default=defaults.get(name, a.default)) for name, a in training_options().items()]
+    return "training options:\n" + "\n".join(_line("train", a) for a in options)
 
 
 def _line(section: str, a: Argument) -> str:
-    default = "" if a.required else f" [{a.default}]"
-    return f"  --{section}.{a.name:<16} {a.annotation}{default}  {a.help}".rstrip()
+    value = ",".join(map(str, a.default)) if isinstance(a.default, (list, tuple)) else a.default
+    default = "" if a.required else f" [{'none' if value is None else value}]"
+    return f"  --{section}.{a.name:<16} {readable(a.annotation)}{default}  {a.help}".rstrip()
+
+
+def readable(annotation: str) -> str:
+    """`Literal['a', 'b'] | None` → `a|b or none`, `tuple[int, ...]` → `int,int,…`."""
+    text = annotation.replace(" | None", " or none").replace(" | ", " or ")
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), text)
+    return re.sub(r"tuple\[(\w+), (\.\.\.|\w+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), text)
 
 
 def _choices(known: Catalogue, a: Argument) -> str:

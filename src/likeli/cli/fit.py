@@ -59,8 +59,9 @@ def epilog(argv: list[str]) -> str:
     """What `--help` adds: the options of the family named in `argv`, and of training."""
     known = catalogue(tuple(value_of(argv, "--plugin")))
     families = [f for f in value_of(argv, "--model") if f in known.models]
-    model = options_help(known, families[-1]) if families else "options of a family: likeli fit --model FAMILY --help"
-    return f"{model}\n\n{training_help(training_options())}"
+    family = families[-1] if families else None
+    model = options_help(known, family) if family else "options of a family: likeli fit --model FAMILY --help"
+    return f"{model}\n\n{training_help(known, family)}"
 
 
 def value_of(argv: list[str], option: str) -> list[str]:
