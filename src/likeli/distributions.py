@@ -20,6 +20,11 @@ def diagonal_gaussian(mean: Tensor, std: Tensor) -> D.Independent:
     return D.Independent(D.Normal(mean, std, validate_args=False), mean.ndim - 1, validate_args=False)
 
 
+def at_least_single(h: Tensor) -> Tensor:
+    """h, in float32 if it came in a half precision: what autocast leaves is too coarse for the parameters of a distribution."""
+    return h.float() if h.dtype in (torch.bfloat16, torch.float16) else h
+
+
 @singledispatch
 def draw(p: D.Distribution, noise: Noise) -> Tensor:
     """z ~ p, one draw for each row of p's batch, from `noise`; a distribution may also bring its own `draw(noise)`."""
@@ -67,3 +72,12 @@ def _(p: D.TransformedDistribution, noise: Noise) -> Tensor:
 
 def _cells(p: D.Distribution) -> tuple[int, ...]:
     return tuple(p.batch_shape[1:]) + tuple(p.event_shape)
+
+
+def gaussian_product(mean_p: Tensor, std_p: Tensor, mean_d: Tensor, std_d: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of N ∝ N(μ_p, σ_p²)·N(μ_d, σ_d²): precisions add and weigh the means.
+
+    Source: Sønderby et al. (2016), arXiv:1602.02282, equations 17 to 19.
+    """
+    weight = 1 / (1 + (std_d / std_p).square())  # the share of d: σ_p² / (σ_p² + σ_d²), never an infinite precision
+    return mean_p + weight * (mean_d - mean_p), std_d * weight.sqrt()
