@@ -17,6 +17,7 @@ from probes import MixtureProbe, Rows, noisy, rows
 
 from likeli.checkpoint import read, read_history
 from likeli.errors import LikeliError
+from likeli.models import GMM, VAE
 from likeli.space import Real
 from likeli.training import fit
 
@@ -24,12 +25,21 @@ STEPS = 40
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def model(kind):
+    """An untrained model, the same every time."""
+    torch.manual_seed(1)
+    if kind in ("em", "gmm"):
+        return MixtureProbe(Real((5,))) if kind == "em" else GMM(Real((5,)), components=4, starts=1)
+    return noisy() if kind == "sgd" else VAE(Real((5,)), latent_dim=2, hidden=(16,))
+
+
 def train(kind, out, resume):
     """One run of the kind; everything about it is fixed."""
-    if kind == "em":
-        return fit(MixtureProbe(Real((5,))), rows(), steps=STEPS, tolerance=0.0, out=out, resume=resume, checkpoint_every=0.0)
-    options = {"batch": 16, "validate_every": 7, "log_every": 1, "ema": 0.9, "clip": 2.0, "weight_decay": 0.01}
-    return fit(noisy(), Rows(rows()), steps=STEPS, out=out, resume=resume, checkpoint_every=0.0, **options)
+    options = {"steps": STEPS, "out": out, "resume": resume, "checkpoint_every": 0.0}
+    if kind in ("em", "gmm"):
+        return fit(model(kind), Rows(rows()), **options)
+    options |= {"batch": 16, "validate_every": 7, "log_every": 1, "ema": 0.9, "clip": 2.0, "weight_decay": 0.01}
+    return fit(model(kind), Rows(rows()), **options)
 
 
 def outcome(out):

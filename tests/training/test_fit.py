@@ -11,6 +11,7 @@ from probes import MeanProbe, MixtureProbe, NoisyProbe, Rows, noisy, rows
 from likeli import checkpoint
 from likeli.core import GenerativeModel, Knows
 from likeli.errors import InputError, LikeliError
+from likeli.models import GMM
 from likeli.space import Labels, Real, Space
 from likeli.training import fit
 from likeli.training.engine import Engine
@@ -240,6 +241,19 @@ def test_em_runs_until_its_tolerance_and_never_falls():
     assert all(b - a > -1e-12 for a, b in pairwise(values))
     assert values[-1] - values[-2] < 1e-6 <= values[-2] - values[-3]
     assert history.best == {"step": history.steps, "valid": history.rows[-1]["valid"]}
+
+
+def test_em_ends_by_its_familys_own_rule_and_is_validated_then():
+    for valid, limit, reason in ((60, 50, "tolerance"), (0, 50, "tolerance"), (60, 3, "iterations")):
+        model = GMM(Real((5,)), components=2, starts=1, tol=1e-5, max_iter=limit)
+        history = fit(model, Rows(rows(), valid=valid))
+        assert history.stopped_because == reason
+        assert history.steps == (3 if limit == 3 else model.progress[0])
+        assert [row["step"] for row in history.rows] == [*range(1, history.steps + 1), *[history.steps] * (valid > 0)]
+        assert bool(history.notes) == (reason == "iterations")
+        if valid:
+            truth = -model.log_likelihood(rows()[:60]).value.mean().item()
+            assert history.best["valid"] == pytest.approx(truth, rel=1e-12)
 
 
 def test_em_that_did_not_converge_says_so():

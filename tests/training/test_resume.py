@@ -199,6 +199,6 @@ def test_ten_kills_and_ten_signals_at_random_instants_cost_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["sgd:SIGKILL", "em:SIGKILL", "sgd:SIGINT", "sgd:SIGTERM", "em:SIGINT"])
+@pytest.mark.parametrize("job", ["sgd:SIGKILL", "vae:SIGKILL", "gmm:SIGKILL", "vae:SIGINT", "gmm:SIGTERM"])
 def test_fifty_of_them(job):
     check(hunt(50, job), 50)

@@ -31,7 +31,7 @@ class CategoricalMixture(GenerativeModel):
         components: K.
         smoothing: α rows' worth of prior counts added to every cell of every component, shared out as the cell's symbols are in
             the whole of the data (a Dirichlet(1 + α p) prior, p the cell's own smoothed frequencies).
-        tol: EM ends when the mean log-likelihood with the prior gains less than this many nats.
+        tol: EM ends when the mean log-likelihood with the prior gains less than this many nats; 0 runs `max_iter` iterations.
         max_iter: EM iterations at most.
 
     Raises:
@@ -54,7 +54,7 @@ class CategoricalMixture(GenerativeModel):
         self.log_weights = nn.Parameter(torch.full((k,), -math.log(k), dtype=torch.float64), requires_grad=False)
         self.log_pmf = nn.Parameter(uniform_log_pmf(k, cells, symbols), requires_grad=False)
         # EM iterations done, and the objective at the last: what a resumed fit has to know
-        self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))
 
     def em(self, x: Tensor, *, seed: int = 0, start: bool = True) -> Iterator[float]:
         """Run EM in place, one iteration a step; ends when the objective gains less than `tol` or after `max_iter` iterations.
@@ -75,14 +75,13 @@ class CategoricalMixture(GenerativeModel):
         prior = self._prior(x)
         if start:
             self._begin(x, prior, seed)
-        while self.progress[0] < self.max_iter:
+        while self.progress[0] < self.max_iter and not self.progress[2]:
             objective = (prior * self.log_pmf).sum().item() / len(x)
             value = self._iterate(x, prior)
             gain = value + objective - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value + objective], dtype=torch.float64))
+            progress = [self.progress[0].item() + 1, value + objective, self.tol > 0 and gain < self.tol]
+            self.progress.copy_(torch.tensor(progress, dtype=torch.float64))
             yield value
-            if gain < self.tol:
-                return
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−log P(x) in nats."""

@@ -34,7 +34,7 @@ class GMM(LinearGaussian):
         space: what one example is; integers are dequantised, and their number is then a lower bound.
         components: K.
         covariance: one matrix each (full), one for all (tied), one variance per cell (diag) or per component (spherical).
-        tol: EM ends when the mean log-likelihood gains less than this many nats.
+        tol: EM ends when the mean log-likelihood gains less than this many nats; 0 runs `max_iter` iterations.
         max_iter: EM iterations at most.
         regularization: no variance of a component, in any direction, falls below this share of the columns' variances.
         starts: k-means++ starts, of which the one of least inertia begins EM.
@@ -67,7 +67,7 @@ class GMM(LinearGaussian):
         self.means = frozen(torch.zeros(components, d, dtype=torch.float64))
         self.factor = frozen(self.kind_of_covariance.standard(components, d))
         # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
-        self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))
 
     @classmethod
     def from_parameters(
@@ -141,18 +141,17 @@ class GMM(LinearGaussian):
             self._set(_in_units(_first(v, self.components, kind, self.regularization, seed, self.starts), kind, centre, scale))
             self.progress.zero_()
             self.notes = ()
-        while self.progress[0] < self.max_iter:
+        while self.progress[0] < self.max_iter and not self.progress[2]:
             p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
             found = moments(v, p, kind, self.regularization, groups)
             better, floored = maximise(found, p, kind, self.regularization)
             self._set(_in_units(better, kind, centre, scale))
             value = found.log_likelihood.item() / len(v) + log_det
             gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value], dtype=torch.float64))
+            progress = [self.progress[0].item() + 1, value, self.tol > 0 and gain < self.tol]
+            self.progress.copy_(torch.tensor(progress, dtype=torch.float64))
             self._report_floor(floored)
             yield value
-            if gain < self.tol:
-                return
 
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """log Σ_k w_k N(u | m_k, Σ_k) over the observed cells."""

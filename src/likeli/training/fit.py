@@ -22,7 +22,7 @@ from likeli.training.settings import Budget, TrainSettings, default_steps, resol
 from likeli.training.signals import StopSignal
 from likeli.training.strategies import STRATEGIES
 
-EM_ITERATIONS = 1000  # a bound on what "until the tolerance" may cost
+EM_ITERATIONS = 1000  # a bound for families that have none of their own
 
 
 def fit(
@@ -73,7 +73,7 @@ def fit(
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
     train, valid = gather(model, data, y)
-    budget = _default(budget, model.strategy, len(train), chosen)
+    budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes), seeded(seed, "fit"), as_it_was(model):
         model.to(device)
         valid = valid.to(device) if valid is not None else None
@@ -100,10 +100,11 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
-def _default(budget: Budget, strategy: str, rows: int, settings: TrainSettings) -> Budget:
+def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
     if budget.steps or budget.minutes:
         return budget
-    return Budget(steps=default_steps(rows, settings.batch) if STRATEGIES[strategy].stochastic else EM_ITERATIONS)
+    bound = max(EM_ITERATIONS, getattr(model, "max_iter", 0))
+    return Budget(steps=default_steps(rows, settings.batch) if STRATEGIES[model.strategy].stochastic else bound)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class History:
     Arguments:
         rows: one per logged step: step, epoch, loss (mean since the row before), seconds, and what the strategy adds.
         best: step and validation loss of the weights that were kept; None without a validation split.
-        stopped_because: `steps`, `minutes`, `patience`, `tolerance`, `closed form` or, for EM, the family's `own rule`.
+        stopped_because: `steps`, `minutes`, `patience`, `tolerance` (EM converged), `iterations` (EM did not) or `closed form`.
         seconds: training time, earlier legs of a resumed run included.
         steps: optimisation steps taken.
         notes: what a reader of the numbers should know.

@@ -54,7 +54,7 @@ class Session:
         run, memory = self.run, self.run.memory
         run.average_weights(run.settings.ema if self.strategy.stochastic else 0.0)
         steps = self.strategy.steps(run)
-        if run.step == 0:
+        if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             self.save()
         run.start_clock(run.seconds)
         total = 60 * run.budget.minutes if run.budget.minutes else run.budget.steps or 1
@@ -66,11 +66,12 @@ class Session:
                 self.leave()
             run.reseed("step", run.step)
             row = next(steps, None)
-            if row is None:  # EM that ends by the family's own rule
-                memory["reason"] = "own rule"
-                break
-            self.take(row)
-            self.after_step()
+            if row is None:
+                self.ended()
+            else:
+                self.take(row)
+            if memory["pending"]:
+                self.after_step()
             self.journal.advance(self.done())
             if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not memory["reason"]:
                 self.save_if_possible()
@@ -91,6 +92,12 @@ class Session:
         total, count = memory.get("window", (0.0, 0))
         memory |= {"window": (total + row["loss"], count + 1), "row": row, "reason": reason, "pending": True}
 
+    def ended(self) -> None:
+        """Note that EM's family has no more iterations to make; its last row is written again if it can now be validated."""
+        run = self.run
+        reason = "iterations" if run.step == getattr(run.model, "max_iter", None) else "tolerance"
+        run.memory |= {"reason": reason, "pending": run.valid is not None}
+
     def after_step(self) -> None:
         """Validate and log if it is time; a signal during validation leaves the step pending."""
         run, memory = self.run, self.run.memory
@@ -103,10 +110,9 @@ class Session:
             valid = {"valid": value}
         every = run.settings.log_every or (10 if self.strategy.stochastic else 1)
         if due or memory["reason"] or run.step == 1 or run.step % every == 0:
-            total, count = memory.pop("window")
-            self.journal.write(
-                {"step": run.step} | memory["row"] | {"loss": total / count, "seconds": round(run.seconds, 3)} | valid
-            )
+            total, count = memory.pop("window", (memory["row"]["loss"], 1))
+            loss = {"loss": total / count, "seconds": round(run.seconds, 3)}
+            self.journal.write({"step": run.step} | memory["row"] | loss | valid)
         memory["pending"] = False
 
     def time_to_validate(self) -> bool:
@@ -180,7 +186,7 @@ class Session:
         run = self.run
         own = getattr(run.model, "notes", ())
         self.notes += [own] if isinstance(own, str) and own else own
-        if run.model.strategy == "em" and reason == "steps":
+        if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
         return History(self.journal.rows, run.memory.get("best"), reason, run.seconds, run.step, self.notes, warnings)

@@ -32,7 +32,7 @@ class TrainSettings:
         patience: stop after this many validations without a new best; none to use the whole budget.
         checkpoint_every: seconds between checkpoints; 0 writes one after every step.
         log_every: steps between rows of the history, by default 10, or 1 for EM; a row holds the mean loss since the last one.
-        tolerance: EM stops when an iteration gains fewer nats per example than this.
+        tolerance: EM stops when an iteration gains fewer nats per example than this; none leaves it to the family's own rule.
     """
 
     batch: int = 128
@@ -50,7 +50,7 @@ class TrainSettings:
     patience: int | None = None
     checkpoint_every: float = 60.0
     log_every: int | None = None
-    tolerance: float = 1e-4
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "valid_rows"):
@@ -66,7 +66,8 @@ class TrainSettings:
         require(self.clip is None or self.clip > 0, "train.clip", "a number above 0, or none", self.clip)
         require(0 <= self.ema < 1, "train.ema", "a number from 0 to below 1", self.ema)
         require(self.checkpoint_every >= 0, "train.checkpoint_every", "seconds of at least 0", self.checkpoint_every)
-        require(self.tolerance >= 0, "train.tolerance", "a number of at least 0", self.tolerance)
+        enough = self.tolerance is None or self.tolerance >= 0
+        require(enough, "train.tolerance", "a number of at least 0, or none", self.tolerance)
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values."""

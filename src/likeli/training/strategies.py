@@ -67,12 +67,13 @@ def sgd(run: Run) -> Iterator[Row]:
 
 @strategy("em")
 def em(run: Run) -> Iterator[Row]:
-    """Expectation maximisation until an iteration gains less than the tolerance."""
+    """Expectation maximisation until the family's own rule ends it, or an iteration gains less than the tolerance."""
     for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0):
         guard(run, "log-likelihood", value, run.train.x)
         gain = value - run.memory.get("log_likelihood", -math.inf)
         run.memory["log_likelihood"] = value
-        yield {"loss": -value} | ({"stop": "tolerance"} if gain < run.settings.tolerance else {})
+        small = run.settings.tolerance is not None and gain < run.settings.tolerance
+        yield {"loss": -value} | ({"stop": "tolerance"} if small else {})
 
 
 @strategy("closed_form")
