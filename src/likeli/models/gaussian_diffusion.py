@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from likeli.core import Knows, LogLikelihood
+from likeli.diffusion.control import reference_error, reference_integral
 from likeli.diffusion.decoding import check_space, gaussian_cells
-from likeli.diffusion.denoiser import Bound, Conditional, Denoise, Prediction
+from likeli.diffusion.denoiser import Bound, Conditional, Denoise, Denoiser, Prediction
 from likeli.diffusion.ode import flow, log_density
 from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
@@ -192,10 +193,20 @@ class GaussianDiffusion(Hierarchy):
         return Ledger(self.terminal_kl(u), self.reconstruction(x, u, eps[0], y), torch.stack(kls, 1))
 
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """An unbiased estimate of ½ ∫ ‖ε − ε̂‖² dγ, (B,), at γ uniform between its ends: t uniform on [0, 1) says where."""
-        first, last = self.schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device))
+        """An unbiased estimate of ½ ∫ ‖ε − ε̂‖² dγ, (B,), at γ uniform between its ends: t uniform on [0, 1) says where.
+
+        The error is measured against that of the denoiser of N(0, I), see `likeli.diffusion.control`.
+        """
+        first, last = self.ends()
         at = self.schedule.at(self.schedule.time_of(first + (last - first) * t))
-        return 0.5 * (last - first).to(u) * self.noise_error(u, eps, at, y)
+        known = isinstance(self.denoiser, Denoiser)  # one that knows its cells are discrete errs by nothing at small noise
+        error = self.noise_error(u, eps, at, y) - (reference_error(u, eps, at) if known else 0)
+        return 0.5 * ((last - first).to(u) * error + (reference_integral(u, first, last) if known else 0))
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """γ at t = 0 and at t = 1."""
+        first, last = self.schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device))
+        return first, last
 
     def level_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """An unbiased estimate of Σ_levels KL, (B,): one level a row, chosen by t uniform on [0, 1)."""

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from likeli.diffusion.control import reference_error, reference_integral
 from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.denoiser import Denoiser
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
@@ -75,11 +77,12 @@ class VDM(GaussianDiffusion):
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self.steps is not None:
             return self.level_estimate(u, eps, t, y)
-        error = self.noise_error(u, eps, self.schedule.at(t), y)
-        rate = self.schedule.rate(t)[1].to(u)
+        at, rate, known = self.schedule.at(t), self.schedule.rate(t)[1].to(u), isinstance(self.denoiser, Denoiser)
+        error = self.noise_error(u, eps, at, y) - (reference_error(u, eps, at) if known else 0)
+        estimate = 0.5 * (rate * error + (reference_integral(u, *self.ends()) if known else 0))
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
-            return 0.5 * rate * error + self.schedule.variance_loss(t, error)
-        return 0.5 * rate * error
+            return estimate + self.schedule.variance_loss(t, error)
+        return estimate
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
