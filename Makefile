@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test verify lint bench peers clean
+.PHONY: demo test verify lint docs bench peers clean
 demo: $(STAMP)  ## five families on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
@@ -19,6 +19,10 @@ verify: $(STAMP)  ## the long checks too
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## docs/_build/index.html
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build
 
 bench: $(STAMP) peers  ## ours beside named peers, one run
 	$(BIN)/python -m benchmarks

@@ -64,6 +64,7 @@ class Catalogue:
 
     def __init__(self, files: list[Path]) -> None:
         trees = [_parsed(path) for path in files]
+        self.files = [(_first_line(tree), {n.name for n in tree.body if isinstance(n, ast.ClassDef)}) for tree in trees]
         self.classes = {node.name: _read(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
         self.aliases = dict(alias for tree in trees for alias in _aliases(tree))
 
@@ -116,8 +117,10 @@ class Catalogue:
         return next((c.attributes[attribute] for c in self.lineage(name) if attribute in c.attributes), None)
 
     def summary(self, name: str) -> str:
-        """The docstring's first sentence."""
-        return " ".join(self.classes[name].doc.strip().split("\n\n")[0].split())
+        """What its file says it is, or its own docstring where one file holds several families."""
+        families = set(self.models.values())
+        about, classes = next((about, classes) for about, classes in reversed(self.files) if name in classes)
+        return about if about and len(classes & families) == 1 else _first_line(self.classes[name].doc)
 
     def family(self, name: str) -> str:
         """The class name of the family called `name`.
@@ -157,6 +160,11 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: not a readable Python file ({error})") from None
+
+
+def _first_line(doc: str | ast.Module) -> str:
+    text = (ast.get_docstring(doc) or "") if isinstance(doc, ast.Module) else doc
+    return " ".join(text.strip().split("\n\n")[0].split()).rstrip(".")
 
 
 def _aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
