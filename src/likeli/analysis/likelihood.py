@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from likeli.core import GenerativeModel, Knows, LogLikelihood, Measure
 from likeli.errors import require
+from likeli.models.density import DensityModel
 from likeli.random import derive
 
 PRIOR_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
@@ -119,7 +121,7 @@ def evaluate(
         seconds=seconds,
         parameters=count_parameters(model),
         seed=seed,
-        notes=_notes(whole),
+        notes=_about(model, whole, options) + _notes(whole),
         errors=whole.errors,
         dimensions=whole.dimensions,
     )
@@ -154,10 +156,21 @@ def _join(parts: list[LogLikelihood]) -> LogLikelihood:
     )
 
 
-def _notes(result: LogLikelihood) -> list[str]:
+def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, Any]) -> list[str]:
     notes = [] if result.knows is Knows.EXACT else [MEANING[result.knows]]
+    if isinstance(model, DensityModel) and result.measure != "density":
+        notes.append("the family is a density, so integers were dequantised: the gap to log P(x) is part of the bound")
     if result.stderr is not None and bool(result.stderr.isfinite().any()):
-        notes.append(f"random draws: {result.stderr[result.stderr.isfinite()].mean():.2g} nats s.e. per example")
+        parameter = inspect.signature(model.measure_likelihood).parameters.get("samples")
+        draws = options.get("samples", parameter.default if parameter else None)
+        spread = result.stderr[result.stderr.isfinite()].mean()
+        notes.append(f"random draws{f' ({draws} per example)' if draws else ''}: {spread:.2g} nats s.e. per example")
+    own = getattr(model, "notes", ())
+    return notes + ([own] if isinstance(own, str) else list(own))
+
+
+def _notes(result: LogLikelihood) -> list[str]:
+    notes = []
     for name, nats in result.errors.items():
         alarm = " (alarm: above 0.01)" if name == "prior_mismatch" and nats > PRIOR_ALARM else ""
         notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {nats:.3g} nats{alarm}")
