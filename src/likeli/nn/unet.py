@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, 
 from likeli.nn.embedding import NoiseLevel
 from likeli.space import Space
 
-FEATURES = 128
+FEATURES = 64
 HEAD = 32  # features of an attention head; CPU kernels spend as long on a head of 8
 
 
