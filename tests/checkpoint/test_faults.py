@@ -16,7 +16,7 @@ import torch
 from tiny_models import TinyFlow, fill, same
 
 from likeli import checkpoint as ck
-from likeli.checkpoint import disk
+from likeli.checkpoint import disk, locking
 from likeli.errors import LikeliError
 from likeli.space import Real
 
@@ -160,6 +160,21 @@ def test_killed_before_every_call(memory, broken_os, operation):
         check_recovers(run)
 
 
+def test_interrupted_at_every_call_cleans_up(memory, broken_os):
+    def interrupt(k):
+        def fault(name, j):
+            if j == k:
+                raise KeyboardInterrupt
+
+        return fault
+
+    for run, k in runs(memory, save_next, broken_os, step=3):
+        with broken_os(interrupt(k)), pytest.raises(KeyboardInterrupt):
+            save_next(run)
+        assert not locking.held(run)
+        check_recovers(run)
+
+
 def test_short_writes_are_continued(tmp_path, monkeypatch, model):
     class Slow:
         def __getattr__(self, name):
@@ -262,6 +277,7 @@ def test_fifty_kills_at_random_instants(memory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_kills_at_random_instants(tmp_path):
     kills(tmp_path / "x", 1000)
 

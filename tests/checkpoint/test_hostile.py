@@ -403,6 +403,7 @@ def test_forged_mutations_are_refused_or_load_but_never_break(good, model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("forged", [False, True])
 def test_twenty_thousand_mutations(good, model, forged):
     assert mutations(good, model, 20_000, forged) > 5000
