@@ -15,7 +15,7 @@ def interpolation_ends() -> float:
     x = linear_data(50, 5)
     model = fitted_ppca(x, 2)
     z, ends = embed(model, x[:2]), reconstruct(model, x[:2])
-    walks = [decode_codes(model, interpolate(z[0], z[1], 6, path)) for path in ("linear", "spherical")]  # type: ignore[arg-type]
+    walks = [decode_codes(model, interpolate(z[0], z[1], 6, path)) for path in ("linear", "spherical")]
     return max((walk[[0, -1]] - ends).abs().max().item() for walk in walks)
 
 
