@@ -89,7 +89,7 @@ def scatter(sets: Mapping[str, Tensor]) -> Image.Image:
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x: str, y: str) -> Image.Image:
     """Lines of (x, y) by name; the values of the first tenth may leave the frame."""
-    figure, axes = _figure(6.0, 3.4)
+    figure, axes = _figure(4.2, 2.8)
     settled: list[float] = []
     for name, (horizontal, vertical) in series.items():
         axes.plot(horizontal, vertical, label=name, linewidth=1.2)

@@ -20,6 +20,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #8885; text-align: right }
 th:nth-child(-n+4), td:nth-child(-n+4) { text-align: left }
+td { white-space: nowrap } td.bad { white-space: normal }
 figure { display: inline-block; margin: 0 1rem 1.5rem 0; vertical-align: top }
 figcaption { font-size: .9rem; max-width: 26rem }
 img { max-width: 100%; background: white }

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     data = read_data(Plan(args.data, None, args.kind, args.labels, seed=args.seed or 0))
     with folder_of(args.out) as folder:
         jobs = [job(args, f, options[f], str(Path(folder) / f)) for f in families]
-        contest = Contest(jobs, args.jobs, say=lambda line: None if args.quiet else log(f"likeli: {line}"))
+        say = (lambda line: None) if args.quiet else (lambda line: log(f"likeli: {line}"))
+        contest = Contest(jobs, args.jobs, say, keep=args.out is not None)
         rows = ranked(contest.rows())
     notes = caveats(rows)
     emit(args, {"data": data.name, "rows": rows, "notes": notes}, "\n".join([ranking(rows), *notes]))

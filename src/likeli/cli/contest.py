@@ -46,11 +46,13 @@ class Contest:
         jobs: in the order in which they start.
         parallel: processes at a time.
         say: told a line at each start and end.
+        keep: whether the runs stay when the contest is over.
     """
 
     jobs: Sequence[Job]
     parallel: int
     say: Callable[[str], None]
+    keep: bool = True
     stopped: int | None = None
     running: set[subprocess.Popen[str]] = field(default_factory=set)
 
@@ -74,6 +76,7 @@ class Contest:
         return found | {"seconds": fitted["seconds"], "notes": found["notes"] + fitted["notes"]}
 
     def _failed(self, job: Job, reason: str) -> Row:
+        reason = reason if self.keep else reason.partition("; saved in ")[0]
         self.say(f"{job.family}: {reason}")
         return empty_row(job.family) | {"notes": [f"no number: {reason}"], "error": reason}
 
