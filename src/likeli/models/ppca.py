@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 from torch import distributions as D
 
@@ -26,11 +27,11 @@ from likeli.gaussian.covariance import Mixture
 from likeli.gaussian.em import masked
 from likeli.gaussian.kinds import Full
 from likeli.gaussian.missing import group_rows
-from likeli.models.linear_gaussian import LinearGaussian, frozen
-from likeli.random import Noise, derive
+from likeli.models.linear_gaussian import LinearGaussian, block_rows, frozen
+from likeli.random import Ambient, Noise, derive, seeded
 from likeli.space import Space
 
-DENSE = 2048  # cells (or rows, if fewer) up to which all eigenvalues are computed; Lanczos finds the leading ones beyond
+DENSE = 256  # beyond it, and for at most an eighth of them, only the leading eigenvectors are sought
 LATENT = 16
 
 
@@ -41,7 +42,7 @@ class PPCA(LinearGaussian):
         space: what one example is; integers are dequantised, and their number is then a lower bound.
         latent_dim: L, less than the number of cells; min(16, cells − 1) if not given.
         solver: `closed_form` (eigenvectors of the covariance) or `em`; missing cells always need EM.
-        tol: EM ends when the mean log-likelihood gains less than this many nats.
+        tol: EM ends when the mean log-likelihood gains less than this many nats; 0 runs `max_iter` iterations.
         max_iter: EM iterations at most.
         regularization: σ² does not fall below this share of the mean variance of a cell.
     """
@@ -96,13 +97,12 @@ class PPCA(LinearGaussian):
             x: (n, *shape) in the user's units, NaN where a cell is missing.
             seed: for the dequantisation noise and EM's start.
         """
-        u, _ = self.training_rows(x, seed)
-        if self.solver == "em" or bool(u.isnan().any()):
+        if self.solver == "em" or (x.is_floating_point() and bool(x.sum().isnan())):
             for _ in self.em(x, seed=seed):
                 pass
             return
-        b = u.mean(0)
-        self._set(b, *self._leading(u - b))
+        b, second = self._moments(x, seed)
+        self._set(b, *(self._from_rows(x, b, seed) if second is None else self._from_covariance(second)))
 
     def em(self, x: Tensor, *, seed: int = 0, start: bool = True) -> Iterator[float]:
         """Run EM in place, one iteration a step; ends when the gain is below `tol` or after `max_iter` iterations.
@@ -123,7 +123,7 @@ class PPCA(LinearGaussian):
             gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
             self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value], dtype=torch.float64))
             yield value
-            if gain < self.tol:
+            if self.tol > 0 and gain < self.tol:
                 return
 
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
@@ -183,48 +183,49 @@ class PPCA(LinearGaussian):
 
     def _set(self, b: Tensor, values: Tensor, vectors: Tensor, rest: Tensor, typical: Tensor) -> None:
         """Parameters from the leading eigenvalues and eigenvectors, the mean of the other eigenvalues, and of all."""
-        floor = self.regularization * typical if typical > 0 else torch.full_like(typical, self.regularization)
+        floor = self._floor(typical)
         self._report_floor(bool(rest < floor))
         variance = torch.maximum(rest, floor)
         self.b.copy_(b)
         self.variance.copy_(variance)
         self.W.copy_(vectors * (values - variance).clamp(min=0).sqrt())
 
-    def _leading(self, diff: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`_set`'s eigenvalues of the covariance of centred rows: from the covariance, or the Gram matrix of fewer rows."""
-        n, d = diff.shape
-        if min(n, d) > max(DENSE, 4 * self.W.shape[1]):
-            return self._lanczos(diff)
-        if n >= d:
-            return self._from_covariance(diff.T @ diff / n)
-        values, left = torch.linalg.eigh(diff @ diff.T / n)
-        vectors = diff.T @ left / (n * values.clamp(min=torch.finfo(diff.dtype).tiny)).sqrt()
-        return self._split(values, vectors, d)
+    def _moments(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Mean and, unless the rows are fewer than the cells, covariance, in one pass over blocks that stay in cache."""
+        n, d = len(x), len(self.b)
+        first, second, origin = self.b.new_zeros(d), self.b.new_zeros(d, d) if n >= d else None, None
+        for u in self._blocks(x, seed):
+            origin = u.mean(0) if origin is None else origin
+            diff = u - origin
+            first += diff.sum(0)
+            if second is not None:
+                second += gram(diff)
+        assert origin is not None
+        delta = first / n
+        return origin + delta, None if second is None else second / n - delta[:, None] * delta
+
+    def _blocks(self, x: Tensor, seed: int) -> Iterator[Tensor]:
+        with seeded(seed, "dequantise"):
+            for block in x.to(self.device).split(block_rows(len(self.b))):
+                yield self.space.continuous(block, Ambient(block), self.dtype)[0].reshape(len(block), -1)
 
     def _from_covariance(self, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(covariance)
-        return self._split(values, vectors, len(covariance))
+        """`_set`'s eigenvalues and eigenvectors."""
+        return self._split(*leading(covariance, self.W.shape[1]))
 
-    def _split(self, values: Tensor, vectors: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        size, values = self.W.shape[1], values.clamp(min=0)
-        take = min(size, len(values))
+    def _from_rows(self, x: Tensor, b: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same from fewer rows than cells, through their Gram matrix: S Xᵀv = Xᵀ(X Xᵀ/n) v."""
+        diff = torch.cat(list(self._blocks(x, seed))) - b
+        inner = gram(diff.T) / len(diff)
+        values, left, rest = leading(inner, min(self.W.shape[1], len(inner)))
+        vectors = diff.T @ left / (len(diff) * values.clamp(min=torch.finfo(diff.dtype).tiny)).sqrt()
+        return self._split(values, vectors, rest)
+
+    def _split(self, values: Tensor, vectors: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        (d, size), found = self.W.shape, len(values)
         top, basis = values.new_zeros(size), vectors.new_zeros(d, size)
-        top[:take], basis[:, :take] = values.flip(0)[:take], vectors.flip(1)[:, :take]
-        return top, basis, values[: len(values) - take].sum() / (d - size), values.sum() / d
-
-    def _lanczos(self, diff: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The leading eigenvectors alone, to machine precision.  Source: Lehoucq, Sorensen & Yang (1998), ARPACK."""
-        (n, d), rows = diff.shape, diff.cpu()
-
-        def product(v: np.ndarray) -> np.ndarray:
-            return (rows.T @ (rows @ torch.from_numpy(v).to(rows))).numpy() / n
-
-        operator = LinearOperator((d, d), matvec=product, dtype="float64")
-        start = torch.randn(d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
-        values, vectors = (torch.from_numpy(a.copy()).to(diff) for a in eigsh(operator, self.W.shape[1], v0=start))
-        total = diff.square().sum() / n
-        rest = (total - values.sum()).clamp(min=0) / (d - len(values))
-        return values.flip(0), vectors.flip(1), rest, total / d
+        top[:found], basis[:, :found] = values.clamp(min=0), vectors
+        return top, basis, rest / (d - size), (top.sum() + rest) / d
 
     def _begin(self, u: Tensor, seed: int) -> None:
         """Columns' means; random loadings for complete rows, the eigenvectors of what is there for rows with missing cells."""
@@ -259,7 +260,7 @@ class PPCA(LinearGaussian):
         diff = u - u.mean(0)
         S = diff.T @ diff / n if n >= d else None
         total = diff.square().sum() / n
-        floor = self.regularization * total / d
+        floor = self._floor(total / d)
 
         def times(v: Tensor) -> Tensor:
             return diff.T @ (diff @ v) / n if S is None else S @ v
@@ -280,7 +281,35 @@ class PPCA(LinearGaussian):
 
         return step
 
+    def _floor(self, typical: Tensor) -> Tensor:
+        """The least σ², from the mean variance of a cell."""
+        return self.regularization * torch.where(typical > 0, typical, 1)
+
     def _report_floor(self, holds: bool) -> None:
         if holds and not self.notes:
             self.notes = f"variance floor: σ² is held at regularization={self.regularization:g} of a cell's mean variance"
             warnings.warn(f"ppca: {self.notes}", UserWarning, stacklevel=3)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """rowsᵀ rows; on a CPU through numpy, which knows that the result is symmetric and does half the work."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
+def leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest eigenvalues of a covariance, largest first, their eigenvectors, and the sum of the other eigenvalues.
+
+    Source: Lehoucq, Sorensen & Yang (1998), ARPACK users' guide, for few of many.
+    """
+    if k > 0 and len(matrix) > max(DENSE, 8 * k):
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        with suppress(ArpackNoConvergence):
+            found = eigsh(matrix.cpu().numpy(), k, v0=start)
+            values, vectors = (torch.from_numpy(a[..., ::-1].copy()).to(matrix) for a in found)
+            return values, vectors, (matrix.trace() - values.sum()).clamp(min=0)
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp(min=0)  # a difference of traces would lose the digits of small ones
+    return values.flip(0)[:k], vectors.flip(1)[:, :k], values[: len(values) - k].sum()
