@@ -153,7 +153,7 @@ def test_tricks_change_the_loss_but_never_the_bound():
     x = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)).round()
     plain = VAE(Binary((6,)), 3, (8,))
     assert plain.notes == []
-    for options in ({"beta": 0.5}, {"free_nats": 0.3}, {"kl_warmup": 10}):
+    for options in ({"beta": 0.5}, {"free_nats": 3.0}, {"kl_warmup": 10}):
         other = VAE(Binary((6,)), 3, (8,), **options)
         other.load_state_dict(plain.state_dict())
         assert "not a bound" in other.notes[0]
@@ -325,11 +325,11 @@ def test_a_learned_prior_beats_the_normal_one_on_two_clusters(family):
     bounds = {}
     for prior in ("normal", family):
         with seeded(0, "weights"):
-            vae = VAE(space, 1, hidden=(), head=Gaussian("learned", 0.2), prior_family=prior, components=4)
+            vae = VAE(space, 1, hidden=(), head=Gaussian("fixed", 0.075), prior_family=prior, components=4)
         adam = torch.optim.Adam(vae.parameters(), 2e-2)
-        for step in range(400):
+    XX
             with seeded(step):
-                loss = vae.loss(train).mean()
+                loss = vae.loss(train[step % 4 * 250 :][:250]).mean()
             adam.zero_grad()
             loss.backward()
             adam.step()
