@@ -158,6 +158,19 @@ def test_batches_of_gaussians_broadcast():
     assert torch.allclose(rows, cells, atol=1e-6)
 
 
+def test_gaussian_kl_has_right_derivatives_of_both_orders_and_modes():
+    with seeded(0):
+        means, stds = torch.randn(2, 5).double(), torch.rand(6).double() + 0.3
+        arguments = [means[0], stds[:5].clone(), means[1], stds[5:].clone()]
+    arguments[1][0] = arguments[3][0]  # equal scales, where the derivative vanishes
+    arguments = [a.requires_grad_() for a in arguments]
+    assert torch.autograd.gradcheck(info.gaussian_kl, arguments, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(info.gaussian_kl, arguments)
+    per_row = torch.func.vmap(torch.func.grad(info.gaussian_kl, argnums=1))(*arguments[:3], arguments[3].expand(5))
+    whole = torch.autograd.grad(info.gaussian_kl(*arguments).sum(), arguments[1])[0]
+    assert torch.allclose(per_row, whole, rtol=1e-14)
+
+
 def test_categorical_kl_has_finite_gradients_through_impossible_symbols():
     logits = torch.tensor([0.0, 1.0, -math.inf], requires_grad=True)
     kl = info.kl(D.Categorical(probs=torch.tensor([0.4, 0.6, 0.0])), D.Categorical(logits=logits))

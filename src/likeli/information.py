@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,7 +151,34 @@ def gaussian_kl(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) ->
 
     Source: Kingma & Welling (2013), arXiv:1312.6114, appendix B, for two general Gaussians.
     """
-    return 0.5 * (_excess(2 * _log_ratio(std_q, std_p)) + ((mean_q - mean_p) / std_p).square())
+    excess: Tensor = _ScaleExcess.apply(*torch.broadcast_tensors(std_q, std_p))
+    return 0.5 * (excess + ((mean_q - mean_p) / std_p).square())
+
+
+class _ScaleExcess(torch.autograd.Function):
+    """a²/b² − 1 − log a²/b² with the short derivative (a² − b²)·2/(a b²): a chain's KL is on the hot path of training."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _excess(2 * _log_ratio(a, b))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        a, b = ctx.saved_tensors
+        slope = g * 2 * (a - b) * (a + b) / b.square()
+        return slope / a, -slope / b if ctx.needs_input_grad[1] else None
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return 2 * (a - b) * (a + b) / b.square() * (da / a - db / b)
 
 
 def full_gaussian_kl(q: D.MultivariateNormal, p: D.MultivariateNormal) -> Tensor:
