@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import resource
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 from bad_inputs import CANARY, REFUSED, TAKEN
+from PIL import Image
 
 from likeli.data import load_data
 from likeli.errors import InputError
+
+
+def small_files(tmp):
+    """A good source of each form: (the file to damage, the source that reads it)."""
+    rng = np.random.default_rng(0)
+    x, frame = rng.normal(size=(30, 3)), pd.DataFrame({"a": rng.normal(size=30), "b": ["u", "v"] * 15, "c": [1, None] * 15})
+    np.save(tmp / "a.npy", x)
+    np.savez_compressed(tmp / "a.npz", x=x, y=np.arange(30) % 3)
+    frame.to_parquet(tmp / "a.parquet")
+    frame.to_csv(tmp / "a.csv", index=False)
+    (tmp / "a.txt").write_text("hello world\n" * 30)
+    pairs = [(tmp / f"a.{form}", str(tmp / f"a.{form}")) for form in ("npy", "npz", "parquet", "csv", "txt")]
+    for form in ("png", "jpg", "webp", "bmp", "gif"):
+        (tmp / form).mkdir()
+        for k in range(2):
+            Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(tmp / form / f"{k}.{form}")
+        pairs.append((tmp / form / f"1.{form}", str(tmp / form)))
+    return pairs
+
+
+def damaged(content, rng):
+    content = bytearray(content)
+    if rng.random() < 0.2:
+        return content[: rng.randrange(len(content))]
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        at = rng.randrange(min(len(content), 400)) if rng.random() < 0.6 else rng.randrange(len(content))
+        content[at] = rng.choice([0, 255, rng.randrange(256), content[at] ^ (1 << rng.randrange(8))])
+    return content
+
+
+@pytest.mark.parametrize("mutations", [15, pytest.param(1500, marks=pytest.mark.slow)])
+def test_damaged_bytes_are_read_or_refused_in_one_line(mutations, tmp_path):
+    rng = random.Random(7)
+    for file, source in small_files(tmp_path):
+        good = file.read_bytes()
+        for _ in range(mutations):
+            file.write_bytes(damaged(good, rng))
+            try:
+                load_data(source)
+            except InputError as error:
+                assert "\n" not in str(error)
+                assert len(str(error)) <= 600
+        file.write_bytes(good)
+        load_data(source)
 
 
 def arguments(made):

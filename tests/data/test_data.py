@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 import types
 
 import numpy as np
@@ -144,6 +145,14 @@ def test_the_kind_is_inferred_and_can_be_overridden(source, kind, space, shape):
     data.space.check(data.x)
 
 
+def test_scaled_pixels_and_moved_channels_are_told():
+    assert any("1/255" in w for w in load_data(GREY / 255).warnings)
+    assert load_data(RNG.random((20, 6, 5))).warnings == []
+    data = load_data(np.stack([GREY] * 3, -1))
+    assert np.array_equal(data.x[:, 1].numpy(), GREY)
+    assert any("channels were moved to the front" in w for w in data.warnings)
+
+
 def test_statistics_come_from_the_training_rows():
     data = load_data(X, seed=5)
     train = data.split("train")[0]
@@ -276,7 +285,7 @@ def test_parquet_equals_the_frame_it_came_from(tmp_path):
 
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingExtra, match=r"pip install 'likeli\[data\]'"):
         load_data(str(tmp_path / "a.parquet"))
@@ -378,7 +387,7 @@ def test_grey_pictures_have_no_channel_axis(tmp_path):
 
 
 def test_the_hub_without_datasets_names_the_command(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"datasets: pip install 'likeli\[data\]'"):
         load_data("hf:some/name")
     with pytest.raises(InputError, match=r"unknown option 'spilt'.*did you mean split"):
@@ -393,10 +402,13 @@ def test_a_hub_data_set_of_pictures_or_columns():
             return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
     rows = Stand({"image": Image.fromarray(GREY[i]), "label": i % 2} for i in range(20))
-    rows.features = {"image": types.new_class("Image")(), "label": types.new_class("ClassLabel")()}
+    label = types.new_class("ClassLabel")()
+    label.names = ["even", "odd"]
+    rows.features = {"image": types.new_class("Image")(), "label": label}
     raw = from_dataset(rows, "hf:x")
     assert np.array_equal(raw.values.numpy(), GREY)
     assert raw.y.tolist() == [0, 1] * 10
+    assert load_data(raw).condition.names == ("even", "odd")
     frame = Stand()
     frame.features, frame.to_pandas = {"a": object()}, lambda: pd.DataFrame(X)
     assert load_data(from_dataset(frame, "hf:y")).x.shape == (50, 3)

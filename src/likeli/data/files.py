@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from likeli.errors import InputError, nearest, require
+from likeli.errors import InputError, LikeliError, nearest, require
 
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)  # a pipe must not block
 MAX_MEMBERS = 10_000
@@ -168,8 +168,13 @@ class Archive:
                 zipped = zipfile.ZipFile(file)
             except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
                 raise InputError(f"{self.path}: expected a .npz file, got something damaged or other") from error
-            with zipped:
-                yield zipped
+            try:
+                with zipped:
+                    yield zipped
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+                if isinstance(error, LikeliError):
+                    raise
+                raise InputError(f"{self.path}: is damaged: {str(error)[:100]}") from error
 
     def read(self, key: str) -> np.ndarray:
         """The array called `key`.
@@ -184,11 +189,8 @@ class Archive:
             info = zipped.getinfo(f"{key}.npy")
             bomb = info.file_size > FREE_RATIO_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1)
             require(not bomb and info.file_size <= memory_limit(), what, "an array of sane size", self._sizes(info))
-            try:
-                with zipped.open(info) as member:
-                    return _read_array(member, info.file_size, what)
-            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
-                raise InputError(f"{what}: is damaged: {str(error)[:100]}") from error
+            with zipped.open(info) as member:
+                return _read_array(member, info.file_size, what)
 
     @staticmethod
     def _sizes(info: zipfile.ZipInfo) -> str:

@@ -11,6 +11,7 @@ from likeli.data.files import memory_limit
 from likeli.data.frames import from_pandas
 from likeli.data.sources import Raw
 from likeli.errors import InputError, MissingExtra, nearest, require
+from likeli.space import Labels
 
 OPTIONS = ("split", "config", "revision")
 
@@ -45,9 +46,13 @@ def from_dataset(loaded: Any, name: str) -> Raw:
     if not pictures:
         return Raw(name, from_pandas(loaded.to_pandas(), name))
     require(len(pictures) == 1, name, "one column of pictures", ", ".join(pictures))
+    x = torch.from_numpy(_stack(loaded, pictures[0], name))
+    x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x
     classes = [k for k, v in loaded.features.items() if type(v).__name__ == "ClassLabel"]
-    labels = np.asarray(loaded[classes[0]]) if len(classes) == 1 else None
-    return Raw(name, torch.from_numpy(_stack(loaded, pictures[0], name)), labels)
+    if len(classes) != 1:
+        return Raw(name, x)
+    names = tuple(map(str, loaded.features[classes[0]].names))
+    return Raw(name, x, np.asarray(loaded[classes[0]]), condition=Labels(len(names), names))
 
 
 def _stack(loaded: Any, column: str, name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch import Tensor
 from likeli.data.files import memory_limit, open_regular, read_text
 from likeli.data.frames import Cells, Frame, distinct, from_pandas
 from likeli.data.text import decode
-from likeli.errors import InputError, MissingExtra, require
+from likeli.errors import InputError, LikeliError, MissingExtra, require
 from likeli.space import Space, Tokens
 from likeli.table import MISSING_TEXT, Table
 
@@ -108,7 +108,7 @@ def _numbers(cells: Sequence[str]) -> np.ndarray | None:
         if any(v is None for v in found):
             return None
         numbers = [v for v in found if v is not None]
-    return None if any("_" in cell for cell in cells) else np.array(numbers)  # float() would read 1_000
+    return None if "_" in "".join(cells) else np.array(numbers)  # float() would read 1_000
 
 
 def _number(cell: str) -> float | None:
@@ -193,7 +193,6 @@ def read_parquet(path: str | Path) -> Frame:
     """
     try:
         import pandas
-        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise MissingExtra("pandas and pyarrow", "data", "reading .parquet files") from error
@@ -205,9 +204,9 @@ def read_parquet(path: str | Path) -> Frame:
             require(cells * 8 <= memory_limit(), str(path), "a table that fits into memory", f"{cells:,} cells")
             file.seek(0)
             return from_pandas(pandas.read_parquet(file), str(path))
-    except (ArrowException, OSError, ValueError, NotImplementedError) as error:
-        if isinstance(error, InputError):
-            raise
+    except LikeliError:
+        raise
+    except Exception as error:  # hostile bytes meet two libraries in many ways
         raise InputError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:150]}") from error
 
 
