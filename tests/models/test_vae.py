@@ -327,7 +327,7 @@ def test_a_learned_prior_beats_the_normal_one_on_two_clusters(family):
         with seeded(0, "weights"):
             vae = VAE(space, 1, hidden=(), head=Gaussian("fixed", 0.075), prior_family=prior, components=4)
         adam = torch.optim.Adam(vae.parameters(), 2e-2)
-    XX
+        for step in range(200):
             with seeded(step):
                 loss = vae.loss(train[step % 4 * 250 :][:250]).mean()
             adam.zero_grad()
