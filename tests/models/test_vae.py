@@ -295,6 +295,16 @@ def test_priors_integrate_to_one_and_draw_what_they_score(family):
         assert stats.kstest(z[:, 0].numpy(), cdf).pvalue > 1e-4
 
 
+def test_the_mixture_prior_is_torchs_mixture_also_where_components_are_narrow():
+    prior = some_prior("mixture").float()
+    prior.log_stds.data -= 4.0
+    z = prior.means.detach().repeat(40, 1) + 0.02 * torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
+    parts = torch.distributions.Normal(prior.means.double(), prior.log_stds.double().exp())
+    mixing = torch.distributions.Categorical(logits=prior.logits.double())
+    truth = torch.distributions.MixtureSameFamily(mixing, torch.distributions.Independent(parts, 1)).log_prob(z.double())
+    assert torch.allclose(prior(120, z).log_prob(z).double(), truth, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["diagonal", "full", "flow"])
 def test_posteriors_integrate_to_one_and_remember_their_own_density(family):
     with seeded(4, family):

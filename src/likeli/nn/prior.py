@@ -17,6 +17,7 @@ from likeli.distributions import diagonal_gaussian
 from likeli.random import Noise
 
 PriorFamily = Literal["normal", "mixture", "vamp", "flow"]
+LOG_TAU = math.log(2 * math.pi)
 Encode = Callable[[Tensor], D.Distribution]
 
 
@@ -99,10 +100,14 @@ class MixtureOfDiagonals(D.Distribution):
         self.means, self.stds, self.log_weights = means, stds, log_weights
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log Σ_k π_k N(z; μ_k, σ_k²), (B, d) → (B,)."""
-        e = (z[:, None] - self.means) / self.stds
-        constant = self.log_weights - self.stds.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-        return (constant - 0.5 * e.square().sum(2)).logsumexp(1)
+        """log Σ_k π_k N(z; μ_k, σ_k²), (B, d) → (B,).
+
+        Squares are expanded, so that all distances are one matrix product, in double precision, which the expansion needs.
+        """
+        wide, means, precisions = z.double(), self.means.double(), self.stds.double().square().reciprocal()
+        natural = torch.cat([-0.5 * precisions, means * precisions], 1)
+        constant = self.log_weights - 0.5 * ((means.square() * precisions - precisions.log()).sum(1) + z.shape[1] * LOG_TAU)
+        return (torch.cat([wide.square(), wide], 1) @ natural.T + constant).logsumexp(1).to(z.dtype)
 
     def draw(self, noise: Noise) -> Tensor:
         """Component by the inverse cdf of one uniform, then a Gaussian."""
