@@ -38,12 +38,6 @@ class CountCells(Cells):
         shape = (len(self.out), *self.event_shape)
         return torch.stack([self.cell_log_prob(k[i].expand(shape)) for i in range(symbols)], -1)
 
-    def _quantiles(self, noise: Noise) -> Tensor:
-        return open_uniform(noise, *self.event_shape).cpu()
-
-    def _counts(self, values: object) -> Tensor:
-        return torch.as_tensor(values).clamp(min=0).long().to(self.out.device)
-
 
 class PoissonCells(CountCells):
     """Independent Poisson counts."""
@@ -52,7 +46,7 @@ class PoissonCells(CountCells):
         return x * self.log_mean - self.log_mean.exp() - (x + 1).lgamma()
 
     def draw(self, noise: Noise) -> Tensor:
-        return self._counts(stats.poisson.ppf(self._quantiles(noise), self.log_mean.exp().detach().cpu()))
+        return as_counts(stats.poisson.ppf(quantiles(noise, self), self.log_mean.exp().detach().cpu()), self)
 
 
 class NegativeBinomialCells(CountCells):
@@ -73,28 +67,48 @@ class NegativeBinomialCells(CountCells):
         return ways + r * F.logsigmoid(-odds) + x * F.logsigmoid(odds)
 
     def draw(self, noise: Noise) -> Tensor:
-        return self._counts(self._quantile(self._quantiles(noise)))
+        return as_counts(self.quantile(quantiles(noise, self)), self)
 
-    def _quantile(self, u: Tensor) -> Tensor:
+    def quantile(self, u: Tensor) -> Tensor:
+        """The smallest count whose cdf reaches u."""
         r, p = self.log_r.exp().detach().cpu(), (self.log_r - self.log_mean).sigmoid().detach().cpu()
         return torch.as_tensor(stats.nbinom.ppf(u, r, p))
 
 
-class ZeroInflatedCells(NegativeBinomialCells):
-    """Independent counts that are 0 with probability π = σ(g) and negative-binomial otherwise; g is the second channel."""
+class ZeroInflatedCells(CountCells):
+    """Independent counts that are 0 with probability π = σ(g) and negative-binomial otherwise; g is the second channel.
+
+    Arguments:
+        out: (B, 2, *shape).
+        log_dispersion: log r of the negative binomial.
+    """
+
+    def __init__(self, out: Tensor, log_dispersion: Tensor) -> None:
+        super().__init__(out)
+        self.counts, self.gate = NegativeBinomialCells(out, log_dispersion), out[:, 1].double()
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        gate = self.out[:, 1].double()
-        count = F.logsigmoid(-gate) + super().cell_log_prob(x)
-        return torch.where(x == 0, torch.logaddexp(F.logsigmoid(gate), count), count)
+        count = F.logsigmoid(-self.gate) + self.counts.cell_log_prob(x)
+        return torch.where(x == 0, torch.logaddexp(F.logsigmoid(self.gate), count), count)
 
     @property
     def mean(self) -> Tensor:
-        return (-self.out[:, 1]).sigmoid() * self.log_mean.exp().to(self.out)
+        return (-self.gate).sigmoid().to(self.out) * self.counts.mean
 
     def draw(self, noise: Noise) -> Tensor:
-        u, zero = self._quantiles(noise), self.out[:, 1].detach().double().sigmoid().cpu()
-        return self._counts(torch.where(u < zero, 0.0, self._quantile(((u - zero) / (1 - zero)).clamp(1e-12, 1 - 1e-12))))
+        u, zero = quantiles(noise, self), self.gate.detach().sigmoid().cpu()
+        rest = ((u - zero) / (1 - zero)).clamp(1e-12, 1 - 1e-12)
+        return as_counts(torch.where(u < zero, 0.0, self.counts.quantile(rest)), self)
+
+
+def quantiles(noise: Noise, p: Cells) -> Tensor:
+    """One quantile for each cell, on the CPU, where scipy inverts the cdf."""
+    return open_uniform(noise, *p.event_shape).cpu()
+
+
+def as_counts(values: object, p: CountCells) -> Tensor:
+    """Whole numbers on the device of p."""
+    return torch.as_tensor(values).clamp(min=0).long().to(p.out.device)
 
 
 class Poisson(Observation):
