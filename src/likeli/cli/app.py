@@ -7,13 +7,14 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from likeli import __version__
 from likeli.cli import compare, demo, evaluate, families, fit, history, info, sample, score
 from likeli.cli.options import split_dotted
-from likeli.cli.output import complain
+from likeli.cli.output import complain, log
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
 
 HELP = {"-h", "--help"}
@@ -75,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _tolerate_any_encoding()
     try:
-        code = _run(argv)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _tell
+            code = _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -125,6 +129,11 @@ def _message(error: Exception) -> str:
     if isinstance(error, MemoryError) or ("alloc" in text and "memory" in text):
         return f"out of memory: {text[:200] or 'the request does not fit'}; ask for less, or make the model smaller"
     return f"unexpected {type(error).__name__}: {text[:300]} (please report it; --debug shows where)"
+
+
+def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code that raised it."""
+    log(f"likeli: warning: {' '.join(str(message).split())}")
 
 
 def _tolerate_any_encoding() -> None:

@@ -2,6 +2,7 @@
 
 likeli list            every family, what it knows of log p(x), how it is fitted
 likeli list vae        the options of vae, as --model.NAME
+likeli list --data     what can be fitted
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from likeli.cli.output import emit, table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("family", nargs="?", help="a family's name")
+    parser.add_argument("--data", action="store_true", help="list what can be fitted, in place of the families")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the catalogue."""
     known = catalogue(tuple(args.plugin))
+    if args.data:
+        _sources(args)
+        return
     if args.family is None:
         rows = [describe(known, name) for name in known.models]
         header = ["family", "log p(x)", "fitted by", "what it is"]
@@ -34,6 +39,16 @@ def run(args: argparse.Namespace) -> None:
     row = describe(known, args.family) | {"options": [_option(known, a) for a in known.arguments(cls).values()]}
     head = f"{args.family}: {row['summary']}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
     emit(args, row, f"{head}\n\n{options_help(known, args.family)}")
+
+
+def _sources(args: argparse.Namespace) -> None:
+    """What `likeli fit` takes as DATA."""
+    from likeli.data import describe_sources
+
+    rows = describe_sources()
+    options = [", ".join(f"{k}={v}" for k, v in r["options"].items()) for r in rows]
+    lines = [[r["name"], o, "known" if r["truth"] else "", r["about"]] for r, o in zip(rows, options)]
+    emit(args, {"sources": rows}, table(["data", "options", "log p(x)", "what it is"], lines))
 
 
 def describe(known: Catalogue, name: str) -> dict[str, Any]:
