@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+METRIC = "cpu_seconds"  # of the one core both are pinned to, so that a busy machine does not count
 VARIANTS = [{"rows": 100_000, "cells": 64}, {"rows": 20_000, "cells": 784}, {"rows": 2_000, "cells": 3_000}]
 LATENT = 16
 
@@ -27,22 +28,22 @@ def ours(folder, rows, cells):
     from likeli.space import Real
 
     x = torch.from_numpy(np.load(folder / f"{rows}x{cells}.npy"))
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     model = PPCA(Real((cells,)), LATENT)
     model.fit_closed_form(x)
-    fitted = time.perf_counter()
+    fitted = time.process_time() - cpu
     log_p = model.log_likelihood(x).value
-    end = time.perf_counter()
-    return {"seconds": end - begin, "fit_seconds": fitted - begin, "nats": log_p.mean().item()}
+    spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu, "cpu_seconds_fit": fitted}
+    return spent | {"nats": log_p.mean().item()}
 
 
 def peer(folder, rows, cells):
     from sklearn.decomposition import PCA
 
     x = np.load(folder / f"{rows}x{cells}.npy")
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     model = PCA(LATENT, random_state=0).fit(x)
-    fitted = time.perf_counter()
+    fitted = time.process_time() - cpu
     log_p = model.score_samples(x)
-    end = time.perf_counter()
-    return {"seconds": end - begin, "fit_seconds": fitted - begin, "nats": float(log_p.mean())}
+    spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu, "cpu_seconds_fit": fitted}
+    return spent | {"nats": float(log_p.mean())}

@@ -64,14 +64,11 @@ def ours(folder, precision):
     return {"images_per_second": steps * BATCH / seconds, "elbo": nats}
 
 
-def peer(folder, precision):
-    """In single precision whatever `precision`, which pythae's autocast offers on CUDA alone."""
-    import torch
-    from pythae.data.datasets import BaseDataset
+def pythae_model():
+    """pythae's VAE with our layers."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from torch import nn
 
     class Encoder(BaseEncoder):
@@ -92,10 +89,19 @@ def peer(folder, precision):
         def forward(self, z):
             return ModelOutput(reconstruction=self.body(z).sigmoid())
 
+    return VAE(VAEConfig(input_dim=(784,), latent_dim=40, reconstruction_loss="bce"), Encoder(), Decoder())
+
+
+def peer(folder, precision):
+    """In single precision whatever `precision`, since pythae's autocast is for CUDA alone."""
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
     train, valid = load(folder)
     data = BaseDataset(train.float(), torch.zeros(len(train)))
     torch.manual_seed(0)
-    model = VAE(VAEConfig(input_dim=(784,), latent_dim=40, reconstruction_loss="bce"), Encoder(), Decoder())
+    model = pythae_model()
     options = {"per_device_train_batch_size": BATCH, "num_epochs": EPOCHS, "learning_rate": 1e-3, "no_cuda": True}
     trainer = BaseTrainer(model, data, training_config=BaseTrainerConfig(output_dir=str(folder / "pythae"), **options))
     begin = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ELEMENTS = 2**22  # numbers in one batch's largest tensor
+ELEMENTS = 2**18  # numbers in one batch's largest tensor: about a core's share of cache
 ROWS = 512
 Piece = tuple[int, np.ndarray]  # a row with the pattern, and the rows that share it
 

@@ -61,11 +61,11 @@ class GMM(LinearGaussian):
         require(starts >= 1, "starts", "at least 1", starts)
         self.components, self.covariance, self.tol, self.max_iter = components, covariance, tol, max_iter
         self.regularization, self.starts = regularization, starts
-        self.notes: tuple[str, ...] = ()
         d = space.dimensions
         self.weights = frozen(torch.full((components,), 1 / components, dtype=torch.float64))
         self.means = frozen(torch.zeros(components, d, dtype=torch.float64))
         self.factor = frozen(self.kind_of_covariance.standard(components, d))
+        self.register_buffer("floored", torch.zeros((), dtype=torch.int64))  # covariances that the floor holds
         # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
         self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))
 
@@ -106,6 +106,15 @@ class GMM(LinearGaussian):
         return COVARIANCES[self.covariance]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the fit has to say: whether the covariance floor holds, and where."""
+        if not self.floored:
+            return ()
+        of = 1 if self.kind_of_covariance.shared else self.components
+        share = f"regularization={self.regularization:g} of the columns' variances"
+        return (f"covariance floor: {share} holds in {int(self.floored)} of {of} covariances",)
+
+    @property
     def mixture(self) -> Mixture:
         """Weights, means and factor in model units."""
         return Mixture(self.weights, self.means, self.factor)
@@ -140,7 +149,7 @@ class GMM(LinearGaussian):
         if start:
             self._set(_in_units(_first(v, self.components, kind, self.regularization, seed, self.starts), kind, centre, scale))
             self.progress.zero_()
-            self.notes = ()
+            self.floored.zero_()
         while self.progress[0] < self.max_iter and not self.progress[2]:
             p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
             found = moments(v, p, kind, self.regularization, groups)
@@ -188,11 +197,9 @@ class GMM(LinearGaussian):
         return (u - centre) / scale, centre, scale, log_det - log_scale
 
     def _report_floor(self, floored: int) -> None:
-        if floored and not self.notes:
-            self.notes = (
-                f"covariance floor: regularization={self.regularization:g} of the columns' variances held in {floored} "
-                f"of {1 if self.kind_of_covariance.shared else self.components} covariances during EM",
-            )
+        first = not self.floored
+        self.floored.fill_(floored)
+        if first and floored:
             warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=3)
 
 

@@ -67,12 +67,13 @@ class PPCA(LinearGaussian):
         require(max_iter >= 1, "max_iter", "at least 1", max_iter)
         require(0 < regularization < 1, "regularization", "a number between 0 and 1", regularization)
         self.latent_dim, self.solver, self.tol, self.max_iter = latent_dim, solver, tol, max_iter
-        self.regularization, self.notes = regularization, ""
+        self.regularization = regularization
         if solver == "em":
             self.strategy = "em"  # type: ignore[misc]
         self.W = frozen(torch.zeros(d, size, dtype=torch.float64))
         self.b = frozen(torch.zeros(d, dtype=torch.float64))
         self.variance = frozen(torch.ones((), dtype=torch.float64))
+        self.register_buffer("floored", torch.zeros((), dtype=torch.bool))  # whether the floor holds σ²
         # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
         self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))
 
@@ -81,6 +82,12 @@ class PPCA(LinearGaussian):
         """One Gaussian, weight 1."""
         tril = torch.linalg.cholesky(self._covariance())
         return Mixture(torch.ones_like(self.variance)[None], self.b[None], tril[None])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the fit has to say: whether the variance floor holds."""
+        share = f"regularization={self.regularization:g} of a cell's mean variance"
+        return (f"variance floor: σ² is held at {share}",) if self.floored else ()
 
     @property
     def free_parameters(self) -> int:
@@ -286,9 +293,10 @@ class PPCA(LinearGaussian):
         return self.regularization * torch.where(typical > 0, typical, 1)
 
     def _report_floor(self, holds: bool) -> None:
-        if holds and not self.notes:
-            self.notes = f"variance floor: σ² is held at regularization={self.regularization:g} of a cell's mean variance"
-            warnings.warn(f"ppca: {self.notes}", UserWarning, stacklevel=3)
+        first = not self.floored
+        self.floored.fill_(holds)
+        if first and holds:
+            warnings.warn(f"ppca: {self.notes[0]}", UserWarning, stacklevel=3)
 
 
 def gram(rows: Tensor) -> Tensor:
