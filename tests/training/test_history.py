@@ -56,9 +56,12 @@ def test_a_terminal_that_goes_away_does_not_stop_training(monkeypatch):
 
 
 def test_bits_per_dimension_are_shown_for_a_loss_in_nats_only(monkeypatch):
-    row = {"loss": 5 * math.log(2) * 1.25, "valid": 5 * math.log(2) * 2}
-    assert Journal(None, 5).words(row) == "loss 1.250, valid 2.000 bits/dim"
-    assert Journal(None, None).words({"loss": 1.5}) == "loss 1.500"
+    nats, plain = Journal(None, 5), Journal(None, None)
+    nats.write({"loss": 5.0, "valid": 5 * math.log(2) * 2})
+    nats.write({"loss": 5 * math.log(2) * 1.25})
+    plain.write({"loss": 1.5})
+    assert nats.words() == "loss 1.250, valid 2.000 bits/dim"
+    assert plain.words() == "loss 1.500"
     assert in_nats(noisy())
     monkeypatch.setattr(NoisyProbe, "knows", Knows.NOTHING)
     assert not in_nats(noisy())

@@ -74,13 +74,13 @@ def fit(
     device = pick_device(chosen.device, model)
     train, valid = gather(model, data, y)
     budget = _default(budget, model, len(train), chosen)
-    with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes), seeded(seed, "fit"), as_it_was(model):
-        model.to(device)
+    with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
-        run = Run(model, train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
+        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
         journal = Journal(folder, model.space.dimensions if in_nats(model) else None)
         session = Session(run, stop, journal, folder, {"data": data_info or _origin(data)} | _record(run, folder))
-        return session.go(resumes, progress)
+        with seeded(seed, "fit"), as_it_was(model):
+            return session.go(resumes, progress)
 
 
 def in_nats(model: GenerativeModel) -> bool:

@@ -55,6 +55,7 @@ class Journal:
     def __init__(self, folder: Path | None, dimensions: int | None = None) -> None:
         self.folder, self.dimensions = folder, dimensions
         self.rows: list[Row] = []
+        self.latest: dict[str, float] = {}
         self.written = 0
         self.troubles: dict[str, str] = {}
         self.bar: _Bar | None = None
@@ -83,8 +84,9 @@ class Journal:
         """One row more."""
         self.rows.append(row)
         self._save_rows()
+        self.latest |= {k: row[k] for k in ("loss", "valid") if k in row}
         if self.bar is not None:
-            self.bar.set_postfix_str(self.words(row), refresh=False)
+            self.bar.set_postfix_str(self.words(), refresh=False)
 
     def _save_rows(self) -> None:
         try:
@@ -94,10 +96,10 @@ class Journal:
         except (OSError, LikeliError) as error:
             self.warn("history", f"history.jsonl: {error}")
 
-    def words(self, row: Row) -> str:
-        """The row on the bar."""
+    def words(self) -> str:
+        """The latest numbers, for the bar."""
         unit = 1 / (self.dimensions * math.log(2)) if self.dimensions else 1.0
-        shown = [f"{k} {row[k] * unit:.3f}" for k in ("loss", "valid") if row.get(k) is not None]
+        shown = [f"{k} {v * unit:.3f}" for k, v in self.latest.items()]
         return ", ".join(shown) + (" bits/dim" if self.dimensions else "")
 
     def warn(self, output: str, message: str) -> None:
