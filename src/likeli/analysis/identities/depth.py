@@ -64,7 +64,8 @@ def linear_hierarchy_is_one_gaussian() -> float:
         _set(model.down[0][-1], torch.tensor([[a]], dtype=torch.float64), s)
         _set(model.up[0][-1], w[None] / (r**2 * precision), precision**-0.5)
         _set(model.up[1][-1], torch.tensor([[a / v]], dtype=torch.float64), s / v**0.5)
-    p = D.MultivariateNormal(torch.zeros(3, dtype=torch.float64), v * torch.outer(w, w) + r**2 * torch.eye(3))
+    covariance = v * torch.outer(w, w) + r**2 * torch.eye(3, dtype=torch.float64)
+    p = D.MultivariateNormal(torch.zeros(3, dtype=torch.float64), covariance)
     x = p.sample((20,))
     with torch.no_grad():
         return max((model.log_weight(x) - p.log_prob(x)).abs().max().item() for _ in range(5))
