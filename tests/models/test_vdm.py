@@ -317,7 +317,7 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     p = (-schedule.gamma(t)).sigmoid()
     assert reference_integral(u[:1], *ends).item() == pytest.approx(14 * (p**2 + p * (1 - p) * 0.64).mean().item(), rel=1e-5)
     model = VDM(Real((2,)), hidden=(16,), noise="log_linear", gamma_min=-8, gamma_max=6).double()
-    nn.init.normal_(model.denoiser.net.leave.weight, std=0.1)
+    nn.init.normal_(model.denoiser.net.leave.weight, std=0.03)
     x = torch.randn(20_000, 2, dtype=F64)
     with torch.no_grad(), seeded(0, "control"):
         with_it = model.diffusion_estimate(x, torch.randn_like(x), torch.rand(20_000, dtype=F64))

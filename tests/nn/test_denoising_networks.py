@@ -23,7 +23,7 @@ def stirred(net):
 
 
 NETWORKS = {
-    "mlp": lambda **o: DenoisingMLP((6, 10), (16, 16), **o),
+    "mlp": lambda **o: DenoisingMLP((6, 10), (16, 16), waves=(1.0, 3.0), **o),
     "unet": lambda **o: UNet((6, 10), (8, 16, 16), blocks=1, waves=(3.0,), **o),
     "transformer": lambda **o: Transformer((6, 10), (32, 32), **o),
 }

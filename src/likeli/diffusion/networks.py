@@ -18,7 +18,7 @@ from likeli.space import Pixels, Real, Space, Tokens
 
 Network = Literal["auto", "mlp", "unet", "transformer"]
 FEW_SYMBOLS = 64  # beyond it a probability for every symbol of every cell costs more than the rest of the network
-WIDTHS = {8: (32, 48), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
+WIDTHS = {8: (24, 32, 32), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
 
 def make_denoiser(
@@ -44,7 +44,7 @@ def make_denoiser(
         dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
         data: standard deviation of the data in model units.
-        fine: whether a U-Net also sees sines of its input that turn once a grey level.
+        fine: whether the network also sees sines of grey levels that turn once a level.
 
     Raises:
         InputError: categorical for reals, a U-Net for vectors, a width below 1, a dropout outside [0, 1).
@@ -59,8 +59,9 @@ def make_denoiser(
         outputs = space.levels if isinstance(space, Pixels) else 1
         net = _network(space, network, hidden, outputs, condition, dropout)
         return CategoricalDenoiser(net, schedule, space)
-    # two levels and one level to a turn
-    waves = (math.pi / space.bin_width, 2 * math.pi / space.bin_width) if fine and isinstance(space, Pixels) else ()
+    waves: tuple[float, ...] = (1.0, 2.0, 4.0) if isinstance(space, Real) else ()
+    if fine and isinstance(space, Pixels):
+        waves = (math.pi / space.bin_width, 2 * math.pi / space.bin_width)  # two levels and one level to a turn
     return Denoiser(_network(space, network, hidden, 1, condition, dropout, waves), schedule, predict, data)
 
 
@@ -88,4 +89,4 @@ def _network(
     if network == "transformer":
         require(hidden[0] <= 32 or hidden[0] % 32 == 0, "hidden", "multiples of 32, one for each head", hidden)
         return Transformer(space.shape, hidden, outputs, condition, dropout)
-    return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout)
+    return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout, waves)

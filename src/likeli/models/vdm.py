@@ -38,7 +38,7 @@ class VDM(GaussianDiffusion):
     Source: Kingma et al. (2021), arXiv:2107.00630.
     """
 
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 5e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0, "betas": (0.9, 0.99)}
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class VDM(GaussianDiffusion):
         gamma_max: float | None = None,
         learn_ends: bool = False,
         steps: int | None = None,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition)

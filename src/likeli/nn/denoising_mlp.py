@@ -45,7 +45,10 @@ class DenoisingMLP(nn.Module):
         outputs: numbers for each cell.
         condition: what y is, or None.
         dropout: probability of zeroing a hidden feature in training.
+        waves: angular frequencies k whose sin kz and cos kz are further inputs: narrow modes need them.
     """
+
+    waves: Tensor
 
     def __init__(
         self,
@@ -54,12 +57,14 @@ class DenoisingMLP(nn.Module):
         outputs: int = 1,
         condition: Space | None = None,
         dropout: float = 0.0,
+        waves: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self.shape, self.outputs = shape, outputs
         cells, width = math.prod(shape), hidden[0]
         self.level = NoiseLevel(128, condition)
-        self.enter = nn.Linear(cells, width)
+        self.register_buffer("waves", torch.tensor(waves), persistent=False)
+        self.enter = nn.Linear(cells * (1 + 2 * len(waves)), width)
         self.blocks = nn.ModuleList(Modulated(width, 128, dropout) for _ in hidden)
         self.leave = nn.Linear(width, cells * outputs)
         self.norm = nn.LayerNorm(width)
@@ -67,7 +72,11 @@ class DenoisingMLP(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
-        e, h = self.level(gamma, y), self.enter(z.flatten(1))
+        e, h = self.level(gamma, y), z.flatten(1)
+        if len(self.waves):
+            angles = (h[:, None] * self.waves[:, None]).flatten(1)
+            h = torch.cat([h, angles.sin(), angles.cos()], 1)
+        h = self.enter(h)
         for block in self.blocks:
             h = block(h, e)
         return self.leave(self.norm(h)).reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *self.shape)
