@@ -38,7 +38,13 @@ class VDM(GaussianDiffusion):
     Source: Kingma et al. (2021), arXiv:2107.00630.
     """
 
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 5e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0, "betas": (0.9, 0.99)}
+    train_defaults: ClassVar[dict[str, Any]] = {
+        "lr": 5e-3,
+        "ema": 0.995,
+        "weight_decay": 0.01,
+        "clip": 5.0,
+        "betas": (0.9, 0.99),
+    }
 
     def __init__(
         self,
