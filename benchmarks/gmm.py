@@ -18,12 +18,15 @@ def prepare(folder, data):
     centres, mix = 1.5 * rng.normal(size=(K, D)), rng.normal(size=(K, D, D)) / np.sqrt(D)
     labels = rng.integers(K, size=N)
     x = centres[labels] + np.einsum("nij,nj->ni", mix[labels], rng.normal(size=(N, D))) + 0.3 * rng.normal(size=(N, D))
-    np.savez(folder / "data.npz", x=x, means=x[rng.choice(N, K, replace=False)])
+    from sklearn.cluster import KMeans
+
+    start = KMeans(K, n_init=1, max_iter=10, random_state=0).fit(x[:10_000])
+    np.savez(folder / "data.npz", x=x, means=start.cluster_centers_, variance=start.inertia_ / 10_000 / D)
 
 
 def load(folder):
     with np.load(folder / "data.npz") as data:
-        return data["x"], data["means"], np.full(K, 1 / K), np.repeat(2.0 * np.eye(D)[None], K, 0)
+        return data["x"], data["means"], np.full(K, 1 / K), np.repeat(data["variance"] * np.eye(D)[None], K, 0)
 
 
 def ours(folder, start, iterations):

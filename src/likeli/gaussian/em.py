@@ -19,7 +19,7 @@ from likeli.gaussian.missing import Group, condition
 SAFE = 1e-10  # nats a row by which the fast pass may be off
 COLLAPSED = 1e-6  # beyond this the fast pass's own moments are too coarse for the covariances it found
 FEATURES = 2**19  # numbers in one block of features: 4 MiB, about a core's share of cache
-RESIDUALS = 2**18
+ROWS, RESIDUALS = 1024, 2**16
 WIDEST = 128  # dimensions beyond which the features of full covariances no longer fit in cache
 
 
@@ -79,23 +79,35 @@ def careful(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
     k, d = p.means.shape
     n, first, log_likelihood = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(())
     second = torch.zeros_like(kind.outer(n, first))
-    for diff, joint in log_joint(x, p, kind):
+    for block, joint in log_joint(x, p, kind):
         log_p = joint.logsumexp(0)
         r = (joint - log_p).exp()
         log_likelihood += log_p.sum()
         n += r.sum(1)
-        first += (r[:, None] @ diff)[:, 0]
-        second += kind.second(r, diff)
+        for some in few_components(k, len(block), d):
+            diff = block - p.means[some, None]
+            first[some] += (r[some, None] @ diff)[:, 0]
+            into = second if kind.shared else second[some]
+            into += kind.second(r[some], diff)
     return Moments(n, first, second, log_likelihood, p.means)
 
 
 def log_joint(x: Tensor, p: Mixture, kind: Covariance) -> Iterator[tuple[Tensor, Tensor]]:
-    """Differences x − m_k (K, b, D) and log w_k + log N(x|m_k, Σ_k) (K, b), in blocks of rows that stay in cache."""
+    """Blocks of rows (b, D) and their log w_k + log N(x|m_k, Σ_k), (K, b)."""
     k, d = p.means.shape
-    inverse, offset = kind.inverse(p.factor), constant(p, kind.log_det(p.factor, d))
-    for block in x.split(max(16, RESIDUALS // (k * d))):
-        diff = block - p.means[:, None]
-        yield diff, offset[:, None] - 0.5 * kind.whiten(inverse, diff).square().sum(-1)
+    inverse, offset = kind.inverse(p.factor), constant(p, kind.log_det(p.factor, d))[:, None]
+    for block in x.split(ROWS):
+        squares = []
+        for some in few_components(k, len(block), d):
+            whitened = kind.whiten(inverse if kind.shared else inverse[some], block - p.means[some, None])
+            squares.append(torch.linalg.vecdot(whitened, whitened))
+        yield block, offset - 0.5 * torch.cat(squares)
+
+
+def few_components(k: int, rows: int, d: int) -> list[slice]:
+    """Components in groups whose residuals stay in cache."""
+    size = max(1, RESIDUALS // (rows * d))
+    return [slice(i, min(i + size, k)) for i in range(0, k, size)]
 
 
 def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group]) -> Moments:
