@@ -13,7 +13,7 @@ from likeli.checkpoint.history import NAME, PENDING, begin_pending, pending, tru
 from likeli.errors import InputError, LikeliError, require
 
 # what the system says to a path that the user should not have given
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOENT}
 
 
 def prepare_folder(folder: Path | str, overwrite: bool = False, resume: bool = False) -> bool:
