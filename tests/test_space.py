@@ -248,3 +248,11 @@ def test_dequantisation_noise_is_uniform_in_its_bin():
     n = (u + 1) / space.bin_width - 7
     assert abs(n.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / 1e5)
     assert abs(n.var().item() - 1 / 12) < 5 * math.sqrt(1 / 180 / 1e5)
+
+
+def test_a_tables_features_lead_back_to_its_cells():
+    """What a network sees, one-hots and indicators included, is what a decoder gives back."""
+    x = torch.tensor([[171.5, 33.0, 2.0], [150.0, 0.0, 0.0]], dtype=torch.float64)
+    features = TABLE.to_model(x, torch.float64)
+    assert features.shape == (2, 7)
+    assert torch.allclose(TABLE.from_model(features), x)

@@ -133,11 +133,22 @@ class Table(Space):
         return ((x + n - mean) / scale).to(dtype), -log_scale.sum(1).to(dtype)
 
     def from_model(self, u: Tensor) -> Tensor:
-        """(B, columns) standardised numbers (codes for categories) → float64 values of the columns' types."""
+        """Standardised numbers and codes (B, columns), or features as `to_model` gives them → float64 values of the types."""
+        u = u if u.shape[1] == len(self.columns) else self._from_features(u)
         x = u.double() * self._scale.to(u.device) + self._mean.to(u.device)
         x = torch.where(self._whole.to(u.device), x.floor(), x)
         low = torch.where(self._top == MAX_COUNT, -MAX_COUNT, 0).to(u.device)
         return torch.where(self._whole.to(u.device), x.clamp(low, self._top.to(u.device)), x)
+
+    def _from_features(self, u: Tensor) -> Tensor:
+        """(B, features) → (B, columns): the largest of a one-hot's numbers; missing indicators are dropped.
+
+        `to_model` puts a whole number at the low edge of its bin, so half a bin is added for `from_model` to round it.
+        """
+        blocks = u.split([c.width for c in self.columns], 1)
+        pairs = zip(blocks, self.columns)
+        cells = [b[:, : len(c.categories)].argmax(1).to(u) if c.categories else b[:, 0] for b, c in pairs]
+        return torch.stack(cells, 1) + torch.where(self._whole, 0.5 / self._scale, 0).to(u)
 
     def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
         """Named columns as rows of codes and numbers, (B, columns) float64; columns are matched by name, others are left out.
