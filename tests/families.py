@@ -11,6 +11,7 @@ from likeli.core import GenerativeModel
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
 from likeli.space import Counts, Labels, Pixels, Tokens
+from likeli.table import Table
 
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)
@@ -37,6 +38,9 @@ def examples(space, n=70, seed=0):
             return u.mul(2).long().abs() % space.vocab
         if isinstance(space, Labels):
             return torch.arange(n) % space.classes
+        if isinstance(space, Table):
+            types = torch.tensor([["real", "integer", "categorical"].index(c.type) for c in space.columns])
+            return torch.where(types == 0, u, torch.where(types == 1, u.mul(3).round(), u.mul(2).long().abs() % 3)).double()
         return u.exp().mul(2).long() if isinstance(space, Counts) else space.from_model(u)
 
 

@@ -15,6 +15,7 @@ from likeli.core import GenerativeModel, Knows, LatentCodec, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
 from likeli.space import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.table import Column, Table
 
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 0.0), scale=(1.0, 5.0, 0.1)),
@@ -22,6 +23,7 @@ SPACES = {
     "binary": Binary((6,)),
     "tokens": Tokens(4, 3),
     "counts": Counts((3,)),
+    "table": Table((Column("a", scale=3.0), Column("b", "integer"), Column("c", "categorical", categories=("x", "y", "z")))),
 }
 ROWS = 24
 
