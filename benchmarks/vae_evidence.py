@@ -1,7 +1,7 @@
 """Importance-weighted evaluation of a VAE 784-300-300-40 with K = 5000 on binary MNIST: against pythae's `get_nll`.
 
-Networks of the same layers at their start (the cost does not depend on the weights); pythae, which takes one digit at a time and
-encodes it anew for every 250 weights, gets fewer digits.
+Networks of the same layers at their start (the cost does not depend on the weights); pythae, which takes one digit at a time
+and encodes it anew for every 250 weights, gets fewer digits.
 """
 
 import resource
