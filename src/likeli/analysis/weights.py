@@ -1,5 +1,7 @@
 """What a set of importance weights is worth: effective sample size, largest weight, Pareto k̂.
 
+They see only where draws fell: a proposal that misses a whole region of the posterior can look well and be too low.
+
 Weights are logarithms, (K, B): K draws for each of B rows.
 """
 
