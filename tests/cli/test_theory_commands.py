@@ -1,0 +1,83 @@
+"""`likeli latent` and `likeli verify`: what they draw and print is what the library computes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import likeli
+from likeli.analysis import verify
+from likeli.analysis.latent import decode_codes, embed, interpolate, traverse
+from likeli.cli import main
+from likeli.pictures import grid
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent") / "vae"
+    tiny = ["--model.latent_dim", "3", "--model.hidden", "8", "--steps", "6", "--train.batch", "32", "--quiet"]
+    assert main(["fit", "digits", "--model", "vae", *tiny, "--out", str(folder)]) == 0
+    return folder
+
+
+def same(path, codes, model, columns):
+    x = decode_codes(model, codes).flatten(0, codes.ndim - 2)
+    return np.array_equal(np.asarray(Image.open(path)), np.asarray(grid(x, model.space, columns=columns)))
+
+
+def test_a_traversal_is_the_librarys(fitted, tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    assert main(["latent", str(fitted), "--grid", "0,2", "--row", "4", "--steps", "5", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["codes"] == [5, 5, 3]
+    model, (x, _) = likeli.load(fitted), likeli.load_data("digits").split("test")
+    codes = traverse(embed(model, x[4:5])[0], [0, 2], torch.linspace(-2.5, 2.5, 5))
+    assert same(out, codes, model, 5)
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_a_path_is_the_librarys(fitted, tmp_path, path):
+    out = tmp_path / "path.png"
+    assert main(["latent", str(fitted), "--between", "3,8", "--path", path, "--steps", "6", "--out", str(out)]) == 0
+    model, (x, _) = likeli.load(fitted), likeli.load_data("digits").split("test")
+    z = embed(model, x[[3, 8]])
+    assert same(out, interpolate(z[0], z[1], 6, path), model, 6)
+
+
+BAD = [
+    (["--grid", "0,9"], "dims"),
+    (["--grid", "a"], "grid: expected whole numbers"),
+    (["--grid", "0", "--row", "100000"], "row: expected test rows"),
+    (["--between", "0,1,2"], "two or four"),
+    (["--between", "0,1", "--steps", "1"], "steps"),
+    (["--between", "0,1,2,3", "--path", "spherical"], "path: expected linear"),
+]
+
+
+@pytest.mark.parametrize("words,message", BAD)
+def test_bad_walks_are_one_line(fitted, tmp_path, capsys, words, message):
+    out = tmp_path / "x.png"
+    assert main(["latent", str(fitted), *words, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error and not out.exists()
+
+
+def test_verify_lists_every_check_and_runs_one(capsys):
+    assert main(["verify", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["checks"]
+    assert [c["id"] for c in listed] == [c.id for c in verify.checks()]
+    assert main(["verify", "--only", "R54,cross-entropy-splits", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] and all(r["error"] <= r["tolerance"] for r in found["checks"])
+    assert {"product-of-gaussians", "cross-entropy-splits"} == {r["id"] for r in found["checks"]}
+    assert main(["verify", "--only", "R999"]) == 2
+
+
+def test_a_check_that_fails_is_exit_code_one(monkeypatch, capsys):
+    from likeli.analysis import check
+
+    wrong = check.Check("wrong", ("R1",), "1 = 2", 0.5, lambda: 1.0)
+    monkeypatch.setitem(check._CHECKS, "wrong", wrong)
+    assert main(["verify", "--only", "wrong"]) == 1
+    assert "FAILED" in capsys.readouterr().out
