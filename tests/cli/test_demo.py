@@ -1,0 +1,61 @@
+"""The demo, with budgets of a moment and its processes in this one."""
+
+import contextlib
+import io
+import json
+
+import pytest
+from PIL import Image
+
+import likeli
+from likeli.analysis.likelihood import ROW
+from likeli.cli import main
+from likeli.cli.contest import Contest
+from likeli.cli.demo import NEURAL, YARDSTICKS
+
+FAMILIES = {"vae", *YARDSTICKS, "gmm", "ppca"}
+
+
+def here(self, *words):
+    """What the process would print, without its two seconds of imports."""
+    out = io.StringIO()
+    quick = [w.replace("samples=500", "samples=2") for w in words]
+    with contextlib.redirect_stdout(out):
+        main(quick)
+    return json.loads(out.getvalue())
+
+
+def demo(capsys, monkeypatch, folder, *words):
+    monkeypatch.setattr(Contest, "_call", here)
+    monkeypatch.setattr("likeli.cli.demo.NEURAL", {"vae": 1.0})
+    capsys.readouterr()
+    assert main(["demo", "--out", str(folder), "--minutes", "0.002", "--jobs", "1", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_demo_ranks_every_family_and_writes_its_page(tmp_path, capsys, monkeypatch):
+    found = demo(capsys, monkeypatch, tmp_path / "demo")
+    assert {r["model"] for r in found["rows"]} == FAMILIES
+    assert all(tuple(r) == ROW for r in found["rows"]), [r.get("error") for r in found["rows"]]
+    assert {r["measure"] for r in found["rows"]} == {"mass"}
+    nats = [r["nats"] for r in found["rows"]]
+    assert nats == sorted(nats, reverse=True)
+    assert sum("beat" in n for n in found["notes"]) == 1
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in FAMILIES)
+    assert page.count("<img") >= 1 + len(FAMILIES)
+    assert Image.open(tmp_path / "demo" / "samples.png").width > 500
+    for name in FAMILIES:
+        assert likeli.load(tmp_path / "demo" / name).kind() == name
+    again = demo(capsys, monkeypatch, tmp_path / "demo", "--overwrite")
+    exact = {r["model"]: r["nats"] for r in found["rows"] if r["knows"] == "exact"}
+    assert exact == {r["model"]: r["nats"] for r in again["rows"] if r["knows"] == "exact"}
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_marks(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--json"]) == 0
+    bits = {r["model"]: r["bits_per_dim"] for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert min(bits.values()) <= 1.87
+    assert bits["vdm"] <= 2.15
+    assert all(bits[n] < min(bits[y] for y in YARDSTICKS) for n in NEURAL)
