@@ -10,15 +10,17 @@ from likeli.diffusion.denoiser import Conditional, Prediction, rows
 from likeli.diffusion.schedule import Point, Schedule
 from likeli.space import Pixels, Space, Tokens
 
+GAIN = 4.0  # logits range over tens while an optimiser moves weights by its rate: a tenth of a bit a cell after a short run
+
 
 class CategoricalDenoiser(Conditional):
-    """x̂ = Σ_k c_k P(k|z) with P(x_i = k|z) ∝ exp(net_ik(z)) · N(z_i; α c_k, σ²).
+    """x̂ = Σ_k c_k P(k|z) with P(x_i = k|z) ∝ exp(4 net_ik(z)) · N(z_i; α c_k, σ²).
 
     What a cell's own noisy value says of it is exact; the network adds what the other cells say.  At small noise x̂ snaps to the
     right symbol with no network at all, and with an empty network the model is already that of independent uniform cells.
 
     Arguments:
-        net: (z, γ, y) → logits: (B, K, *shape) for grey levels, (B, length, vocab) for symbols.
+        net: (z, γ, y) → logits/4: (B, K, *shape) for grey levels, (B, length, vocab) for symbols.
         schedule: t → (α, σ).
         space: grey levels or symbols.
 
@@ -32,7 +34,7 @@ class CategoricalDenoiser(Conditional):
     def log_pmf(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
         """log P(x_i = k|z), cell by cell: (B, K, *shape)."""
         gamma, at = rows(at.gamma, z), at.like(z)
-        logits = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
+        logits = GAIN * self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
         if isinstance(self.space, Tokens):
             logits = logits.movedim(-1, 1)
         return (logits + evidence(self.space, z, at.alpha, at.sigma)).log_softmax(1)

@@ -17,7 +17,7 @@ from likeli.nn.unet import UNet
 from likeli.space import Pixels, Real, Space, Tokens
 
 Network = Literal["auto", "mlp", "unet", "transformer"]
-FEW_SYMBOLS = 64  # beyond it a probability for every symbol of every cell costs more than the rest of the network
+FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every one costs more than the rest of the network
 WIDTHS = {8: (24, 32, 32), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
 
@@ -38,7 +38,7 @@ def make_denoiser(
     Arguments:
         space: what x is.
         schedule: t → (α, σ).
-        predict: `categorical` for probabilities of a discrete cell's symbols; auto takes it where there are at most 64, else v.
+        predict: `categorical` for probabilities of discrete cells' symbols; auto takes it up to 2¹⁸ of them in all, else v.
         network: auto takes a U-Net for images of at least 8 × 8 cells.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the shape if not given.
         dropout: probability of zeroing a hidden feature in training.
@@ -52,7 +52,7 @@ def make_denoiser(
     require(0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
     count = discrete_symbols(space)
     if predict == "auto":
-        predict = "categorical" if 0 < count <= FEW_SYMBOLS else "v"
+        predict = "categorical" if 0 < count * space.dimensions <= FEW_SYMBOLS else "v"
     if predict == "categorical":
         require(count > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         assert isinstance(space, (Pixels, Tokens))

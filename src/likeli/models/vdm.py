@@ -27,7 +27,7 @@ class VDM(GaussianDiffusion):
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
-        predict: what the network gives; auto gives each cell's probabilities where there are at most 64 symbols, else v.
+        predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss.
         gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
         learn_ends: whether a learned schedule also moves its ends, to raise the bound.

@@ -124,7 +124,8 @@ class UNet(nn.Module):
                 width = target
             if i:
                 self.up.append(Double(width))
-        self.norm, self.leave = Norm(width), nn.Conv2d(width, colours * outputs, 3, padding=1)
+        reach = 3 if colours * outputs <= 64 else 1  # many outputs a cell would make the last convolution the largest
+        self.norm, self.leave = Norm(width), nn.Conv2d(width, colours * outputs, reach, padding=reach // 2)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.to(memory_format=torch.channels_last)
