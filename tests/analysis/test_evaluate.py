@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from likeli.analysis.likelihood import PRIOR_ALARM, ROW, count_parameters, evaluate, score
+from likeli.analysis.likelihood import MISMATCH_ALARM, ROW, count_parameters, evaluate, score
 from likeli.config import _CLASSES
 from likeli.core import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
@@ -99,7 +99,7 @@ def test_the_weakest_kind_of_any_batch_is_the_kind(x):
 
 def test_every_error_becomes_a_note(x):
     model = FakeLikelihood(Real((2,)))
-    model.errors = {"prior_mismatch": 2 * PRIOR_ALARM, "something_else": 0.5}
+    model.errors = {"terminal_mismatch": 2 * MISMATCH_ALARM, "something_else": 0.5}
     notes = evaluate(model, x).notes
     assert any("alarm" in n and "0.02 nats" in n for n in notes)
     assert any("something else: 0.5 nats" in n for n in notes)

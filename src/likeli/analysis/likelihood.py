@@ -17,7 +17,7 @@ from likeli.errors import require
 from likeli.models.density import DensityModel
 from likeli.random import derive
 
-PRIOR_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
+MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
 
 MEANING = {
     Knows.EXACT: "exact: log p(x) itself, up to floating-point error",
@@ -27,11 +27,9 @@ MEANING = {
     Knows.NOTHING: "nothing: the family has no log p(x)",
 }
 ERRORS = {
-    "dequantisation": "integers were dequantised, which leaves a gap to log P(x)",
-    "prior_mismatch": "KL between where the noising process ends and the prior that sampling starts from",
+    "terminal_mismatch": "KL between where the noising process ends and the prior that sampling starts from",
     "ode_tolerance": "error of the numerical ODE solution",
     "probe_noise": "noise of the random probes of the divergence",
-    "clamp": "extreme values were clamped",
 }
 ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "examples", "seconds", "parameters", "seed", "notes")
 _STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
@@ -172,7 +170,7 @@ def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, 
 def _notes(result: LogLikelihood) -> list[str]:
     notes = []
     for name, nats in result.errors.items():
-        alarm = " (alarm: above 0.01)" if name == "prior_mismatch" and nats > PRIOR_ALARM else ""
+        alarm = " (alarm: above 0.01)" if name == "terminal_mismatch" and nats > MISMATCH_ALARM else ""
         notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {nats:.3g} nats{alarm}")
     value = result.value
     if value.isneginf().any():
