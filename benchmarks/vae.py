@@ -64,9 +64,8 @@ def ours(folder, precision):
     return {"images_per_second": steps * BATCH / seconds, "elbo": nats}
 
 
-def pythae_model():
-    """pythae's VAE with our layers."""
-    from pythae.models import VAE, VAEConfig
+def pythae_networks():
+    """An encoder and a decoder of our layers for pythae."""
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from torch import nn
@@ -89,7 +88,14 @@ def pythae_model():
         def forward(self, z):
             return ModelOutput(reconstruction=self.body(z).sigmoid())
 
-    return VAE(VAEConfig(input_dim=(784,), latent_dim=40, reconstruction_loss="bce"), Encoder(), Decoder())
+    return Encoder(), Decoder()
+
+
+def pythae_model():
+    """pythae's VAE with our layers."""
+    from pythae.models import VAE, VAEConfig
+
+    return VAE(VAEConfig(input_dim=(784,), latent_dim=40, reconstruction_loss="bce"), *pythae_networks())
 
 
 def peer(folder, precision):
