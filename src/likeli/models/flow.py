@@ -34,8 +34,8 @@ class Flow(DensityModel, LatentCodec):
         space: what one example is; it must have a continuous form.
         transforms: number of couplings, T.
         hidden: widths of each coupling's network.
-        bins: bins of each spline.
-        dropout: probability of zeroing a hidden feature in training; None for 0.2 on pixels and 0 elsewhere.
+        bins: bins of each spline; None for 5 on pixels and 12 elsewhere.
+        dropout: probability of zeroing a hidden feature in training; None for 0.1 on pixels and 0 elsewhere.
         condition: what y is, for p(x|y); None for p(x).
 
     Raises:
@@ -46,29 +46,30 @@ class Flow(DensityModel, LatentCodec):
     """
 
     strategy: ClassVar[str] = "sgd"
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.998, "weight_decay": 1e-4, "clip": 20.0}
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 6e-3, "ema": 0.995, "weight_decay": 1e-4, "clip": 20.0}
 
     def __init__(
         self,
         space: Space,
-        transforms: int = 8,
+        transforms: int = 6,
         hidden: tuple[int, ...] = (64, 64),
-        bins: int = 5,
+        bins: int | None = None,
         dropout: float | None = None,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space)
         require(transforms >= 1, "transforms", "at least 1", transforms)
         require(all(h >= 1 for h in hidden), "hidden", "widths of at least 1", hidden)
-        require(2 <= bins <= 500, "bins", "2 to 500", bins)
+        require(bins is None or 2 <= bins <= 500, "bins", "2 to 500", bins)
         require(dropout is None or 0 <= dropout < 1, "dropout", "a number in [0, 1)", dropout)
         self.transforms, self.hidden, self.bins, self.dropout = transforms, tuple(hidden), bins, dropout
         self.condition = condition
         self.features = Condition(condition)
         cells, width = space.dimensions, self.features.width
         self.marginals = Histogram(cells, min(space.levels, 64)) if isinstance(space, Pixels) else None
-        rate = (0.2 if self.marginals else 0.0) if dropout is None else dropout
-        self.couplings = nn.ModuleList(Coupling(cells, width, self.hidden, bins, rate) for _ in range(transforms))
+        rate = (0.1 if self.marginals else 0.0) if dropout is None else dropout
+        knots = (5 if self.marginals else 12) if bins is None else bins
+        self.couplings = nn.ModuleList(Coupling(cells, width, self.hidden, knots, rate) for _ in range(transforms))
         self.register_buffer("orders", torch.stack([_order(cells, t) for t in range(transforms)]), persistent=False)
 
     def forward(self, u: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
