@@ -39,7 +39,7 @@ class Checker(HTMLParser):
 @pytest.fixture
 def report():
     image = grid(torch.zeros(4, 8, 8), Pixels((8, 8), 17))
-    history = [{"step": i, "loss": 100.0 / i, "valid": 90.0 / i, "seconds": float(i)} for i in range(1, 6)]
+    history = [{"step": i, "loss": 100.0 / i, "valid": 90.0 / i, "seconds": float(i)} for i in range(1, 30)]
     failed = dict.fromkeys(row("x", 1.0)) | {"model": EVIL, "notes": [], "error": f"no {EVIL}"}
     entries = [
         Entry(row("vae", 1.5), history, image, "neural"),

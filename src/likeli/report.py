@@ -14,6 +14,8 @@ from PIL import Image
 from likeli.analysis.likelihood import MEANING
 from likeli.pictures import curves, png
 
+CURVE = 20  # rows of history that make a curve
+
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -94,14 +96,14 @@ class Report:
 
     def _curves(self) -> str:
         unit = 1 / (self.dimensions * math.log(2))
-        trained = [e for e in self.entries if e.in_nats and len(e.rows) > 2]
+        trained = [e for e in self.entries if e.in_nats and len(e.rows) >= CURVE]
         figures = []
         for entry in trained:
             names = {"training batches": "loss", "validation rows": "valid"}
             series = {name: _series(entry.rows, key, unit) for name, key in names.items()}
             shown = {name: line for name, line in series.items() if line[0]}
             figures.append(_figure(curves(shown, title=entry.row["model"], x="seconds", y="bits/dim"), ""))
-        return "".join(figures) or "<p>No family was trained step by step.</p>"
+        return "".join(figures) + "<p>Families fitted in closed form or in a few iterations of EM have no curve.</p>"
 
 
 def page(title: str, body: Iterable[str]) -> str:
