@@ -73,7 +73,7 @@ class Contest:
         if "error" in found:
             return self._failed(job, found["error"])
         self.say(f"{job.family}: done")
-        return found | {"seconds": fitted["seconds"], "notes": found["notes"] + fitted["notes"]}
+        return found | {"seconds": fitted["seconds"], "notes": list(dict.fromkeys(found["notes"] + fitted["notes"]))}
 
     def _failed(self, job: Job, reason: str) -> Row:
         reason = reason if self.keep else reason.partition("; saved in ")[0]
