@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NEURAL = {"vdm": 1.5, "vae": 0.9, "flow": 0.75}  # minutes
 YARDSTICKS = ("categorical_mixture", "independent")
 OPTIONS = {
-    "gmm": ("--model.components=20", "--model.regularization=0.1"),  # the best of 12 settings on the validation split; pixels that hardly vary make sharper ones fragile
+    "gmm": ("--model.components=20", "--model.regularization=0.1"),  # best of 12 on the validation split
     "ppca": ("--model.latent_dim=30",),
 }
 EVALUATE = {"vae": ("--likelihood.samples=500",)}
