@@ -76,8 +76,9 @@ class Descent:
     def __init__(self, engine: Engine, parameters: list[nn.Parameter]) -> None:
         require(len(parameters) > 0, "model", "parameters to train", "none")
         settings = engine.settings
-        matrices, others = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        decayed = [p for p in parameters if p.ndim > 1 and settings.weight_decay]
+        others = [p for p in parameters if p.ndim < 2 or not settings.weight_decay]  # one fused call if nothing decays
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.engine, self.parameters, self.clip = engine, parameters, settings.clip
         self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
         self._fabric_adam = engine.fabric.setup_optimizers(self.adam)
