@@ -424,12 +424,14 @@ def test_what_was_checked_is_what_is_used(tmp_path):
                 for name, data in files.items():
                     (tmp_path / "new").write_bytes(data)
                     os.replace(tmp_path / "new", tmp_path / "x" / name)
+                time.sleep(0.005)  # long enough to meet a whole folder now and then
 
     thread = threading.Thread(target=swap)
     thread.start()
-    loaded = 0
+    loaded = tries = 0
     try:
-        for _ in range(300):
+        while tries < 300 or (loaded == 0 and tries < 20_000):
+            tries += 1
             try:
                 got = ck.read(tmp_path / "x")
             except CheckpointError:
@@ -439,7 +441,6 @@ def test_what_was_checked_is_what_is_used(tmp_path):
     finally:
         done.set()
         thread.join()
-    assert got.model is not None
     assert loaded
 
 
