@@ -11,6 +11,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,9 @@ def _numbers(cells: Sequence[str]) -> np.ndarray | None:
     try:
         numbers = list(map(float, cells))
     except ValueError:
-        found = [_number(cell) for cell in cells]
-        if any(v is None for v in found):
+        numbers = list(takewhile(lambda v: v is not None, map(_number, cells)))
+        if len(numbers) < len(cells):
             return None
-        numbers = [v for v in found if v is not None]
     return None if "_" in "".join(cells) else np.array(numbers)  # float() would read 1_000
 
 
