@@ -27,6 +27,7 @@ _PUBLIC = {
     "likeli.training": "History TrainSettings fit",
     "likeli.analysis.likelihood": "Evaluation evaluate",
     "likeli.analysis.explain_loss": "explain_loss",
+    "likeli.analysis.anomaly": "anomaly",
     "likeli.analysis.two_sample": "ClassifierTest c2st classifier_test",
     "likeli.analysis.latent": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
 }

@@ -69,7 +69,7 @@ def classifier_test(a: Tensor, b: Tensor, seed: int = 0, *, classifier: Classifi
     Raises:
         InputError: fewer than 20 rows, shapes that differ, or infinite cells.
 
-    Source: Lopez-Paz & Oquab (2017), arXiv:1610.06545; DeLong et al. (1988), Biometrics 44(3), for the standard error.
+    Source: Lopez-Paz & Oquab (2017), arXiv:1610.06545.
     """
     require(classifier in ("boosting", "logistic"), "classifier", "boosting or logistic", classifier)
     require(a.shape[1:] == b.shape[1:], "b", f"rows of shape {tuple(a.shape[1:])}", tuple(b.shape[1:]))
@@ -101,18 +101,28 @@ def _fit(x: np.ndarray, label: np.ndarray, classifier: Classifier, seed: int) ->
     return lambda rows: model.predict_proba(rows)[:, 1]
 
 
-def _judge(a: np.ndarray, b: np.ndarray) -> ClassifierTest:
-    above = _placements(b, a)  # of each b, the share of a below it
-    below = 1 - _placements(a, b)
-    auc = float(above.mean())
+def roc_area(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """P(b > a) + ½ P(b = a) over all pairs of scores, and its standard error.
+
+    Arguments:
+        a, b: (n,) and (m,) scores, at least two of each.
+
+    Source: DeLong, DeLong & Clarke-Pearson (1988), Biometrics 44(3).
+    """
+    above, below = _placements(b, a), 1 - _placements(a, b)
     spread = math.sqrt(above.var(ddof=1) / len(b) + below.var(ddof=1) / len(a))
     rough = 1 / (min(len(a), len(b)) + 2)  # sets that are wholly apart show no spread, which does not make the area certain
+    return float(above.mean()), max(spread, rough)
+
+
+def _judge(a: np.ndarray, b: np.ndarray) -> ClassifierTest:
+    auc, stderr = roc_area(a, b)
     right = [int((a < 0.5).sum()), int((b >= 0.5).sum())]
     shrunk = [(k + 1) / (len(s) + 2) for k, s in zip(right, (a, b))]
     accuracy_stderr = 0.5 * math.sqrt(sum(p * (1 - p) / len(s) for p, s in zip(shrunk, (a, b))))
     return ClassifierTest(
         auc=auc,
-        stderr=max(spread, rough),
+        stderr=stderr,
         accuracy=0.5 * (right[0] / len(a) + right[1] / len(b)),
         accuracy_stderr=accuracy_stderr,
         p_value=float(stats.mannwhitneyu(b, a, alternative="greater", method="asymptotic").pvalue),
