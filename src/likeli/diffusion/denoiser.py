@@ -150,6 +150,9 @@ class Denoiser(Conditional):
         schedule: t → (α, σ).
         predict: what the network's output stands for.  A score is given as σ·score, whose scale does not run away.
         data: standard deviation of the data in model units.
+
+    Raises:
+        InputError: an unknown reading; in use, a network whose output is not of z's shape.
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps", data: float = 1.0) -> None:
@@ -161,6 +164,7 @@ class Denoiser(Conditional):
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         gamma, at = rows(at.gamma, z), at.like(z)
         out = self.net(z / torch.hypot(self.data * at.alpha, at.sigma), gamma, y)
+        require(out.shape == z.shape, "net", f"an output of z's shape {tuple(z.shape)}", tuple(out.shape))
         if self.predict == "edm":
             return Prediction.of_edm(out, z, at.alpha, at.sigma, self.data)
         if self.predict == "score":

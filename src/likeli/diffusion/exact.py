@@ -6,10 +6,13 @@ import math
 
 import torch
 from torch import Tensor
+from torch import distributions as D
 
 from likeli.diffusion.denoiser import Conditional, Prediction
-from likeli.diffusion.schedule import Point, Schedule
+from likeli.diffusion.schedule import Point, Schedule, bridge
 from likeli.errors import require
+
+REACH, NODES = 9.0, {1: 801, 2: 161}  # of the quadrature of `non_gaussianity`: standard deviations, points an axis
 
 
 class MixtureDenoiser(Conditional):
@@ -26,6 +29,8 @@ class MixtureDenoiser(Conditional):
     means: Tensor
     variances: Tensor
     axes: Tensor
+    turn: Tensor
+    centres: Tensor
 
     def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         super().__init__(schedule)
@@ -33,17 +38,20 @@ class MixtureDenoiser(Conditional):
         require(full.shape == (*means.shape, means.shape[1]), "covariances", "(K, D, D) or (K, D)", tuple(covariances.shape))
         variances, axes = torch.linalg.eigh(full)
         require(bool((variances > -1e-9 * variances.max()).all()), "covariances", "positive ones", variances.min().item())
-        for name, value in {"weights": weights / weights.sum(), "means": means, "variances": variances, "axes": axes}.items():
+        known = {"weights": weights / weights.sum(), "means": means, "variances": variances, "axes": axes}
+        known["turn"] = axes.movedim(0, 1).flatten(1)  # all axes side by side, (D, K·D): one product turns z into every frame
+        known["centres"] = torch.einsum("kij,ki->kj", axes, means)
+        for name, value in known.items():
             self.register_buffer(name, value)
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         """z (B, D); y is not used."""
         at = at.like(z)
         log_joint, whitened, variance = self._components(z, at)
-        share = log_joint.softmax(1)[..., None]
-        eps = (share * self._back(at.sigma[..., None] * whitened / variance)).sum(1)
-        gain = at.alpha[..., None] * self.variances / variance
-        x = (share * (self.means + self._back(gain * whitened))).sum(1)
+        share = log_joint.softmax(1)
+        pulled = share[..., None] * whitened / variance
+        eps = at.sigma * (pulled.flatten(1) @ self.turn.mT)
+        x = share @ self.means + at.alpha * ((pulled * self.variances).flatten(1) @ self.turn.mT)
         return Prediction(z, at.alpha, at.sigma, x, eps)
 
     def log_density(self, z: Tensor, at: Point) -> Tensor:
@@ -54,12 +62,61 @@ class MixtureDenoiser(Conditional):
         """P(k|z), (B, D) → (B, K)."""
         return self._components(z, at.like(z))[0].softmax(1)
 
+    def variance(self, z: Tensor, at: Point) -> Tensor:
+        """Var[x|z] of each cell, (B, D): what of x the noise has hidden."""
+        place = at.like(z)
+        share = self.responsibilities(z, at)
+        mean, spread = self._given_component(z, place)
+        cells = torch.einsum("kij,bkj->bki", self.axes.square(), spread.expand_as(mean))
+        second = (share[..., None] * (cells + mean.square())).sum(1)
+        return second - (share[..., None] * mean).sum(1).square()
+
+    def reverse(self, z: Tensor, s: Point, t: Point) -> D.MixtureSameFamily:
+        """q(z_s|z_t = z) without x, s < t: a mixture, Gaussian only in the limit of small steps.
+
+        Arguments:
+            z: (B, D) at t.
+            s, t: one place each.
+        """
+        mean, spread = self._given_component(z, t.like(z))
+        a, b, std = bridge(s, t)
+        inner = (self.axes * (b.square() * spread + std.square())[..., None, :]) @ self.axes.mT
+        parts = D.MultivariateNormal(a * z[:, None] + b * mean, inner.expand(*mean.shape, mean.shape[-1]))
+        return D.MixtureSameFamily(D.Categorical(self.responsibilities(z, t)), parts)
+
+    def non_gaussianity(self, z: Tensor, s: Point, t: Point) -> Tensor:
+        """KL(q(z_s|z_t) ‖ the Gaussian of equal mean and covariance), (B,) nats: what no Gaussian p(z_s|z_t) can do better.
+
+        By quadrature over `REACH` standard deviations, so in one or two cells.
+
+        Arguments:
+            z, s, t: as in `reverse`.
+        """
+        cells = z.shape[1]
+        require(cells in NODES, "z", "rows of one or two cells", cells)
+        p = self.reverse(z, s, t)
+        parts, share = p.component_distribution, p.mixture_distribution.probs[..., None, None]
+        assert isinstance(parts, D.MultivariateNormal)
+        outer = (parts.mean - p.mean[:, None])[..., None]
+        root = torch.linalg.cholesky((share * (parts.covariance_matrix + outer @ outer.mT)).sum(1))
+        axis = torch.linspace(-REACH, REACH, NODES[cells], dtype=z.dtype)
+        grid = torch.cartesian_prod(*[axis] * cells).reshape(-1, cells)
+        reference = D.MultivariateNormal(p.mean, scale_tril=root)
+        places = p.mean + torch.einsum("bij,nj->nbi", root, grid)
+        ratio = p.log_prob(places) - reference.log_prob(places)
+        mass = D.Normal(0.0, 1.0).log_prob(grid).sum(1).exp() * (axis[1] - axis[0]) ** cells
+        return (mass[:, None] * (ratio.exp() * ratio - ratio.expm1())).sum(0)  # the last two sum to zero: terms ≥ 0
+
+    def _given_component(self, z: Tensor, at: Point) -> tuple[Tensor, Tensor]:
+        """Mean of x given z and the component (B, K, D), and its variances along the component's own axes (…, K, D)."""
+        _, whitened, variance = self._components(z, at)
+        gain = at.alpha[..., None] * self.variances / variance
+        mean = self.means + torch.einsum("kij,bkj->bki", self.axes, gain * whitened)
+        return mean, self.variances * at.sigma[..., None].square() / variance
+
     def _components(self, z: Tensor, at: Point) -> tuple[Tensor, Tensor, Tensor]:
         alpha, sigma = at.alpha[..., None], at.sigma[..., None]
-        whitened = torch.einsum("kij,bki->bkj", self.axes, z[:, None] - alpha * self.means)
+        whitened = (z @ self.turn).unflatten(1, self.means.shape) - alpha * self.centres
         variance = alpha.square() * self.variances + sigma.square()
         log_cells = -0.5 * (whitened.square() / variance + variance.log() + math.log(2 * math.pi))
         return log_cells.sum(-1) + self.weights.log(), whitened, variance
-
-    def _back(self, v: Tensor) -> Tensor:
-        return torch.einsum("kij,bkj->bki", self.axes, v)

@@ -160,7 +160,7 @@ def log_density(
         directions = torch.stack([(noise.uniform(*shape[1:]) < 0.5).to(z) * 2 - 1 for _ in range(probes)])
 
     def field(t: float, y: Tensor) -> Tensor:
-        v, parts = _with_divergence(denoise, y[:, :cells].to(z).reshape(shape), t, directions)
+        v, parts = with_divergence(denoise, y[:, :cells].to(z).reshape(shape), t, directions)
         parts = parts.sum(1, keepdim=True) if probes is None else parts
         return torch.cat([v.flatten(1).to(y), parts.to(y)], 1)
 
@@ -174,7 +174,8 @@ def log_density(
     return FlowDensity(log_p, spread, found.error[:, cells:].mean(1), end, found.evaluations)
 
 
-def _with_divergence(denoise: Denoise, z: Tensor, t: float, directions: Tensor) -> tuple[Tensor, Tensor]:
+def with_divergence(denoise: Denoise, z: Tensor, t: float, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """dz/dt and, for every direction v (K, B, ...), vᵀ ∂(dz/dt)/∂z v as (B, K): over the axes they sum to the divergence."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         v = velocity(denoise, z, t)
