@@ -147,38 +147,57 @@ def jensen_shannon(p: Distribution, q: Distribution, *, samples: int = SAMPLES, 
 def gaussian_kl(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) -> Tensor:
     """KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) per cell, never negative.
 
-    With r = log σ_q²/σ_p²:  ½ (eʳ − 1 − r + (μ_q − μ_p)²/σ_p²).
+    With s = σ_q/σ_p − 1:  ½ (s² + 2(s − log(1 + s)) + (μ_q − μ_p)²/σ_p²).
 
     Source: Kingma & Welling (2013), arXiv:1312.6114, appendix B, for two general Gaussians.
     """
-    excess: Tensor = _ScaleExcess.apply(*torch.broadcast_tensors(std_q, std_p))
-    return 0.5 * (excess + ((mean_q - mean_p) / std_p).square())
+    value: Tensor = _GaussianKL.apply(*torch.broadcast_tensors(mean_q, std_q, mean_p, std_p))
+    return value
 
 
-class _ScaleExcess(torch.autograd.Function):
-    """a²/b² − 1 − log a²/b² with the short derivative (a² − b²)·2/(a b²): a chain's KL is on the hot path of training."""
+class _GaussianKL(torch.autograd.Function):
+    """`gaussian_kl` with its short derivatives: a chain's KL is on the hot path of training."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor) -> Tensor:
-        return _excess(2 * _log_ratio(a, b))
+    def forward(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) -> Tensor:
+        shift = (mean_q - mean_p) / std_p
+        return torch.addcmul(_scale_excess(std_q, std_p), shift, shift) * 0.5
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
-        a, b = ctx.saved_tensors
-        slope = g * 2 * (a - b) * (a + b) / b.square()
-        return slope / a, -slope / b if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        by_mean, excess, std_q, std_p = _slopes(*ctx.saved_tensors)
+        fixed_mean, fixed_std = (not needed for needed in ctx.needs_input_grad[2:])
+        to_mean, to_std = g * by_mean, g * excess
+        to_std_p = None if fixed_std else -(to_std + to_mean * by_mean * std_p.square()) / std_p
+        return to_mean, to_std / std_q, None if fixed_mean else -to_mean, to_std_p
 
     @staticmethod
-    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Tensor:
-        a, b = ctx.saved_tensors
-        return 2 * (a - b) * (a + b) / b.square() * (da / a - db / b)
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        by_mean, excess, std_q, std_p = _slopes(*ctx.saved_tensors)
+        by_std_p = -(excess + (by_mean * std_p).square()) / std_p
+        return by_mean * (tangents[0] - tangents[2]) + excess / std_q * tangents[1] + by_std_p * tangents[3]
+
+
+def _slopes(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(μ_q − μ_p)/σ_p²,  (σ_q² − σ_p²)/σ_p²,  σ_q and σ_p: what the derivatives of `gaussian_kl` are made of."""
+    precision = std_p.square().reciprocal()
+    return (mean_q - mean_p) * precision, (std_q - std_p) * (std_q + std_p) * precision, std_q, std_p
+
+
+def _scale_excess(a: Tensor, b: Tensor) -> Tensor:
+    """a²/b² − 1 − log a²/b² ≥ 0 to nearly full relative accuracy: below double precision, in double precision."""
+    if a.dtype == torch.float64:
+        return _excess(2 * _log_ratio(a, b))
+    wide = b.double()
+    s = (a.double() - wide) / wide
+    return torch.addcmul(2 * (s - s.log1p()), s, s).to(a.dtype)
 
 
 def full_gaussian_kl(q: D.MultivariateNormal, p: D.MultivariateNormal) -> Tensor:
