@@ -261,14 +261,14 @@ def spread_times_vary_less() -> float:
 
 
 def _batch_means() -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of the diffusion term of 64 cells, 300 batches of 16, at spread and at independent times; no control variate."""
+    """Means of the diffusion term of 64 cells, 900 batches of 16, at spread and at independent times; no control variate."""
     schedule, means = LogLinear(-6, 6), []
     denoiser = line(schedule, SPREAD, 64)
-    for times in (torch.cat([spread(16) for _ in range(300)]), torch.rand(4800, dtype=F64)):
-        u, eps, at = SPREAD * torch.randn(4800, 64, dtype=F64), torch.randn(4800, 64, dtype=F64), schedule.at(times)
+    for times in (torch.cat([spread(16) for _ in range(900)]), torch.rand(14_400, dtype=F64)):
+        u, eps, at = SPREAD * torch.randn(14_400, 64, dtype=F64), torch.randn(14_400, 64, dtype=F64), schedule.at(times)
         place = at.like(u)
         error = (eps - denoiser(place.alpha * u + place.sigma * eps, at).eps).square().sum(1)
-        means.append((0.5 * schedule.rate(times)[1] * error).reshape(300, 16).mean(1))
+        means.append((0.5 * schedule.rate(times)[1] * error).reshape(900, 16).mean(1))
     return means[0], means[1]
 
 
