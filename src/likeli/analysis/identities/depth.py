@@ -11,7 +11,6 @@ from torch import distributions as D
 from likeli.analysis.check import identity
 from likeli.analysis.estimators import prior_monte_carlo
 from likeli.analysis.identities.truth import as_vae, fitted_ppca, linear_data
-from likeli.models.gmm import GMM
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE
 from likeli.observation import Gaussian
@@ -78,13 +77,3 @@ def _set(layer: nn.Linear, weight: Tensor, std: float | None = None) -> None:
     layer.weight[: len(weight)] = weight
     if std is not None:
         layer.bias[len(weight) :] = 7 * math.atanh(math.log(std) / 7)
-
-
-@identity("R108", title="1 % of p and 99 % of noise loses at most log 100 nats: largest excess", tolerance=1e-12)
-def likelihood_is_not_sample_quality() -> float:
-    eye = torch.eye(2, dtype=torch.float64)
-    good = GMM.from_parameters(Real((2,)), [1.0], torch.zeros(1, 2), 0.01 * eye[None])
-    bad = GMM.from_parameters(Real((2,)), [0.01, 0.99], torch.zeros(2, 2), torch.stack([0.01 * eye, 100 * eye]))
-    x = good.sample(500)
-    loss: Tensor = good.log_likelihood(x).value - bad.log_likelihood(x).value
-    return max(0.0, loss.max().item() - math.log(100))

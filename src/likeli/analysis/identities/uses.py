@@ -1,0 +1,125 @@
+"""What models are for: samples, features, strange rows, holes; each against a truth that is known or a yardstick."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from likeli.analysis.anomaly import anomaly
+from likeli.analysis.check import identity
+from likeli.analysis.latent import decode_codes, embed
+from likeli.analysis.two_sample import c2st, roc_area
+from likeli.data import load_data
+from likeli.data.toys import gmm_draw, ring8
+from likeli.models.autoencoder import AE
+from likeli.models.gmm import GMM
+from likeli.models.vae import VAE
+from likeli.observation import Gaussian
+from likeli.random import seeded
+from likeli.space import Real
+from likeli.training import fit
+
+
+@identity("R33", title="AUC from data: decoded N(0, I) of an AE − draws of a VAE: short of 0.2 by", tolerance=0, slow=True)
+def decoding_the_prior() -> float:
+    """The autoencoder's decodes get the VAE's own noise, so that its missing noise is not what gives them away."""
+    x, fresh = _band(4000, 0), _band(3000, 1)
+    with seeded(0, "band"):
+        ae, vae = AE(Real((4,)), 2, hidden=(32, 32)), VAE(Real((4,)), 2, hidden=(32, 32), head=Gaussian("learned"))
+        z, e = torch.randn(3000, 2), torch.randn(3000, 4)
+    for model in (ae, vae):
+        fit(model, x, steps=2500, batch=256, lr=4e-3, progress=False)
+    decoded = decode_codes(ae, z) + vae.head.log_width.exp().item() * e
+    (holes, a), (covered, b) = c2st(decoded, fresh), c2st(vae.sample(3000), fresh)
+    return max(0.0, 0.2 + 4 * math.hypot(a, b) - (holes - covered))
+
+
+def _band(n: int, seed: int) -> Tensor:
+    """A closed, bent band in four dimensions, (n, 4), a little noisy: its codes leave a hole in the middle."""
+    with seeded(seed, "band"):
+        angle, across, e = 2 * math.pi * torch.rand(n), torch.rand(n) - 0.5, torch.randn(n, 4)
+    radius = 2 + across
+    x = [radius * angle.cos(), radius * angle.sin(), (2 * angle).sin(), across * angle.cos()]
+    return torch.stack(x, 1) + 0.1 * e
+
+
+@identity("R34", title="digits in 4 numbers: accuracy of a linear probe on PCA's − on a VAE's code", tolerance=0, slow=True)
+def codes_beat_pca() -> float:
+    data = load_data("digits", fractions=(0.6, 0.1, 0.3))
+    (x, y), (x_test, y_test) = data.split("train"), data.split("test")
+    assert y is not None
+    assert y_test is not None
+    with seeded(0, "digits"):
+        vae = VAE(data.space, 4, hidden=(128,))
+    fit(vae, data, steps=1500, batch=128, progress=False)
+    pca = PCA(4).fit(x.flatten(1).numpy())
+    codes = [[embed(vae, v).numpy(), pca.transform(v.flatten(1).numpy())] for v in (x, x_test)]
+    ours, theirs = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(a, y.numpy()).score(b, y_test.numpy())
+        for a, b in zip(*codes)
+    )
+    return max(0.0, theirs - ours)
+
+
+@identity("R35", title="strange rows: AUROC of a fitted mixture = that of the true density, in s.e.", tolerance=3)
+def strange_rows_are_found() -> float:
+    truth = ring8()
+    model, ordinary = _fitted_mixture(truth.sample(3000, 1)), truth.sample(1000, 2)
+    strange = 8 * torch.rand(1000, 2, dtype=torch.float64) - 4
+    detector = anomaly(model, truth.sample(500, 3))
+    auc, stderr = roc_area(*(detector(rows).score.numpy() for rows in (ordinary, strange)))
+    best, _ = roc_area(*(-truth.log_prob(rows).numpy() for rows in (ordinary, strange)))
+    return abs(auc - best) / stderr
+
+
+@identity("R35", "R10", title="false alarms of a detector = the rate asked for, whatever the model, in s.e.", tolerance=4)
+def false_alarms_are_as_stated() -> float:
+    truth = ring8()
+    with seeded(0, "useless"):
+        models = [_fitted_mixture(truth.sample(500, 1), 2), VAE(Real((2,)), 1, hidden=(4,))]
+    worst = 0.0
+    for model, options in zip(models, ({}, {"samples": 2})):
+        for rate in (0.01, 0.1):
+            detector = anomaly(model, truth.sample(999, 2), rate=rate, **options)
+            found = detector(truth.sample(3000, 3)).flagged.double().mean().item()
+            worst = max(worst, abs(found - rate) / math.sqrt(rate * (1 - rate) * (1 / 3000 + 1 / 1001)))
+    return worst
+
+
+def _fitted_mixture(x: Tensor, components: int = 8) -> GMM:
+    model = GMM(Real((2,)), components)
+    for _ in model.em(x):
+        pass
+    return model
+
+
+@identity("R47", "I34", title="90 % intervals of a mixture's imputed cells cover 90 % of the truth, in s.e.", tolerance=4)
+def imputed_intervals_cover() -> float:
+    """Of 199 exact draws and the truth the ranks are uniform: the tenth least and largest draw hold it with chance 0.9."""
+    truth = gmm_draw(4, 3)
+    model = GMM.from_parameters(Real((4,)), truth.weights, truth.means, truth.covariances)
+    x = truth.sample(1000)
+    hole = torch.arange(1000) % 4
+    rows, other, holed = torch.arange(1000), torch.arange(0, 1000, 2), x.clone()
+    holed[rows, hole] = math.nan
+    holed[other, (hole[other] + 1) % 4] = math.nan  # every other row has lost more than the cell that is judged
+    draws = model.sample_conditional(holed, 199)[:, rows, hole].sort(0).values
+    kept = x[rows, hole]
+    covered = ((draws[9] <= kept) & (kept <= draws[-10])).double().mean().item()
+    return abs(covered - 0.9) / math.sqrt(0.09 / 1000)
+
+
+@identity("R108", title="1 % of p and 99 % of noise: fewer than log 100 nats lost, and 0.95 − AUC from data", tolerance=0)
+def likelihood_is_not_sample_quality() -> float:
+    eye = torch.eye(2, dtype=torch.float64)
+    good = GMM.from_parameters(Real((2,)), [1.0], torch.zeros(1, 2), 0.01 * eye[None])
+    bad = GMM.from_parameters(Real((2,)), [0.01, 0.99], torch.zeros(2, 2), torch.stack([0.01 * eye, 100 * eye]))
+    x = good.sample(500)
+    loss = (good.log_likelihood(x).value - bad.log_likelihood(x).value).max().item()
+    return max(0.0, loss - math.log(100) - 1e-12, 0.95 - c2st(bad.sample(500, seed=1), x)[0])
