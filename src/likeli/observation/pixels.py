@@ -64,8 +64,8 @@ class _BernoulliSum(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, x: Tensor) -> Tensor:
-        halves = (0.5 - x.to(logits.dtype)) * logits
-        return F.softplus(halves, beta=2, threshold=LINEAR_FROM).sum(1) * -2  # softplus(h, β) is log(1 + exp βh)/β
+        against = torch.addcmul(logits, logits, x, value=-2)
+        return -F.softplus(against, threshold=LINEAR_FROM).sum(1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -75,12 +75,12 @@ class _BernoulliSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
-        return (x.to(logits.dtype) - logits.sigmoid()) * g[:, None], None
+        return (logits.sigmoid() - x.to(torch.uint8)) * -g[:, None], None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         logits, x = ctx.saved_tensors
-        return torch.linalg.vecdot(tangent, x.to(logits.dtype) - logits.sigmoid())
+        return torch.linalg.vecdot(tangent, x.to(torch.uint8) - logits.sigmoid())
 
 
 class Categorical(Observation):
