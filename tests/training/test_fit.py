@@ -1,4 +1,5 @@
 import json
+import copy
 import math
 import random
 from itertools import pairwise
@@ -188,6 +189,23 @@ def test_clipping_bounds_the_step_and_frozen_weights_stay():
     assert clipped == pytest.approx(1e-3, rel=1e-3)  # torch divides by norm + 1e-6
     assert torch.equal(model.net[0].weight, frozen)
     assert not torch.equal(model.net[0].bias, bias)
+
+
+def test_a_step_of_too_large_a_gradient_is_skipped_and_counted():
+    """The threshold lies between the smallest and the largest gradient of a run without one, so that some steps are skipped."""
+    free = fit(noisy(), rows(), log_every=1, **SMALL)
+    norms = sorted(row["gradient"] for row in free.rows)
+    threshold = norms[len(norms) // 2]
+    history = fit(noisy(), rows(), log_every=1, skip=threshold, **SMALL)
+    skipped = sum(row["gradient"] > threshold for row in history.rows)
+    assert 0 < skipped < len(history.rows)
+    assert any(note.startswith(f"{skipped} of {len(history.rows)} steps were skipped") for note in history.notes)
+
+    model = noisy()
+    before = copy.deepcopy(model.state_dict())
+    notes = fit(model, rows(), skip=1e-9, **SMALL).notes
+    assert any(note.startswith(f"{SMALL['steps']} of {SMALL['steps']} steps were skipped") for note in notes)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 def test_weight_decay_is_for_matrices_only():

@@ -61,6 +61,7 @@ def sgd(run: Run) -> Iterator[Row]:
         guard(run, "loss", loss.item(), x, y)
         norm = descent.step(loss, lr)
         guard(run, "gradient", norm, x, y)
+        run.memory["skipped"] = run.memory.get("skipped", 0) + descent.skips(norm)
         run.average.update()
         yield {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 
