@@ -1,5 +1,5 @@
-import json
 import copy
+import json
 import math
 import random
 from itertools import pairwise
@@ -202,10 +202,10 @@ def test_a_step_of_too_large_a_gradient_is_skipped_and_counted():
     assert any(note.startswith(f"{skipped} of {len(history.rows)} steps were skipped") for note in history.notes)
 
     model = noisy()
-    before = copy.deepcopy(model.state_dict())
+    before = copy.deepcopy(dict(model.named_parameters()))
     notes = fit(model, rows(), skip=1e-9, **SMALL).notes
     assert any(note.startswith(f"{SMALL['steps']} of {SMALL['steps']} steps were skipped") for note in notes)
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in model.named_parameters())
 
 
 def test_weight_decay_is_for_matrices_only():
@@ -384,7 +384,7 @@ def test_bad_input_is_one_line_before_any_work(change, words):
         fit(model, data, arguments.pop("y", None), **arguments)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in model.named_parameters())
 
 
 def test_a_model_without_parameters_is_refused():
