@@ -142,11 +142,14 @@ class Hierarchy(LatentVariableModel):
 
         Arguments:
             fixed: level → (1 or rows, *latent), kept instead of drawn.
+
+        Raises:
+            InputError: a code of another shape, or one that is not finite.
         """
         state, kept = self.root(noise), fixed or {}
         for level in range(self.depth, 0, -1):
             p = self.prior(level, state, y)
-            z = kept[level].expand(noise.rows, *p.event_shape) if level in kept else draw(p, noise)
+            z = _code(kept[level], level, noise.rows, p) if level in kept else draw(p, noise)
             state = self.descend(level, state, z)
         return self.observation(state, y)
 
@@ -163,3 +166,13 @@ class Hierarchy(LatentVariableModel):
         require(not unknown, "fixed", f"levels from 1 to {self.depth}", sorted(unknown))
         p = self.generate(noise, y, fixed=fixed)
         return p.mean if mean else draw(p, noise)
+
+
+def _code(z: Tensor, level: int, rows: int, p: Distribution) -> Tensor:
+    """A given code of one level for all rows."""
+    shape = tuple(p.event_shape)
+    fits = z.ndim in (len(shape), len(shape) + 1) and tuple(z.shape[z.ndim - len(shape) :]) == shape
+    fits = fits and (z.ndim == len(shape) or len(z) in (1, rows))
+    require(fits, "fixed", f"a code of shape {(1, *shape)} at level {level}", tuple(z.shape))
+    require(bool(z.isfinite().all()), "fixed", f"numbers that are finite at level {level}", "others")
+    return z.to(p.mean).expand(rows, *shape)
