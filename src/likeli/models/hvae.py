@@ -8,6 +8,7 @@ A ladder makes q by adding evidence to the prior, q(z_t | z_{>t}, x) ∝ p(z_t |
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from likeli.errors import require
 from likeli.models.hierarchy import Hierarchy
 from likeli.nn.embedding import Condition
 from likeli.nn.kl_weight import KLWeight
-from likeli.nn.ladder import Grid, Level, Network, gaussian_parameters
+from likeli.nn.ladder import Grid, Level, Network, Patches, gaussian_parameters, grow, pyramid, shrink
 from likeli.observation import Observation, observe
 from likeli.random import Noise
 from likeli.space import Space
@@ -31,11 +32,14 @@ class HVAE(Hierarchy):
     Arguments:
         space: what one example is.
         latent_dims: latent features of each level, level 1 (next to the data) first; with `network="conv"`, of each cell.
-        width: features of the state that runs down the ladder.
+        width: features of the state that runs down the ladder, one number or one a level; of each cell with `network="conv"`.
         blocks: residual blocks a level, up and down; 0 makes every map linear.
         network: mlp, or conv for images.
         patch: side of the square of pixels that becomes one cell of a convolutional ladder.
-        inference: `ladder` multiplies the prior by evidence read from x alone; `direct` reads z_{>t} and x.
+        halvings: times that the grid of cells is halved (rounded up) at each level, level 1 first, never fewer above; once it
+            is a single cell the level is dense.  Empty for one grid at all levels.
+        inference: `ladder` multiplies the prior by evidence read from x alone; `direct` reads z_{>t} and x; `residual` reads
+            both and moves the prior, μ_q = μ_p + Δμ, σ_q = σ_p·Δσ.
         kl_warmup: training steps over which the weight of the KL in the loss rises from 0 to 1; until then it is not a bound.
         markov: let each level see only the one above it, p(z_t | z_{t+1}).
         dropout: probability of zeroing a hidden feature in training.
@@ -51,11 +55,12 @@ class HVAE(Hierarchy):
         self,
         space: Space,
         latent_dims: tuple[int, ...] = (16, 16, 16),
-        width: int = 256,
+        width: int | tuple[int, ...] = 256,
         blocks: int = 1,
         network: Network = "mlp",
         patch: int = 4,
-        inference: Literal["ladder", "direct"] = "ladder",
+        halvings: tuple[int, ...] = (),
+        inference: Literal["ladder", "direct", "residual"] = "ladder",
         kl_warmup: int = 0,
         markov: bool = False,
         dropout: float = 0.0,
@@ -64,26 +69,46 @@ class HVAE(Hierarchy):
     ) -> None:
         super().__init__(space)
         self.latent_dims, self.width, self.blocks, self.network = tuple(latent_dims), width, blocks, network
-        self.patch, self.inference, self.markov, self.dropout = patch, inference, markov, dropout
-        self.condition = condition
-        require(len(self.latent_dims) >= 1, "latent_dims", "at least one level", latent_dims)
-        require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
-        require(width >= 1, "width", "at least 1", width)
-        require(blocks >= 0, "blocks", "at least 0", blocks)
-        require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
-        self.head = observe(space, head)
-        self.kl_warmup = kl_warmup
-        require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
+        self.patch, self.halvings, self.inference, self.markov = patch, tuple(halvings), inference, markov
+        self.kl_warmup, self.dropout, self.condition = kl_warmup, dropout, condition
+        widths = self._check()
+        self.head, self.embed = observe(space, head), Condition(condition)
         self.kl_weight = KLWeight(1.0, kl_warmup)
-        self.embed = Condition(condition)
-        self.grid = grid = Grid(network, space.model_shape, width, patch, dropout)
-        self.root_state = nn.Parameter(torch.zeros(width, *grid.cells))
-        self.stem, self.stem_condition = grid.linear(grid.inputs, width), self._reads_y()
-        self.up = nn.ModuleList(grid.blocks(blocks) for _ in self.latent_dims)
-        evidence = width if inference == "ladder" else 2 * width
-        self.levels = nn.ModuleList(Level(grid, d, blocks, self.depth, evidence, self.embed.width) for d in self.latent_dims)
-        outputs = self.head.channels * space.dimensions // math.prod(grid.cells)
-        self.out, self.out_condition = grid.linear(width, outputs), self._reads_y()
+        self.patches = patches = Patches(network, space.model_shape, patch)
+        grids = pyramid(patches.cells, widths, self.halvings or (0,) * self.depth, dropout)
+        self.grids = [Grid(patches.cells, widths[0], dropout), *grids]  # the image's own grid, then level 1's
+        first = self.grids[0]
+        reach = 3 if blocks else 1
+        self.stem, self.stem_condition = first.linear(patches.inputs, first.width, reach), self._reads_y(first.width)
+        self.shrink = nn.ModuleList(shrink(a, b) for a, b in pairwise(self.grids))
+        self.grow = nn.ModuleList(grow(b, a) for a, b in pairwise(self.grids))
+        self.up = nn.ModuleList(g.blocks(blocks) for g in grids)
+        self.root_state = nn.Parameter(torch.zeros(grids[-1].width, *grids[-1].cells))
+        joint, given = inference != "ladder", self.embed.width
+        self.levels = nn.ModuleList(Level(g, d, blocks, self.depth, joint, given) for g, d in zip(grids, self.latent_dims))
+        outputs = self.head.channels * space.dimensions // math.prod(patches.cells)
+        self.out, self.out_condition = first.linear(first.width, outputs, reach), self._reads_y(first.width)
+
+    def _check(self) -> tuple[int, ...]:
+        """The width of each level.
+
+        Raises:
+            InputError: a number outside its range, or too many or too few of them.
+        """
+        dims, depth, halvings = self.latent_dims, len(self.latent_dims), self.halvings
+        require(depth >= 1, "latent_dims", "at least one level", dims)
+        require(all(d >= 1 for d in dims), "latent_dims", "at least 1 a level", dims)
+        widths = (self.width,) * depth if isinstance(self.width, int) else tuple(self.width)
+        require(len(widths) == depth, "width", f"one number, or one for each of {depth} levels", self.width)
+        require(all(w >= 1 for w in widths), "width", "at least 1", self.width)
+        require(self.blocks >= 0, "blocks", "at least 0", self.blocks)
+        require(not halvings or self.network == "conv", "halvings", "none with an mlp", halvings)
+        require(len(halvings) in (0, depth), "halvings", f"none, or one for each of {depth} levels", halvings)
+        rising = all(0 <= a <= b for a, b in pairwise((0, *halvings)))
+        require(rising, "halvings", "whole numbers that do not fall towards the top", halvings)
+        require(0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
+        require(self.kl_warmup >= 0, "kl_warmup", "a number of steps", self.kl_warmup)
+        return widths
 
     @property
     def depth(self) -> int:
@@ -91,10 +116,10 @@ class HVAE(Hierarchy):
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """The bottom-up pass: one feature map a level, level 1 first."""
-        e = self._with(self.stem(self.grid.fold(self.space.to_model(x, self.dtype))), y, self.stem_condition)
+        e = self._with(self.stem(self.patches.fold(self.space.to_model(x, self.dtype))), y, self.stem_condition)
         features = []
-        for blocks in self.up:
-            e = blocks(e)
+        for reduce, blocks in zip(self.shrink, self.up):
+            e = blocks(reduce(e))
             features.append(e)
         return features
 
@@ -107,21 +132,23 @@ class HVAE(Hierarchy):
 
     def posterior(self, level: int, state: Tensor, context: list[Tensor], prior: Distribution) -> Distribution:
         part, e = self._level(level), context[level - 1]
+        mean, std = gaussian_parameters(part.evidence(e if self.inference == "ladder" else torch.cat([state, e], 1)))
         if self.inference == "direct":
-            return diagonal_gaussian(*gaussian_parameters(part.evidence(torch.cat([state, e], 1))))
+            return diagonal_gaussian(mean, std)
         p: Any = prior
-        return diagonal_gaussian(
-            *gaussian_product(p.base_dist.loc, p.base_dist.scale, *gaussian_parameters(part.evidence(e)))
-        )
+        mean_p, std_p = p.base_dist.loc, p.base_dist.scale
+        if self.inference == "residual":
+            return diagonal_gaussian(mean_p + mean, std_p * std)
+        return diagonal_gaussian(*gaussian_product(mean_p, std_p, mean, std))
 
     def descend(self, level: int, state: Tensor, z: Tensor) -> Tensor:
         part = self._level(level)
         h = part.inject(z)
-        return part.blocks(h if self.markov else state + h)
+        return self.grow[level - 1](part.blocks(h if self.markov else state + h))
 
     def observation(self, state: Tensor, y: Tensor | None = None) -> Distribution:
         out = self.out(self._with(state, y, self.out_condition))
-        return self.head(self.grid.unfold(out, self.head.channels, self.space.shape))
+        return self.head(self.patches.unfold(out, self.head.channels, self.space.shape))
 
     @property
     def notes(self) -> list[str]:
@@ -139,8 +166,8 @@ class HVAE(Hierarchy):
         assert isinstance(part, Level)
         return part
 
-    def _reads_y(self) -> nn.Linear | None:
-        return nn.Linear(self.embed.width, self.width, bias=False) if self.embed.width else None
+    def _reads_y(self, width: int) -> nn.Linear | None:
+        return nn.Linear(self.embed.width, width, bias=False) if self.embed.width else None
 
     def _with(self, h: Tensor, y: Tensor | None, reader: nn.Module | None) -> Tensor:
-        return h if reader is None else h + self.grid.spread(reader(self.embed(y, h)))
+        return h if reader is None else h + reader(self.embed(y, h)).reshape(len(h), -1, *(1 for _ in h.shape[2:]))

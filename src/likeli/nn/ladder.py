@@ -1,12 +1,15 @@
-"""The parts of a residual ladder: a bottom-up stack that reads x, and top-down levels that carry the state h.
+"""The parts of a ladder: grids that features live on, maps between grids, and top-down levels that carry the state h.
 
-Dense parts work on (B, width); convolutional ones on (B, width, H/patch, W/patch), one grid for all levels.  Every residual
-branch ends in zeros, so that a ladder of any depth begins as the identity and stays trainable.
+A dense grid holds (B, width), an image's (B, width, rows, columns).  Grids may shrink towards the top, 7×7 → 4×4 → 2×2 → 1; one
+that has shrunk to a single cell is dense.  Every residual branch ends in zeros, so that a ladder of any depth begins as a short
+one and stays trainable.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import count, pairwise
 from typing import Literal
 
 import torch
@@ -41,39 +44,58 @@ class ConvResidual(nn.Module):
 
 
 class Grid:
-    """How one kind of network lays out its features: its pointwise map, its residual block and the shape of its state.
+    """Where the features of one level live, and the maps that fit there.
 
     Arguments:
-        network: mlp or conv.
-        shape: of one example as `Space.to_model` gives it.
-        width: features.
-        patch: side of the square of pixels that becomes one cell of a convolutional grid.
+        cells: rows and columns; () for a dense grid.
+        width: features of a cell.
         dropout: of the residual blocks.
     """
 
-    def __init__(self, network: Network, shape: tuple[int, ...], width: int, patch: int, dropout: float) -> None:
-        self.network, self.shape, self.width, self.patch, self.dropout = network, shape, width, patch, dropout
-        if network == "conv":
-            require(len(shape) in (2, 3), "network", "mlp for data that are not images", network)
-            sides = shape[-2:]
-            require(all(s % patch == 0 for s in sides), "patch", f"a divisor of {sides[0]} and {sides[1]}", patch)
-            self.cells: tuple[int, ...] = (sides[0] // patch, sides[1] // patch)
-        else:
-            self.cells = ()
+    def __init__(self, cells: tuple[int, ...], width: int, dropout: float = 0.0) -> None:
+        self.cells, self.width, self.dropout = cells, width, dropout
 
     @property
-    def inputs(self) -> int:
-        """Features of one cell of the input."""
-        return math.prod(self.shape) // math.prod(self.cells)
+    def features(self) -> int:
+        """Numbers that the whole grid holds."""
+        return self.width * math.prod(self.cells)
 
-    def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """A map of each cell's features."""
-        return nn.Conv2d(inputs, outputs, 1) if self.cells else nn.Linear(inputs, outputs)
+    def linear(self, inputs: int, outputs: int, reach: int = 1) -> nn.Module:
+        """A linear map of each cell's features and, with an odd `reach` above 1, of its neighbours'."""
+        return nn.Conv2d(inputs, outputs, reach, padding=reach // 2) if self.cells else nn.Linear(inputs, outputs)
 
     def blocks(self, n: int) -> nn.Sequential:
         """n residual blocks."""
         block = ConvResidual if self.cells else Residual
         return nn.Sequential(*(block(self.width, self.dropout) for _ in range(n)))
+
+
+class Patches:
+    """An example as the finest grid: all of it in one dense row, or an image cut into squares of `patch` pixels a side.
+
+    Arguments:
+        network: mlp or conv.
+        shape: of one example as `Space.to_model` gives it.
+        patch: side of a square.
+
+    Raises:
+        InputError: not an image, or one that cannot be cut so.
+    """
+
+    def __init__(self, network: Network, shape: tuple[int, ...], patch: int) -> None:
+        self.shape, self.patch = shape, patch
+        self.cells: tuple[int, ...] = ()
+        if network == "conv":
+            require(len(shape) in (2, 3), "network", "mlp for data that are not images", network)
+            rows, columns = shape[-2:]
+            fits = patch >= 1 and rows % patch == 0 and columns % patch == 0
+            require(fits, "patch", f"a divisor of {rows} and {columns}", patch)
+            self.cells = (rows // patch, columns // patch)
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one cell."""
+        return math.prod(self.shape) // math.prod(self.cells)
 
     def fold(self, u: Tensor) -> Tensor:
         """(B, *shape) → (B, inputs, *cells)."""
@@ -82,38 +104,74 @@ class Grid:
         return F.pixel_unshuffle(u.reshape(len(u), -1, *self.shape[-2:]), self.patch)
 
     def unfold(self, h: Tensor, channels: int, shape: tuple[int, ...]) -> Tensor:
-        """(B, channels·prod(shape), *1) → (B, channels, *shape), the inverse layout of `fold`."""
+        """(B, channels·prod(shape)/prod(cells), *cells) → (B, channels, *shape), the inverse layout of `fold`."""
         h = F.pixel_shuffle(h, self.patch) if self.cells else h
         return h.reshape(len(h), channels, *shape)
 
-    def spread(self, y: Tensor) -> Tensor:
-        """(B, width) → (B, width, 1, …), to be added to every cell."""
-        return y.reshape(*y.shape, *(1 for _ in self.cells))
+
+def halved(cells: tuple[int, ...], times: int) -> tuple[int, ...]:
+    """The size of a grid after so many halvings, each rounded up."""
+    return tuple(math.ceil(n / 2**times) for n in cells)
+
+
+def pyramid(cells: tuple[int, ...], widths: Sequence[int], halvings: Sequence[int], dropout: float) -> list[Grid]:
+    """The grid of each level, level 1 first: `cells` halved (rounded up) so many times; a single cell is dense."""
+    sizes = [halved(cells, k) for k in halvings]
+    return [Grid(() if math.prod(size) == 1 else size, width, dropout) for size, width in zip(sizes, widths)]
+
+
+def shrink(fine: Grid, coarse: Grid) -> nn.Module:
+    """Features of a fine grid → of a coarser one: a stride of two a halving, or one dense map to a dense grid."""
+    if fine.cells == coarse.cells:
+        return nn.Identity() if fine.width == coarse.width else fine.linear(fine.width, coarse.width)
+    if not coarse.cells:
+        return nn.Sequential(nn.SiLU(), nn.Flatten(), nn.Linear(fine.features, coarse.width))
+    steps = next(k for k in count(1) if halved(fine.cells, k) == coarse.cells)
+    widths = [fine.width] + [coarse.width] * steps
+    return nn.Sequential(*(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)))
+
+
+def grow(coarse: Grid, fine: Grid) -> nn.Module:
+    """Features of a coarse grid → of a finer one, the mirror image of `shrink`."""
+    if fine.cells == coarse.cells:
+        return nn.Identity() if fine.width == coarse.width else fine.linear(coarse.width, fine.width)
+    if not coarse.cells:
+        return nn.Sequential(nn.SiLU(), nn.Linear(coarse.width, fine.features), nn.Unflatten(1, (fine.width, *fine.cells)))
+    return nn.Sequential(nn.Upsample(size=fine.cells, mode="nearest"), nn.Conv2d(coarse.width, fine.width, 3, padding=1))
 
 
 class Level(nn.Module):
-    """One top-down level: from the state h, the prior's parameters; from h or e, the evidence's; into h, its draw.
+    """One top-down level: from the state h, the prior's parameters; from h and e, the evidence's; into h, its draw.
 
     Arguments:
-        grid: the layout.
+        grid: where it lives.
         latent: latent features of a cell.
         blocks: residual blocks below the draw.
         depth: levels of the ladder; the draw's map into h is scaled by 1/√depth.
-        evidence_inputs: features the evidence is read from.
+        joint: whether the evidence is read from h and e or from e alone.
         condition: features of y.
     """
 
-    def __init__(self, grid: Grid, latent: int, blocks: int, depth: int, evidence_inputs: int, condition: int) -> None:
+    def __init__(self, grid: Grid, latent: int, blocks: int, depth: int, joint: bool, condition: int) -> None:
         super().__init__()
-        self.prior, self.evidence = grid.linear(grid.width, 2 * latent), grid.linear(evidence_inputs, 2 * latent)
-        self.inject, self.blocks = grid.linear(latent, grid.width), grid.blocks(blocks)
-        self.condition = nn.Linear(condition, grid.width, bias=False) if condition else None
-        for head in (self.prior, self.evidence):
-            nn.init.zeros_(head.bias)
-            with torch.no_grad():
-                head.weight.mul_(0.1)
-        with torch.no_grad():
-            self.inject.weight.mul_(1 / math.sqrt(depth))
+        width = grid.width
+        self.prior = grid.linear(width, 2 * latent)
+        head = grid.linear(width if blocks or not joint else 2 * width, 2 * latent)
+        hidden = [grid.linear(2 * width, width), nn.SiLU()] if blocks and joint else []
+        self.evidence = nn.Sequential(*hidden, head)
+        self.inject, self.blocks = grid.linear(latent, width), grid.blocks(blocks)
+        self.condition = nn.Linear(condition, width, bias=False) if condition else None
+        self._start_informative(head, latent, depth)
+
+    @torch.no_grad()
+    def _start_informative(self, head: nn.Module, latent: int, depth: int) -> None:
+        """p near N(0, I), and codes that already tell examples apart, so that the levels below learn to read them."""
+        self.prior.weight.mul_(0.1)
+        nn.init.zeros_(self.prior.bias)
+        nn.init.zeros_(head.bias)
+        head.weight[:latent] *= 4
+        head.bias[latent:] -= 1
+        self.inject.weight.mul_(1 / math.sqrt(depth))
 
 
 def gaussian_parameters(out: Tensor) -> tuple[Tensor, Tensor]:
