@@ -1,14 +1,16 @@
-"""The two densities of a chain at latents that somebody else chose."""
+"""The two densities of a chain at latents that somebody else chose, and what can be done to a context of any kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributions as D
 
-from likeli.distributions import draw
+from likeli.distributions import diagonal_gaussian, draw
 from likeli.models.hierarchy import Hierarchy
 from likeli.random import Ambient, Noise
 
@@ -42,3 +44,26 @@ def draw_latents(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any, no
         latents.append(z)
         state = model.descend(level, state, z)
     return latents
+
+
+def map_context(context: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """`context` with `f` applied to each tensor in it; a Gaussian is its mean and its logarithmic scales."""
+    if isinstance(context, Tensor):
+        return f(context)
+    if isinstance(context, D.Independent) and isinstance(context.base_dist, D.Normal):
+        return diagonal_gaussian(f(context.base_dist.loc), f(context.base_dist.scale.log()).exp())
+    if isinstance(context, D.MultivariateNormal):
+        lower = context._unbroadcasted_scale_tril
+        factor = f(lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log()))
+        scale = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).exp())
+        return D.MultivariateNormal(f(context.loc), scale_tril=scale)
+    if dataclasses.is_dataclass(context) and not isinstance(context, type):
+        names = [k.name for k in dataclasses.fields(context)]
+        return dataclasses.replace(context, **{name: map_context(getattr(context, name), f) for name in names})
+    if isinstance(context, dict):
+        return {k: map_context(v, f) for k, v in context.items()}
+    if isinstance(context, tuple) and hasattr(context, "_fields"):
+        return type(context)(*[map_context(v, f) for v in context])
+    if isinstance(context, (list, tuple)):
+        return type(context)(map_context(v, f) for v in context)
+    return context

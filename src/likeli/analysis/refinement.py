@@ -8,7 +8,6 @@ q* is the best member of the encoder's family for this x alone.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributions as D
 
-from likeli.analysis.chain import draw_latents, log_densities
+from likeli.analysis.chain import draw_latents, log_densities, map_context
 from likeli.analysis.estimators import Estimate, importance
 from likeli.core import evaluating
-from likeli.distributions import diagonal_gaussian
 from likeli.errors import Unsupported, require
 from likeli.models.hierarchy import Hierarchy
 from likeli.random import Ambient, seeded
@@ -92,7 +89,7 @@ def refine(
             optimiser.zero_grad()
             loss.backward(inputs=leaves)
             optimiser.step()
-    return _map(context(), Tensor.detach)
+    return map_context(context(), Tensor.detach)
 
 
 def gaps(
@@ -134,41 +131,19 @@ def _bounds(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any, draws: 
 def _path_bound(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any) -> Tensor:
     """Σ_rows log p(x, z) − log q(z|x), differentiable through z alone."""
     latents = draw_latents(model, x, y, context, Ambient(x))
-    log_p, log_q = log_densities(model, x, y, _map(context, Tensor.detach), latents)
+    log_p, log_q = log_densities(model, x, y, map_context(context, Tensor.detach), latents)
     return (log_p - log_q).sum()
 
 
 def _free(context: Any, leaves: list[Tensor]) -> Callable[[], Any]:
     """A function that rebuilds `context` from free parameters, which are added to `leaves`."""
     found: list[Tensor] = []
-    _map(context, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
+    map_context(context, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
     free = [t.detach().clone().requires_grad_() if t.is_floating_point() else t for t in found]
     leaves += [t for t in free if t.requires_grad]
 
     def rebuild() -> Any:
         values = iter(free)
-        return _map(context, lambda _: next(values))
+        return map_context(context, lambda _: next(values))
 
     return rebuild
-
-
-def _map(context: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    """`context` with `f` applied to each tensor in it; a Gaussian is its mean and its logarithmic scales."""
-    if isinstance(context, Tensor):
-        return f(context)
-    if isinstance(context, D.Independent) and isinstance(context.base_dist, D.Normal):
-        return diagonal_gaussian(f(context.base_dist.loc), f(context.base_dist.scale.log()).exp())
-    if isinstance(context, D.MultivariateNormal):
-        lower = context._unbroadcasted_scale_tril
-        factor = f(lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log()))
-        scale = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).exp())
-        return D.MultivariateNormal(f(context.loc), scale_tril=scale)
-    if dataclasses.is_dataclass(context) and not isinstance(context, type):
-        return dataclasses.replace(context, **{k.name: _map(getattr(context, k.name), f) for k in dataclasses.fields(context)})
-    if isinstance(context, dict):
-        return {k: _map(v, f) for k, v in context.items()}
-    if isinstance(context, tuple) and hasattr(context, "_fields"):
-        return type(context)(*[_map(v, f) for v in context])
-    if isinstance(context, (list, tuple)):
-        return type(context)(_map(v, f) for v in context)
-    return context
