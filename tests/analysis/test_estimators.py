@@ -211,7 +211,7 @@ def test_every_estimator_of_a_nonlinear_model_says_the_same(make):
             p.data += 0.1 * torch.randn_like(p)
         x = torch.randn(6, 3, dtype=torch.float64)
     naive = prior_monte_carlo(model, x, samples=4000).likelihood
-    steady, poor = annealed(model, x, chains=32, temperatures=30).likelihood, importance(model, x, samples=1000).likelihood
+    steady, poor = annealed(model, x, chains=64, temperatures=100).likelihood, importance(model, x, samples=1000).likelihood
     for other in (steady, poor):
         error = (naive.stderr.square() + other.stderr.square()).sqrt()
         assert (other.value < naive.value + 4.5 * error).all()
