@@ -6,12 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, pad
 
+from likeli.nn.attention import attend, heads_of
 from likeli.nn.embedding import NoiseLevel
 from likeli.space import Space
-
-HEAD = 32  # features of an attention head
 
 
 class Block(nn.Module):
@@ -26,7 +25,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.heads = max(1, width // HEAD)
+        self.heads = heads_of(width)
         self.steer = nn.Linear(width, 6 * width)
         self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -36,14 +35,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         a_1, b_1, g_1, a_2, b_2, g_2 = self.steer(e)[:, None].chunk(6, -1)
-        h = h + g_1 * self._attend(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1))
+        h = h + g_1 * self.leave(attend(self.enter(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1)), self.heads))
         inner = gelu(self.first(torch.addcmul(b_2, layer_norm(h, h.shape[-1:]), 1 + a_2)), approximate="tanh")
         return h + g_2 * self.last(self.dropout(inner))
-
-    def _attend(self, h: Tensor) -> Tensor:
-        b, n, width = h.shape
-        q, k, v = self.enter(h).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return self.leave(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
 
 
 class Transformer(nn.Module):
@@ -51,7 +45,7 @@ class Transformer(nn.Module):
 
     Arguments:
         shape: one image, (H, W) or (C, H, W); padded inside to whole patches.
-        hidden: width of each block, all equal, a multiple of 32 where above it.
+        hidden: width of each block, all equal.
         outputs: numbers for each cell.
         condition: what y is, or None.
         dropout: probability of zeroing a hidden feature in training.

@@ -6,20 +6,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import interpolate, pad
 
+from likeli.nn.attention import attend, heads_of
 from likeli.nn.embedding import NoiseLevel
+from likeli.nn.norm_conv import NormConv, groups_of
 from likeli.space import Space
 
 FEATURES = 64
-HEAD = 32  # features of an attention head; CPU kernels spend as long on a head of 8
-
-
-class Norm(nn.GroupNorm):
-    """Group normalisation with groups of about 16 channels."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(math.gcd(width, max(1, width // 16)), width)
 
 
 class ResBlock(nn.Module):
@@ -34,21 +28,16 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = Norm(inputs), Norm(width)
-        self.conv_1 = nn.Conv2d(inputs, width, 3, padding=1)
-        self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
+        self.first, self.last = NormConv(inputs, width), NormConv(width, width, dropout)
         self.steer = nn.Linear(FEATURES, 2 * width)
         self.skip = nn.Conv2d(inputs, width, 1) if inputs != width else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.conv_2, self.steer):
+        for layer in (self.last.conv, self.steer):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        h = self.conv_1(silu(self.norm_1(x)))
-        scale, shift = self.steer(e)[:, :, None, None].chunk(2, 1)
-        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
-        return self.skip(x) + self.conv_2(self.dropout(silu(h)))
+        a, b = self.steer(e)[:, :, None, None].chunk(2, 1)
+        return self.last(self.first(x), a, b).add_(self.skip(x))
 
 
 class Attention(nn.Module):
@@ -60,17 +49,14 @@ class Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // HEAD)
-        self.norm, self.enter, self.leave = Norm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.heads = nn.GroupNorm(groups_of(width), width), heads_of(width)
+        self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        cells = self.norm(x).flatten(2).mT
-        q, k, v = self.enter(cells).reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        out = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
-        return x + self.leave(out).mT.reshape(b, c, h, w)
+        rows = self.norm(x).flatten(2).mT
+        return x + self.leave(attend(self.enter(rows), self.heads)).mT.reshape(x.shape)
 
 
 class UNet(nn.Module):
@@ -83,7 +69,7 @@ class UNet(nn.Module):
         condition: what y is, or None.
         dropout: probability of zeroing a hidden value in training.
         blocks: residual blocks at each resolution, on the way down.
-        attention: largest number of cells at which a resolution attends.
+        attention: largest number of cells at which a resolution attends, after its last block on either way.
         waves: angular frequencies k whose sin kz and cos kz are further input channels: they show the network differences of
             one grey level, on which a likelihood hangs (Kingma et al., 2021, arXiv:2107.00630, section 5.1).
     """
@@ -111,23 +97,23 @@ class UNet(nn.Module):
         self.enter = nn.Conv2d(colours * (1 + 2 * len(waves)), hidden[0], 3, padding=1)
         self.down, self.up, kept, width = nn.ModuleList(), nn.ModuleList(), [hidden[0]], hidden[0]
         for i, target in enumerate(hidden):
-            for _ in range(blocks):
-                self.down.append(Stage(width, target, dropout, cells[i] <= attention))
+            for j in range(blocks):
+                self.down.append(Stage(width, target, dropout, cells[i] <= attention and j == blocks - 1))
                 kept.append(width := target)
             if i < self.halvings:
                 self.down.append(Half(width))
                 kept.append(width)
         self.middle = nn.ModuleList([Stage(width, width, dropout, True), Stage(width, width, dropout, False)])
         for i, target in reversed(list(enumerate(hidden))):
-            for _ in range(blocks + 1):
-                self.up.append(Stage(width + kept.pop(), target, dropout, cells[i] <= attention))
+            for j in range(blocks + 1):
+                self.up.append(Stage(width + kept.pop(), target, dropout, cells[i] <= attention and j == blocks))
                 width = target
             if i:
                 self.up.append(Double(width))
         reach = 3 if colours * outputs <= 64 else 1  # many outputs a cell would make the last convolution the largest
-        self.norm, self.leave = Norm(width), nn.Conv2d(width, colours * outputs, reach, padding=reach // 2)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = NormConv(width, colours * outputs, reach=reach)
+        nn.init.zeros_(self.leave.conv.weight)
+        nn.init.zeros_(self.leave.conv.bias)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
@@ -145,7 +131,7 @@ class UNet(nn.Module):
             h = layer(h, e)
         for layer in self.up:
             h = layer(h if isinstance(layer, Double) else torch.cat([h, kept.pop()], 1), e)
-        h = self.leave(silu(self.norm(h)))[:, :, :height, :width]
+        h = self.leave(h)[:, :, :height, :width]
         colours = [self.shape[0]] if len(self.shape) == 3 else []
         return h.reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *colours, height, width)
 
