@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from likeli.core import GenerativeModel
 from likeli.errors import require
+from likeli.training.memory import keep_freed_memory
 from likeli.training.settings import TrainSettings
 
 
@@ -41,6 +42,8 @@ class Engine:
         from lightning_fabric.plugins.environments import LightningEnvironment
 
         self.settings, self.device = settings, pick_device(settings.device, model)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # Fabric's own mixed precision rounds the data to bfloat16 before the model sees them; `autocast` does not.
         self.fabric = Fabric(accelerator=self.device.type, devices=1, precision="32-true", plugins=[LightningEnvironment()])
         self.model = self.fabric.setup_module(model)
