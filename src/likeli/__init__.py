@@ -27,7 +27,11 @@ _PUBLIC = {
     "likeli.training": "History TrainSettings fit",
     "likeli.analysis.likelihood": "Evaluation evaluate",
     "likeli.analysis.explain_loss": "explain_loss",
+    "likeli.analysis.noise_levels": "noise_levels",
+    "likeli.analysis.noise_denoised": "denoised",
+    "likeli.analysis.noise_schedules": "schedule_variance",
     "likeli.analysis.anomaly": "anomaly",
+    "likeli.analysis.collapse": "diagnose_latents",
     "likeli.analysis.two_sample": "ClassifierTest c2st classifier_test",
     "likeli.analysis.latent": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
 }

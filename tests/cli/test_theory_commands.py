@@ -1,5 +1,6 @@
 """`likeli latent` and `likeli verify`: what they draw and print is what the library computes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 import likeli
 from likeli.analysis import verify
+from likeli.analysis.collapse import diagnose_latents
 from likeli.analysis.latent import decode_codes, embed, interpolate, traverse
 from likeli.cli import main
 from likeli.pictures import grid
@@ -61,6 +63,47 @@ def test_bad_walks_are_one_line(fitted, tmp_path, capsys, words, message):
     assert main(["latent", str(fitted), *words, "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error and not out.exists()
+
+
+def test_diagnose_is_the_librarys(fitted, capsys):
+    assert main(["diagnose", str(fitted), "--rows", "100", "--seed", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    truth = diagnose_latents(likeli.load(fitted), likeli.load_data("digits").split("test")[0], rows=100, seed=3)
+    assert found == json.loads(json.dumps(dataclasses.asdict(truth)))
+    assert main(["diagnose", str(fitted), "--rows", "100", "--seed", "3"]) == 0
+    text = capsys.readouterr().out
+    assert f"{truth.kl_by_level[0]:.3f}" in text
+    assert f"{truth.active[0]} of 3" in text
+    assert all(f"alarm: {alarm}" in text for alarm in truth.alarms)
+
+
+@pytest.mark.parametrize("name,options,levels", [
+    ("hvae", ["--model.latent_dims", "3,2,2", "--model.width", "8,8,8"], 3),
+    ("markov_hvae", ["--model.latent_dims", "3,2", "--model.hidden", "8"], 2),
+])
+def test_diagnose_has_a_row_for_every_level(tmp_path, capsys, name, options, levels):
+    folder = str(tmp_path / name)
+    assert main(["fit", "digits", "--model", name, *options, "--steps", "2", "--quiet", "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", folder, "--rows", "80"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2 : 2 + levels]] == [str(t) for t in range(levels, 0, -1)]
+
+
+def test_diagnose_refuses_what_has_no_latents_in_one_line(tmp_path, capsys):
+    folder = str(tmp_path / "gmm")
+    assert main(["fit", "gaussian", "--model", "gmm", "--model.components", "1", "--quiet", "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", folder]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "gmm has no latent variable with a posterior" in error and "\n" not in error
+
+
+@pytest.mark.parametrize("words,message", [(["--rows", "1"], "rows: expected at least 2"), (["--data", "no.csv"], "no.csv")])
+def test_bad_diagnoses_are_one_line(fitted, capsys, words, message):
+    assert main(["diagnose", str(fitted), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
 
 
 def test_verify_lists_every_check_and_runs_one(capsys):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from likeli import __version__
-from likeli.cli import compare, demo, evaluate, families, fit, history, info, latent, sample, score, verify
+from likeli.cli import compare, demo, diagnose, evaluate, families, fit, history, info, latent, levels, sample, score, verify
 from likeli.cli.options import split_dotted
 from likeli.cli.output import complain, log
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
@@ -27,6 +27,8 @@ COMMANDS = {
     "compare": compare,
     "demo": demo,
     "latent": latent,
+    "levels": levels,
+    "diagnose": diagnose,
     "verify": verify,
     "info": info,
     "history": history,
