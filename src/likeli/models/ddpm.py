@@ -69,8 +69,9 @@ class DDPM(GaussianDiffusion):
     def grid(self) -> Tensor:
         return torch.linspace(0, 1, self.steps, dtype=torch.float64)
 
-    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.level_estimate(u, eps, t, y)
+    @property
+    def continuous(self) -> bool:
+        return False
 
     def log_ratio(self, s: Point, t: Point) -> Tensor:
         if self.variance == "large":

@@ -168,10 +168,14 @@ class GaussianDiffusion(Hierarchy):
 
         With r = log σ_p²/σ_q²:  ½ e^{−r} (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖² + ½ D (e^{−r} − 1 + r).
         """
-        r, cells = self.log_ratio(s, t), u[0].numel()
+        return self.error_kl(self.noise_error(u, eps, t, y), s, t)
+
+    def error_kl(self, error: Tensor, s: Point, t: Point) -> Tensor:
+        """`level_kl` of a known ‖ε − ε̂‖², (B,)."""
+        r, cells = self.log_ratio(s, t), math.prod(self.space.model_shape)
         excess = gaussian_kl(torch.zeros_like(r), torch.ones_like(r), torch.zeros_like(r), (r / 2).exp())
         weight = 0.5 * torch.exp(-r) * torch.expm1(t.gamma - s.gamma)
-        return weight.to(u) * self.noise_error(u, eps, t, y) + (cells * excess).to(u)
+        return weight.to(error) * error + (cells * excess).to(error)
 
     def noise_error(self, u: Tensor, eps: Tensor, t: Point, y: Tensor | None = None) -> Tensor:
         """‖ε − ε̂(z_t)‖² at z_t = α_t u + σ_t ε, (B,)."""
@@ -192,16 +196,39 @@ class GaussianDiffusion(Hierarchy):
         kls = [self.level_kl(u, eps[i], pick(points, i), pick(points, i + 1), y) for i in range(1, self.depth)]
         return Ledger(self.terminal_kl(u), self.reconstruction(x, u, eps[0], y), torch.stack(kls, 1))
 
-    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """An unbiased estimate of ½ ∫ ‖ε − ε̂‖² dγ, (B,), at γ uniform between its ends: t uniform on [0, 1) says where.
+    @property
+    def continuous(self) -> bool:
+        """Whether the bound is that of infinitely many levels; else it is that of `grid`."""
+        return True
 
-        The error is measured against that of the denoiser of N(0, I), see `likeli.diffusion.control`.
+    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of the bound's diffusion term, (B,): t uniform on [0, 1) says where it looks.
+
+        Continuous: ½ ∫ ‖ε − ε̂‖² dγ at γ uniform between its ends.  Else Σ KL over the levels, at one of them.
         """
+        if not self.continuous:
+            return self.level_estimate(u, eps, t, y)
         first, last = self.ends()
         at = self.schedule.at(self.schedule.time_of(first + (last - first) * t))
-        known = isinstance(self.denoiser, Denoiser)  # one that knows its cells are discrete errs by nothing at small noise
-        error = self.noise_error(u, eps, at, y) - (reference_error(u, eps, at) if known else 0)
-        return 0.5 * ((last - first).to(u) * error + (reference_integral(u, first, last) if known else 0))
+        return self.integral(self.excess(self.noise_error(u, eps, at, y), u, eps, at), u, last - first, first, last)
+
+    def excess(self, error: Tensor, u: Tensor, eps: Tensor, at: Point) -> Tensor:
+        """‖ε − ε̂‖² less that of the denoiser of N(0, I) at the same draw, (B,), see `likeli.diffusion.control`."""
+        if not isinstance(self.denoiser, Denoiser):  # one that knows its cells are discrete errs by nothing at small noise
+            return error
+        return error - reference_error(u, eps, at)
+
+    def integral(self, excess: Tensor, u: Tensor, rate: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        """One draw of ½ ∫ ‖ε − ε̂‖² dγ from γ = `first` to `last`, (B,).
+
+        Arguments:
+            excess: (B,) of `excess`, at γ drawn between the two.
+            u: (B, ...) the clean rows.
+            rate: 1/density that γ was drawn with: last − first if uniformly, dγ/dt along a schedule.
+            first, last: ends.
+        """
+        known = reference_integral(u, first, last) if isinstance(self.denoiser, Denoiser) else 0
+        return 0.5 * (rate.to(u) * excess + known)
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """γ at t = 0 and at t = 1."""

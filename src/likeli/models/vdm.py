@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.control import reference_error, reference_integral
 from likeli.diffusion.decoding import clean_gamma
-from likeli.diffusion.denoiser import Denoiser
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
@@ -80,12 +78,16 @@ class VDM(GaussianDiffusion):
     def grid(self) -> Tensor:
         return torch.linspace(0, 1, (self.steps or CHAIN) + 1, dtype=torch.float64)
 
+    @property
+    def continuous(self) -> bool:
+        return self.steps is None
+
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if self.steps is not None:
-            return self.level_estimate(u, eps, t, y)
-        at, rate, known = self.schedule.at(t), self.schedule.rate(t)[1].to(u), isinstance(self.denoiser, Denoiser)
-        error = self.noise_error(u, eps, at, y) - (reference_error(u, eps, at) if known else 0)
-        estimate = 0.5 * (rate * error + (reference_integral(u, *self.ends()) if known else 0))
+        if not self.continuous:
+            return super().diffusion_estimate(u, eps, t, y)
+        at = self.schedule.at(t)
+        error = self.excess(self.noise_error(u, eps, at, y), u, eps, at)
+        estimate = self.integral(error, u, self.schedule.rate(t)[1], *self.ends())
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
             return estimate + self.schedule.variance_loss(t, error)
         return estimate
