@@ -1,7 +1,9 @@
 """Training a VAE 784-300-300-40 on binary MNIST, batch 128, Adam at 1e-3: against pythae's VAE of the same layers.
 
-Both start from torch's default initialisation and see the same number of images; the bound of both is computed by the same
-formula on the same held-out digits, outside the time.
+Both see the same number of images in the same number of steps; the bound of both is computed by the same formula on the same
+held-out digits, outside the time.  The speed counts only while our bound is at most 0.5 nats below the other side's; it is
+above it after equal steps, because our codes start informative where pythae keeps torch's default initialisation.  Processor
+seconds of one thread each, so that a busy machine does not matter.
 """
 
 import math
@@ -57,9 +59,9 @@ def ours(folder, precision):
     fit(model, train[:1280], steps=10, progress=False, precision=precision, **plain)
     torch.manual_seed(0)
     model = VAE(Binary((784,)), latent_dim=SIDES[-1], hidden=SIDES[1:-1], activation="relu")
-    begin = time.perf_counter()
+    begin = time.process_time()
     fit(model, train, steps=steps, progress=False, precision=precision, **plain)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     nats = bound(lambda x: model.infer(x).chunk(2, 1), lambda z: model.observation(z).out[:, 0], valid)
     return {"images_per_second": steps * BATCH / seconds, "elbo": nats}
 
@@ -110,9 +112,9 @@ def peer(folder, precision):
     model = pythae_model()
     options = {"per_device_train_batch_size": BATCH, "num_epochs": EPOCHS, "learning_rate": 1e-3, "no_cuda": True}
     trainer = BaseTrainer(model, data, training_config=BaseTrainerConfig(output_dir=str(folder / "pythae"), **options))
-    begin = time.perf_counter()
+    begin = time.process_time()
     trainer.train()
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
 
     def encode(x):
         out = model.encoder(x)
