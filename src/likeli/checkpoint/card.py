@@ -48,6 +48,7 @@ _PARTS = (("Data", "data"), ("Training", "training"), ("Metrics", "metrics"))
 
 def _facts(model: GenerativeModel, step: int) -> dict[str, str]:
     space = model.space
+    factorisation = getattr(model, "factorisation", None)
     return {
         "its number": f"{knows_here(model).value}: {MEANING[knows_here(model)]}" + (_WHY if _dequantises(model) else ""),
         "measure": f"{space.measure}, in nats of the data's own units",
@@ -55,7 +56,7 @@ def _facts(model: GenerativeModel, step: int) -> dict[str, str]:
         "conditional": "no" if model.condition is None else f"on {model.condition.kind()} of shape {model.condition.shape}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "step": str(step),
-    }
+    } | ({"factors": factorisation()} if factorisation else {})
 
 
 _WHY = ", since these data are not real numbers and the density sees them dequantised"

@@ -10,7 +10,7 @@ and the loop that computes the bound, with p in place of q, is the sampler.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,9 @@ from likeli.errors import require
 from likeli.information import kl
 from likeli.models.density import log_mean_exp
 from likeli.random import Ambient, Noise
+
+Factor = tuple[str, tuple[str, ...]]  # a variable, and what its factor is conditioned on
+SPELLED = 4  # factors, or names in one, that are written out
 
 
 class LatentVariableModel(GenerativeModel):
@@ -49,6 +52,17 @@ class LatentVariableModel(GenerativeModel):
     @abstractmethod
     def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
         """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
+
+    def factors(self) -> tuple[list[Factor], list[Factor]]:
+        """The factors of p(x, z) and those of q(z|x) that the bound multiplies, each in the order of drawing."""
+        y = () if self.condition is None else ("y",)
+        return [("z", ()), ("x", ("z", *y))], [("z", ("x", *y))]
+
+    def factorisation(self) -> str:
+        """`p(x, z) = p(z) p(x|z); q(z|x) = q(z|x)`, from `factors`."""
+        p, q = self.factors()
+        y, given = ("", "") if self.condition is None else ("|y", ", y")
+        return f"p(x, z{y}) = {_product('p', p)}; q(z|x{given}) = {_product('q', q)}"
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO at one draw, in nats."""
@@ -77,6 +91,9 @@ class Hierarchy(LatentVariableModel):
     Levels are counted from 1, next to the data, to `depth`.
     """
 
+    markov: bool = False  # whether each level, and x, sees only the one above it
+    reads_y: ClassVar[frozenset[str]] = frozenset({"top", "prior", "posterior", "observation"})  # the factors that do
+
     @property
     @abstractmethod
     def depth(self) -> int:
@@ -101,6 +118,19 @@ class Hierarchy(LatentVariableModel):
     @abstractmethod
     def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
         """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
+
+    def factors(self) -> tuple[list[Factor], list[Factor]]:
+        """p(z_T) … p(x|z) and q(z_T|x) …: a level sees all above it, or in a Markov chain the next."""
+        names = ["z"] if self.depth == 1 else [f"z_{level}" for level in range(1, self.depth + 1)]
+        p, q = list[Factor](), list[Factor]()
+        for level in range(self.depth, 0, -1):
+            above = tuple(names[level : level + 1 if self.markov else None])
+            p.append((names[level - 1], above + self._y("prior" if above else "top")))
+            q.append((names[level - 1], (*above, "x", *self._y("posterior"))))
+        return [*p, ("x", (*names[: 1 if self.markov else None], *self._y("observation")))], q
+
+    def _y(self, factor: str) -> tuple[str, ...]:
+        return ("y",) if self.condition is not None and factor in self.reads_y else ()
 
     def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
         """E_q log p(x|z_1) − Σ_t KL_t at one draw of z; KL in closed form where there is one."""
@@ -149,7 +179,7 @@ class Hierarchy(LatentVariableModel):
         state, kept = self.root(noise), fixed or {}
         for level in range(self.depth, 0, -1):
             p = self.prior(level, state, y)
-            z = _code(kept[level], level, noise.rows, p) if level in kept else draw(p, noise)
+            z = given_code(kept[level], level, noise.rows, p) if level in kept else draw(p, noise)
             state = self.descend(level, state, z)
         return self.observation(state, y)
 
@@ -162,17 +192,45 @@ class Hierarchy(LatentVariableModel):
             mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
             fixed: level → (1, *latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
         """
-        unknown = set(fixed or {}) - set(range(1, self.depth + 1))
-        require(not unknown, "fixed", f"levels from 1 to {self.depth}", sorted(unknown))
+        check_levels(fixed or {}, self.depth)
         p = self.generate(noise, y, fixed=fixed)
         return p.mean if mean else draw(p, noise)
 
 
-def _code(z: Tensor, level: int, rows: int, p: Distribution) -> Tensor:
-    """A given code of one level for all rows."""
+def check_levels(levels: Iterable[int], depth: int) -> None:
+    """Levels count from 1 to `depth`.
+
+    Raises:
+        InputError: others.
+    """
+    unknown = sorted(set(levels) - set(range(1, depth + 1)))
+    require(not unknown, "fixed", f"levels from 1 to {depth}", unknown)
+
+
+def given_code(z: Tensor, level: int, rows: int, p: Distribution) -> Tensor:
+    """A code (1 or rows, *latent) for all rows of one level whose prior is p.
+
+    Raises:
+        InputError: another shape, or numbers that are not finite.
+    """
     shape = tuple(p.event_shape)
     fits = z.ndim in (len(shape), len(shape) + 1) and tuple(z.shape[z.ndim - len(shape) :]) == shape
     fits = fits and (z.ndim == len(shape) or len(z) in (1, rows))
     require(fits, "fixed", f"a code of shape {(1, *shape)} at level {level}", tuple(z.shape))
     require(bool(z.isfinite().all()), "fixed", f"numbers that are finite at level {level}", "others")
     return z.to(p.mean).expand(rows, *shape)
+
+
+def _product(name: str, factors: list[Factor]) -> str:
+    shown = [f"{name}({of}{'|' if given else ''}{_list(given)})" for of, given in _ends(factors)]
+    return " ".join([shown[0], "…", *shown[1:]] if len(factors) > SPELLED else shown)
+
+
+def _list(names: tuple[str, ...]) -> str:
+    z = [n for n in names if n.startswith("z")]
+    rest = [n for n in names if not n.startswith("z")]
+    return ", ".join([*([z[0], "…", z[-1]] if len(z) > SPELLED else z), *rest])
+
+
+def _ends(factors: list[Factor]) -> list[Factor]:
+    return [factors[0], *factors[-2:]] if len(factors) > SPELLED else factors

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from likeli.core import Elbo
 from likeli.distributions import diagonal_gaussian, draw
 from likeli.errors import require
 from likeli.information import kl
-from likeli.models.hierarchy import LatentVariableModel
+from likeli.models.hierarchy import Factor, LatentVariableModel, check_levels, given_code
 from likeli.nn.embedding import Condition
 from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
@@ -73,6 +74,14 @@ class MarkovHVAE(LatentVariableModel):
         """Number of latent levels."""
         return len(self.latent_dims)
 
+    def factors(self) -> tuple[list[Factor], list[Factor]]:
+        """p(z_T) … p(x|z_1) from the top, q(z_1|x) … from the bottom."""
+        y = () if self.condition is None else ("y",)
+        names = ["z"] if self.depth == 1 else [f"z_{level}" for level in range(1, self.depth + 1)]
+        up = [("x" if t == 0 else names[t - 1]) for t in range(self.depth)]
+        p = [(z, (above, *y)) for z, above in zip(["x", *names], names)]
+        return [(names[-1], ()), *p[::-1]], [(z, (below, *y)) for z, below in zip(names, up)]
+
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z_1|x)."""
         return self._gaussian(self.up[0], self.space.to_model(x, self.dtype).flatten(1), y)
@@ -110,11 +119,27 @@ class MarkovHVAE(LatentVariableModel):
         log_q = sum(q_t.log_prob(z_t) for z_t, q_t in zip(z, q))
         return self.observation(z[0], y).log_prob(x) + log_p - log_q
 
-    def draw(self, noise: Noise, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """x ~ p(x|z_1), z from the top level down; `mean` returns E[x|z_1], which is not a sample of the model."""
-        z = None
+    def codes(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        """The mean of q at each level given the means below it: a deterministic code, level → (B, latent)."""
+        codes = {1: self.infer(x, y).mean}
+        for level in range(2, self.depth + 1):
+            codes[level] = self.recognise(level, codes[level - 1], y).mean
+        return codes
+
+    def draw(
+        self, noise: Noise, y: Tensor | None = None, *, mean: bool = False, fixed: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """x ~ p(x|z_1), z from the top level down.
+
+        Arguments:
+            mean: return E[x|z_1] in place of a draw; smoother, but not a sample of the model.
+            fixed: level → (1, latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
+        """
+        kept, z = fixed or {}, None
+        check_levels(kept, self.depth)
         for level in range(self.depth, 0, -1):
-            z = draw(self.prior(level, z, y, noise.rows), noise)
+            prior = self.prior(level, z, y, noise.rows)
+            z = given_code(kept[level], level, noise.rows, prior) if level in kept else draw(prior, noise)
         assert z is not None
         p = self.observation(z, y)
         return p.mean if mean else draw(p, noise)

@@ -61,6 +61,7 @@ class VAE(Hierarchy, LatentCodec):
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 4e-3, "ema": 0.998, "weight_decay": 1e-2}
     takes_missing: ClassVar[bool] = True
+    reads_y: ClassVar[frozenset[str]] = frozenset({"posterior", "observation"})
 
     def __init__(
         self,
