@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from likeli.diffusion.decoding import evidence, symbols
 from likeli.diffusion.denoiser import Conditional, Prediction, rows
+from likeli.diffusion.expectation import GAIN, expected_level
 from likeli.diffusion.schedule import Point, Schedule
 from likeli.space import Pixels, Space, Tokens
-
-GAIN = 4.0  # logits range over tens while an optimiser moves weights by its rate: a tenth of a bit a cell after a short run
 
 
 class CategoricalDenoiser(Conditional):
@@ -31,21 +30,23 @@ class CategoricalDenoiser(Conditional):
         super().__init__(schedule)
         self.net, self.space = net, space
 
+    def logits(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
+        """What the network adds to the cells' own evidence, over 4: (B, K, *shape)."""
+        gamma, at = rows(at.gamma, z), at.like(z)
+        logits = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
+        return logits.movedim(-1, 1) if isinstance(self.space, Tokens) else logits
+
     def log_pmf(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
         """log P(x_i = k|z), cell by cell: (B, K, *shape)."""
-        gamma, at = rows(at.gamma, z), at.like(z)
-        logits = GAIN * self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
-        if isinstance(self.space, Tokens):
-            logits = logits.movedim(-1, 1)
+        logits, at = GAIN * self.logits(z, at, y), at.like(z)
         return (logits + evidence(self.space, z, at.alpha, at.sigma)).log_softmax(1)
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
-        pmf = self.log_pmf(z, at, y).exp()
         if isinstance(self.space, Tokens):
-            x = pmf.movedim(1, -1)
-        else:  # no matrix product, which mixed precision would round
-            x = (pmf * symbols(self.space, z).reshape(-1, *[1] * (z.ndim - 1))).sum(1)
-        at = at.like(z)
+            x, at = self.log_pmf(z, at, y).exp().movedim(1, -1), at.like(z)
+        else:
+            logits, at = self.logits(z, at, y), at.like(z)
+            x = expected_level(logits, z, at.alpha, at.sigma, symbols(self.space, z))
         return Prediction.of_x(x, z, at.alpha, at.sigma)
 
 
