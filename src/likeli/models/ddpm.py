@@ -40,6 +40,7 @@ class DDPM(GaussianDiffusion):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+    reads_y: ClassVar[frozenset[str]] = frozenset({"prior", "observation"})
 
     def __init__(
         self,
