@@ -1,5 +1,6 @@
 """Noise schedules, denoisers and samplers; importing this room makes every sampler and schedule known by its name."""
 
+from likeli.diffusion.adams import Adams
 from likeli.diffusion.denoiser import Denoise, Denoiser, Prediction
 from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from likeli.diffusion.learned import Monotone
@@ -9,6 +10,7 @@ from likeli.diffusion.solvers import DPMSolver, Euler, Heun, Multistep
 
 __all__ = [
     "DDIM",
+    "Adams",
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolver",

@@ -6,6 +6,7 @@ between calls but the `memory` that it is handed back.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,6 +30,10 @@ class Sampler(Configurable, ABC):
     """
 
     deterministic: bool = False
+
+    def tuned(self, steps: int) -> Sampler:
+        """This sampler with everything settled that depends on how many steps a run takes."""
+        return self
 
     @abstractmethod
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
@@ -72,10 +77,11 @@ class DDIM(Sampler):
         self.eta, self.deterministic = eta, eta == 0
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
-        p, c = denoise(z, t), -torch.expm1(s.gamma - t.gamma)
-        out = s.alpha * p.x + s.sigma * (1 - self.eta**2 * c).sqrt() * p.eps
+        alpha, sigma, share = s.alpha.item(), s.sigma.item(), -self.eta**2 * math.expm1(s.gamma.item() - t.gamma.item())
+        p = denoise(z, t)
+        out = (alpha * p.x).add_(p.eps, alpha=sigma * math.sqrt(1 - share))
         if self.eta:
-            out = out + self.eta * s.sigma * c.sqrt() * noise.normal(*z.shape[1:]).to(z)
+            out.add_(noise.normal(*z.shape[1:]).to(z), alpha=sigma * math.sqrt(share))
         return out, None
 
 
@@ -96,8 +102,7 @@ def trajectory(
         Diverged: z is not finite; the step is named.
     """
     sampler = as_sampler(sampler)
-    points = denoise.schedule.at(check_times(times).to(z.device))
-    return _run(denoise, z, [Point(*at) for at in zip(*points)], noise, sampler)
+    return _run(denoise, z, _places(denoise, z, check_times(times)), noise, sampler)
 
 
 def invert(
@@ -116,18 +121,23 @@ def invert(
     """
     sampler = as_sampler(sampler)
     require(sampler.deterministic, "sampler", "a deterministic one, since noise cannot be undone", sampler.kind())
-    points = denoise.schedule.at(check_times(torch.as_tensor(times).flip(0)).flip(0).to(z.device))
-    return _run(denoise, z, [Point(*at) for at in zip(*points)], Ambient(z), sampler)
+    return _run(denoise, z, _places(denoise, z, check_times(torch.as_tensor(times).flip(0)).flip(0)), Ambient(z), sampler)
+
+
+def _places(denoise: Denoise, z: Tensor, times: Tensor) -> list[Point]:
+    """Every point of a run, on the CPU, since samplers read them as plain numbers."""
+    columns = (v.detach().cpu().unbind() for v in denoise.schedule.at(times.to(z.device)))
+    return [Point(*at) for at in zip(*columns)]
 
 
 def _run(
     denoise: Denoise, z: Tensor, points: list[Point], noise: Noise, sampler: Sampler
 ) -> Iterator[tuple[Point, Tensor]]:
-    memory = None
+    memory, sampler = None, sampler.tuned(len(points) - 1)
     yield points[0], z
     for i, (t, s) in enumerate(pairwise(points)):
         z, memory = sampler.step(denoise, z, t, s, noise, memory)
-        if not torch.isfinite(z.sum()):
+        if not math.isfinite(z.sum().item()):
             raise Diverged(f"sampling: not finite at step {i + 1} of {len(points) - 1} (t = {t.t:.4g}, log SNR {-t.gamma:.3g})")
         yield s, z
 

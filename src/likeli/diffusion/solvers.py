@@ -9,11 +9,12 @@ so that a method only has to say how x̂ runs between λ_t and λ_s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from likeli.diffusion.denoiser import Denoise
@@ -33,9 +34,9 @@ class Euler(Sampler):
     deterministic = True
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
-        d_alpha, d_sigma = denoise.schedule.velocity(t.t)
+        h, (d_alpha, d_sigma) = (s.t - t.t).item(), denoise.schedule.velocity(t.t)
         p = denoise(z, t)
-        return z + (s.t - t.t) * (d_alpha * p.x + d_sigma * p.eps), None
+        return z.add(p.x, alpha=h * d_alpha.item()).add_(p.eps, alpha=h * d_sigma.item()), None
 
 
 class Heun(Sampler):
@@ -47,10 +48,10 @@ class Heun(Sampler):
     deterministic = True
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
-        way = s.sigma / s.alpha - t.sigma / t.alpha
-        slope = denoise(z, t).eps
-        ahead = s.alpha * (z / t.alpha + way * slope)
-        return s.alpha * (z / t.alpha + way * (slope + denoise(ahead, s).eps) / 2), None
+        keep = (s.alpha / t.alpha).item()
+        way, slope = s.sigma.item() - keep * t.sigma.item(), denoise(z, t).eps
+        ahead = denoise((keep * z).add_(slope, alpha=way), s).eps
+        return (keep * z).add_(slope + ahead, alpha=way / 2), None
 
 
 class DPMSolver(Sampler):
@@ -62,12 +63,13 @@ class DPMSolver(Sampler):
     deterministic = True
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
-        h, x = (t.gamma - s.gamma) / 2, denoise(z, t).x
-        ahead = x
+        gamma, x = t.gamma.item(), denoise(z, t).x
+        h, ahead = (gamma - s.gamma.item()) / 2, x
         if memory is not None:
             before, x_before = memory
-            ahead = x + (x - x_before) * (h / (before.gamma - t.gamma))  # 1/(2r) with r = (λ_t − λ_before)/h
-        return (s.sigma / t.sigma) * z - s.alpha * torch.expm1(-h) * ahead, (t, x)
+            ahead = x.lerp(x_before, h / (gamma - before))  # 1/(2r) with r = (λ_t − λ_before)/h
+        out = ((s.sigma / t.sigma).item() * z).add_(ahead, alpha=-s.alpha.item() * math.expm1(-h))
+        return out, (gamma, x)
 
 
 class Known(NamedTuple):
@@ -119,11 +121,18 @@ def integrate(z: Tensor, t: Point, s: Point, nodes: Sequence[tuple[float, Tensor
         t, s: from and to.
         nodes: (λ, x̂) at distinct λ.
     """
-    first, last = half_log_snr(t), half_log_snr(s)
-    h = last - first
-    moments = (h / 2 * _WEIGHTS * np.exp(h * (_PLACES - 1))) @ _POWERS[:, : len(nodes)]  # ∫ e^{λ − λ_s} v^j dλ, v from 0 to 1
-    powers = np.array([(place - first) / h for place, _ in nodes])[None] ** np.arange(len(nodes))[:, None]
-    out = (s.sigma / t.sigma) * z
-    for weight, (_, x) in zip(np.linalg.solve(powers, moments).tolist(), nodes):
-        out = out + (s.alpha * weight) * x
+    weights = exponential_weights(tuple(place for place, _ in nodes), half_log_snr(t), half_log_snr(s))
+    out, alpha = (s.sigma / t.sigma).item() * z, s.alpha.item()
+    for weight, (_, x) in zip(weights, nodes):
+        out.add_(x, alpha=alpha * weight)
     return out
+
+
+@lru_cache(4096)
+def exponential_weights(places: tuple[float, ...], first: float, last: float) -> list[float]:
+    """∫ e^{λ − last} ℓ_i(λ) dλ from `first` to `last`, with ℓ_i Lagrange's polynomials on `places`."""
+    h = last - first
+    moments = (h / 2 * _WEIGHTS * np.exp(h * (_PLACES - 1))) @ _POWERS[:, : len(places)]  # of v^j, v from 0 to 1
+    powers = ((np.array(places) - first) / h)[None] ** np.arange(len(places))[:, None]
+    weights: list[float] = np.linalg.solve(powers, moments).tolist()
+    return weights

@@ -16,8 +16,7 @@ import warnings
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +26,9 @@ from likeli.core import Knows, LogLikelihood
 from likeli.diffusion.control import reference_error, reference_integral
 from likeli.diffusion.decoding import check_space, gaussian_cells
 from likeli.diffusion.denoiser import Bound, Conditional, Denoise, Denoiser, Prediction
+from likeli.diffusion.ledger import Ledger, State, pick, standard_error
 from likeli.diffusion.ode import flow, log_density
+from likeli.diffusion.proposal import Proposal
 from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
 from likeli.diffusion.times import Grid, grid_of
@@ -41,34 +42,6 @@ from likeli.space import Space
 EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactly by default
 CHAIN = 128  # levels of the chain that samples when time is continuous
 TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
-
-
-class State(NamedTuple):
-    """Where the chain stands: every level's point, the current one (None above the top) and z there."""
-
-    points: Point
-    at: Point | None
-    z: Tensor
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """The bound in its three rows, nats per example in the user's units.
-
-    Arguments:
-        prior: (B,) KL(q(z_1|x) ‖ p(z_1)), the terminal mismatch.
-        reconstruction: (B,) log p(x|z_0).
-        diffusion: (B, levels) the KLs between, next to the data first, or (B, 1) for their estimated sum.
-    """
-
-    prior: Tensor
-    reconstruction: Tensor
-    diffusion: Tensor
-
-    @property
-    def value(self) -> Tensor:
-        """reconstruction − prior − Σ diffusion, (B,)."""
-        return self.reconstruction - self.prior - self.diffusion.sum(1)
 
 
 class GaussianDiffusion(Hierarchy):
@@ -86,14 +59,28 @@ class GaussianDiffusion(Hierarchy):
 
     denoiser: Conditional
     default_sampler: ClassVar[str] = "ancestral"
+    markov = True
+    reads_y: ClassVar[frozenset[str]] = frozenset({"prior"})
 
     def __init__(self, space: Space, condition: Space | None = None) -> None:
         super().__init__(space)
         check_space(space, self.kind())
         self.condition = condition
+        self.proposal: Proposal | None = None
 
     @abstractmethod
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+
+    @property
+    def loss_in_nats(self) -> bool:
+        """Whether `loss` is −ELBO."""
+        return False
+
+    @property
+    def notes(self) -> list[str]:
+        """What an evaluation should say beside the number."""
+        said = "the training loss is a weighted error, not a bound on log p(x); the reported log-likelihood is"
+        return [] if self.loss_in_nats else [said]
 
     def grid(self) -> Tensor:
         """(depth,) rising times in float64; the last is 1."""
@@ -209,8 +196,20 @@ class GaussianDiffusion(Hierarchy):
         if not self.continuous:
             return self.level_estimate(u, eps, t, y)
         first, last = self.ends()
-        at = self.schedule.at(self.schedule.time_of(first + (last - first) * t))
-        return self.integral(self.excess(self.noise_error(u, eps, at, y), u, eps, at), u, last - first, first, last)
+        where, weight = self.place(t)
+        at = self.schedule.at(self.schedule.time_of(first + (last - first) * where))
+        excess = self.excess(self.noise_error(u, eps, at, y), u, eps, at)
+        self.learn_place(where, excess)
+        return self.integral(excess, u, (last - first) * weight, first, last)
+
+    def place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Where t, uniform on [0, 1), looks, and the weight that keeps an average right: t and 1 without a proposal."""
+        return (t, torch.ones_like(t)) if self.proposal is None else self.proposal.place(t)
+
+    def learn_place(self, where: Tensor, value: Tensor) -> None:
+        """While training, tell the proposal what was found at `where`."""
+        if self.proposal is not None and self.training and torch.is_grad_enabled():
+            self.proposal.learn(where, value.detach())
 
     def excess(self, error: Tensor, u: Tensor, eps: Tensor, at: Point) -> Tensor:
         """‖ε − ε̂‖² less that of the denoiser of N(0, I) at the same draw, (B,), see `likeli.diffusion.control`."""
@@ -238,9 +237,12 @@ class GaussianDiffusion(Hierarchy):
     def level_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """An unbiased estimate of Σ_levels KL, (B,): one level a row, chosen by t uniform on [0, 1)."""
         points, gaps = self.schedule.at(self.grid()), self.depth - 1
-        i = (t * gaps).long().clamp(max=gaps - 1)
+        where, weight = self.place(t)
+        i = (where * gaps).long().clamp(max=gaps - 1)
         s, above = (Point(*(v[j] for v in points)) for j in (i, i + 1))
-        return gaps * self.level_kl(u, eps, s, above, y)
+        kl = self.level_kl(u, eps, s, above, y)
+        self.learn_place(where, kl)
+        return gaps * weight.to(kl) * kl
 
     def bound(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Ledger:
         """One draw of the bound at one time a row; ε from torch's ambient generator.
@@ -261,20 +263,24 @@ class GaussianDiffusion(Hierarchy):
         *,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
-        grid: Grid = "time",
+        grid: Grid | tuple[float, ...] = "time",
     ) -> Iterator[tuple[Point, Tensor]]:
         """Every state of the reverse process, as (point, z) from t = 1 down, for `noise.rows` rows.
 
         Arguments:
             noise: where z_1 and every later random number come from.
-            y: the condition.
             steps: how many; the model's own levels if not given.
             sampler: how to step, a `Sampler` or the name of one; the model's own if not given.
-            grid: what `steps` are evenly spaced in: time, log_snr, or karras.
+            grid: how the steps are spaced, see `grid_of`; or falling times, with no `steps`.
         """
-        z = draw(self.terminal(self.root(noise).z), noise)
-        times = grid_of(grid, self.schedule, steps) if steps is not None else self.grid().flip(0)
+        z, levels = draw(self.terminal(self.root(noise).z), noise), steps is None and grid == "time"
+        times = self.grid().flip(0) if levels else grid_of(grid, self.schedule, steps, z[0].numel())
         return trajectory(self.denoise(y), z, times, noise, sampler or self.default_sampler)
+
+    def finish(self, noise: Noise, at: Point, z: Tensor, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """x ~ p(x|z) for the last state of a trajectory, or E[x|z]."""
+        p = self.emit(z, at, y)
+        return p.mean if mean else draw(p, noise)
 
     def draw(
         self,
@@ -283,18 +289,12 @@ class GaussianDiffusion(Hierarchy):
         *,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
-        grid: Grid = "time",
+        grid: Grid | tuple[float, ...] = "time",
         mean: bool = False,
     ) -> Tensor:
-        """x ~ p(x|z_0) at the end of a trajectory; by default the very chain that the bound is of.
-
-        Arguments:
-            steps, sampler, grid: as in `trajectory`.
-            mean: return E[x|z_0] in place of a draw.
-        """
+        """x ~ p(x|z_0) at the end of a trajectory, by default the very chain that the bound is of; with `mean`, E[x|z_0]."""
         at, z = deque(self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid), maxlen=1)[0]
-        p = self.emit(z, at, y)
-        return p.mean if mean else draw(p, noise)
+        return self.finish(noise, at, z, y, mean=mean)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The code of x: the noise z_1 that the probability flow takes x's place at the clean end to."""
@@ -321,7 +321,7 @@ class GaussianDiffusion(Hierarchy):
 
         Arguments:
             method: `bound` or `ode`.
-            samples: draws for each example; 16 for the bound, 1 for the ode.
+            samples: draws for each example; 16 for the bound, 1 for the ode, where two or more say what dequantisation costs.
             probes: of the ode's divergence; exact up to 32 cells and 16 random ones beyond, if not given.
             rtol: relative and absolute tolerance of the ode.
         """
@@ -378,17 +378,9 @@ class GaussianDiffusion(Hierarchy):
         values = torch.stack(parts)
         if samples > 1 and not real:  # the spread over draws holds the probes' as well
             stderr = standard_error(values)
+            lost = values.logsumexp(0) - math.log(samples) - values.mean(0)  # what weighting the draws would win back
+            errors["dequantisation"] = lost.mean().item()
         return values.mean(0), Knows.ESTIMATE if real else Knows.LOWER_BOUND, stderr, errors
 
     def _log_terminal(self, z: Tensor) -> Tensor:
         return self.terminal(z).log_prob(z)
-
-
-def standard_error(draws: Tensor) -> Tensor:
-    """sd/√K over the first axis, NaN for one draw."""
-    return draws.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
-
-
-def pick(points: Point, level: int) -> Point:
-    """The point of one level, counted from 1."""
-    return Point(*(v[level - 1] for v in points))
