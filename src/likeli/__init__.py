@@ -31,6 +31,7 @@ _PUBLIC = {
     "likeli.analysis.noise_denoised": "denoised",
     "likeli.analysis.noise_schedules": "schedule_variance",
     "likeli.analysis.anomaly": "anomaly",
+    "likeli.analysis.classify": "classify",
     "likeli.analysis.collapse": "diagnose_latents",
     "likeli.analysis.two_sample": "ClassifierTest c2st classifier_test",
     "likeli.analysis.latent": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
