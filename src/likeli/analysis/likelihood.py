@@ -30,6 +30,7 @@ ERRORS = {
     "terminal_mismatch": "KL between where the noising process ends and the prior that sampling starts from",
     "ode_tolerance": "error of the numerical ODE solution",
     "probe_noise": "noise of the random probes of the divergence",
+    "dequantisation": "at least this much of the bound is lost to drawing integers as reals",
 }
 ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "examples", "seconds", "parameters", "seed", "notes")
 _STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
@@ -103,7 +104,19 @@ def evaluate(
     y = model.check_condition(y, len(x))
     started = time.perf_counter()
     parts = list(score(model, x, y, batch=batch, seed=seed, **options))
-    seconds = time.perf_counter() - started
+    return summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+
+
+def summarise(
+    model: GenerativeModel, parts: list[LogLikelihood], *, seconds: float, seed: int, options: Mapping[str, Any]
+) -> Evaluation:
+    """The evaluation of what `score` has given.
+
+    Arguments:
+        model, seed, options: what `score` was given.
+        parts: batches, in their order.
+        seconds: that it took.
+    """
     whole = _join(parts)
     nats, stderr = whole.mean()
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
@@ -115,7 +128,7 @@ def evaluate(
         nats=nats,
         stderr=stderr,
         bits_per_dim=bits,
-        examples=len(x),
+        examples=len(whole.value),
         seconds=seconds,
         parameters=count_parameters(model),
         seed=seed,

@@ -17,7 +17,7 @@ from likeli.analysis.noise_levels import checked
 from likeli.core import GenerativeModel, evaluating
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.proposal import Proposal
-from likeli.diffusion.schedule import Cosine, LinearBeta, LogLinear, Schedule
+from likeli.diffusion.schedule import Cosine, LinearBeta, LogLinear, Schedule, process_time
 from likeli.errors import Unsupported, require
 from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.random import seeded
@@ -78,11 +78,11 @@ def schedule_variance(
 def beta_linear(first: float, last: float) -> LinearBeta:
     """Linear β(t) with the usual ratio of 200 from end to end, between two given γ.
 
-    α² = exp(−B), so that B = softplus(γ); with β₁ = 200 β₀ the integral up to the process time p is β₀ (p + 99.5 p²).
+    α² = exp(−B), so that B = softplus(γ); with β₁ = 200 β₀ all of it is 100.5 β₀.
     """
     start, end = (softplus(torch.tensor(v, dtype=torch.float64)).item() for v in (first, last))
     beta = end / 100.5
-    return LinearBeta(beta, 200 * beta, (math.sqrt(1 + 4 * 99.5 * start / beta) - 1) / (2 * 99.5))
+    return LinearBeta(beta, 200 * beta, process_time(start, beta, 200 * beta))
 
 
 def _paths(model: GaussianDiffusion, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Schedule | Proposal]:

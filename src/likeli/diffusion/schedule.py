@@ -249,19 +249,21 @@ class Straight(Schedule):
     """α = 1 − t, σ = t, kept a little away from both ends so that γ is finite: flow matching, rectified flow.
 
     Arguments:
-        least: the smallest α (at t = 1) and the smallest σ (at t = 0).
+        least: the smallest σ, at t = 0.
+        end: the smallest α, at t = 1; as `least` if not given.
 
     Source: Lipman et al. (2022), arXiv:2210.02747; Liu et al. (2022), arXiv:2209.03003.
     """
 
-    def __init__(self, least: float = 1e-3) -> None:
+    def __init__(self, least: float = 1e-3, end: float | None = None) -> None:
         super().__init__()
         require(0 < least < 0.5, "least", "a number between 0 and 0.5", least)
-        self.least = least
+        require(end is None or 0 < end < 0.5, "end", "a number between 0 and 0.5", end)
+        self.least, self.end = least, end
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self.least + (1 - 2 * self.least) * t
-        return 1 - sigma, sigma
+        way = 1 - self.least - (self.least if self.end is None else self.end)
+        return 1 - self.least - way * t, self.least + way * t
 
 
 class Betas(VariancePreserving):
@@ -336,6 +338,12 @@ def _check_sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
 def _integral(schedule: LinearBeta | SubVP, t: Tensor) -> Tensor:
     process = schedule.first + (1 - schedule.first) * t
     return schedule.beta_min * process + (schedule.beta_max - schedule.beta_min) * process.square() / 2
+
+
+def process_time(integral: float, beta_min: float = 0.1, beta_max: float = 20.0) -> float:
+    """The process time p at which ∫₀^p β = β₀ p + (β₁ − β₀) p²/2 reaches `integral`: what `first` is for a given start."""
+    slope = beta_max - beta_min
+    return 2 * integral / (beta_min + math.sqrt(beta_min**2 + 2 * slope * integral))
 
 
 def _logistic(x: float) -> float:

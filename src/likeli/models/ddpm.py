@@ -12,6 +12,7 @@ from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.decoding import gaussian_cells
 from likeli.diffusion.losses import Weight, weighted_noise_error
 from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.proposal import Proposal
 from likeli.diffusion.schedule import Betas, Point
 from likeli.diffusion.times import spread
 from likeli.errors import require
@@ -33,6 +34,7 @@ class DDPM(GaussianDiffusion):
         predict: what the network gives.
         objective: the weight of a level, or `bound`.
         variance: p's at each step: q's own (small), that of z_t given z_s (large), or one learned for each level.
+        times: how t is drawn in training: even, or importance, by the loss seen at each t with weights that keep its mean.
         dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
@@ -54,6 +56,7 @@ class DDPM(GaussianDiffusion):
         predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "eps",
         objective: Weight | Literal["bound"] = "simple",
         variance: Literal["small", "large", "learned"] = "small",
+        times: Literal["even", "importance"] = "even",
         dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
@@ -61,14 +64,19 @@ class DDPM(GaussianDiffusion):
         require(steps >= 2, "steps", "at least 2", steps)
         self.hidden, self.network, self.steps, self.curve, self.predict = hidden, network, steps, curve, predict
         self.beta_min, self.beta_max, self.objective, self.variance = beta_min, beta_max, objective, variance
-        self.dropout = dropout
+        self.times, self.dropout = times, dropout
+        self.proposal = Proposal() if times == "importance" else None
         first, last = (min(v / steps, 0.999) if b is None else b for v, b in ((0.1, beta_min), (20.0, beta_max)))
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, Betas(steps, curve, first, last), predict, **options)
+        self.denoiser = make_denoiser(space, Betas(steps, curve, first, last), predict, fine=True, **options)
         self.log_ratios = nn.Parameter(torch.zeros(steps)) if variance == "learned" else None
 
     def grid(self) -> Tensor:
         return torch.linspace(0, 1, self.steps, dtype=torch.float64)
+
+    @property
+    def loss_in_nats(self) -> bool:
+        return self.objective == "bound"
 
     @property
     def continuous(self) -> bool:
@@ -92,9 +100,12 @@ class DDPM(GaussianDiffusion):
         t = spread(len(x), x.device)
         if self.objective == "bound":
             return -self.bound(x, t, y).value
-        u, level = self.infer(x, y), (t * self.steps).floor() / (self.steps - 1)
+        where, weight = self.place(t)
+        u, level = self.infer(x, y), (where * self.steps).floor() / (self.steps - 1)
         error = weighted_noise_error(self.denoiser, u, level, y, self.objective)
-        return error if self.log_ratios is None else error + self._variance_loss(error, level)
+        self.learn_place(where, error)
+        loss = error if self.log_ratios is None else error + self._variance_loss(error, level)
+        return weight.to(loss) * loss
 
     def _variance_loss(self, error: Tensor, level: Tensor) -> Tensor:
         """The bound's dependence on the learned variances alone, the network's error taken as given."""

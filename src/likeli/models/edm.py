@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.special import ndtri
 
+from likeli.diffusion.decoding import clean_gamma
 from likeli.diffusion.losses import noisy
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Karras
@@ -26,7 +28,8 @@ class EDM(GaussianDiffusion):
         space: reals, grey levels or symbols.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
-        sigma_min, sigma_max, rho: of the grid.
+        sigma_min, sigma_max, rho: of the grid; sigma_min is 0.002 for reals, and for grey levels and symbols where they are
+            still told apart, if not given.
         sigma_data: s, the data's spread in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
         p_mean, p_std: of log σ in training.
         dropout: probability of zeroing a hidden feature in training.
@@ -43,7 +46,7 @@ class EDM(GaussianDiffusion):
         space: Space,
         hidden: tuple[int, ...] | None = None,
         network: Network = "auto",
-        sigma_min: float = 0.002,
+        sigma_min: float | None = None,
         sigma_max: float = 80.0,
         rho: float = 7.0,
         sigma_data: float | None = None,
@@ -59,7 +62,9 @@ class EDM(GaussianDiffusion):
         self.p_mean, self.p_std = p_mean, p_std
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
         self.data = sigma_data if sigma_data is not None else 1.0 if isinstance(space, Real) else 0.5
-        self.denoiser = make_denoiser(space, Karras(sigma_min, sigma_max, rho), "edm", data=self.data, **options)
+        least = 0.002 if isinstance(space, Real) else math.exp(clean_gamma(space) / 2)
+        schedule = Karras(least if sigma_min is None else sigma_min, sigma_max, rho)
+        self.denoiser = make_denoiser(space, schedule, "edm", data=self.data, fine=True, **options)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(σ² + s²)/s² ‖ε − ε̂‖², which is the weighted error of x̂ and of F alike; not a bound."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.special import ndtri
 
+from likeli.diffusion.decoding import clean_gamma
 from likeli.diffusion.losses import flow_matching
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Straight
 from likeli.diffusion.times import spread
 from likeli.errors import require
 from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.space import Space
+from likeli.space import Real, Space
 
 
 class FlowMatching(GaussianDiffusion):
@@ -48,7 +50,7 @@ class FlowMatching(GaussianDiffusion):
         self.hidden, self.network, self.times, self.dropout = hidden, network, times, dropout
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, Straight(), "flow", **options)
+        self.denoiser = make_denoiser(space, _schedule(space), "flow", fine=True, **options)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The squared error of the velocity at one time a row; not a bound."""
@@ -56,3 +58,9 @@ class FlowMatching(GaussianDiffusion):
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
         return flow_matching(self.denoiser, self.infer(x, y), t, y)
+
+
+def _schedule(space: Space) -> Straight:
+    """The straight path, from where discrete cells are still told apart."""
+    ratio = math.exp(clean_gamma(space) / 2)
+    return Straight() if isinstance(space, Real) else Straight(ratio / (1 + ratio), Straight().least)

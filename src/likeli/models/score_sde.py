@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from likeli.diffusion.decoding import clean_gamma
 from likeli.diffusion.losses import denoising_score_matching
 from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding
+from likeli.diffusion.proposal import Proposal
+from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding, process_time
 from likeli.diffusion.times import spread
 from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.space import Space
+from likeli.space import Real, Space
 
 
 class ScoreSDE(GaussianDiffusion):
@@ -27,6 +30,7 @@ class ScoreSDE(GaussianDiffusion):
         network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         process: vp, ve or subvp.
         weight: `noise` for λ = σ², `likelihood` for λ = g².
+        times: how t is drawn in training: even, or importance, by the loss seen at each t with weights that keep its mean.
         dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
@@ -42,18 +46,33 @@ class ScoreSDE(GaussianDiffusion):
         network: Network = "auto",
         process: Literal["vp", "ve", "subvp"] = "vp",
         weight: Literal["noise", "likelihood"] = "noise",
+        times: Literal["even", "importance"] = "even",
         dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition)
-        self.hidden, self.network, self.process, self.weight, self.dropout = hidden, network, process, weight, dropout
-        schedules: dict[str, type[Schedule]] = {"vp": LinearBeta, "ve": VarianceExploding, "subvp": SubVP}
+        self.hidden, self.network, self.process, self.weight = hidden, network, process, weight
+        self.times, self.dropout = times, dropout
+        self.proposal = Proposal() if times == "importance" else None
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, schedules[process](), "score", **options)
+        self.denoiser = make_denoiser(space, _schedule(process, space), "score", fine=True, **options)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
         u, t = self.infer(x, y), spread(len(x), x.device)
         if self.weight == "likelihood":
             return self.diffusion_estimate(u, torch.randn_like(u), t, y)
-        return 0.5 * denoising_score_matching(self.denoiser, u, t, y)
+        where, weight = self.place(t)
+        loss = 0.5 * denoising_score_matching(self.denoiser, u, where, y)
+        self.learn_place(where, loss)
+        return weight.to(loss) * loss
+
+
+def _schedule(process: str, space: Space) -> Schedule:
+    """The process, from where discrete cells are still told apart; reals begin as near to the data as is usual."""
+    ratio = math.exp(clean_gamma(space) / 2)
+    if process == "ve":
+        return VarianceExploding() if isinstance(space, Real) else VarianceExploding(ratio)
+    if process == "subvp":
+        return SubVP() if isinstance(space, Real) else SubVP(first=process_time(2 * math.asinh(ratio / 2)))
+    return LinearBeta() if isinstance(space, Real) else LinearBeta(first=process_time(math.log1p(ratio**2)))

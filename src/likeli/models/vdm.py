@@ -79,6 +79,10 @@ class VDM(GaussianDiffusion):
         return torch.linspace(0, 1, (self.steps or CHAIN) + 1, dtype=torch.float64)
 
     @property
+    def loss_in_nats(self) -> bool:
+        return True
+
+    @property
     def continuous(self) -> bool:
         return self.steps is None
 

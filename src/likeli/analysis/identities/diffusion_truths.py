@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.ledger import Ledger
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.models.gaussian_diffusion import Ledger
 from likeli.models.vdm import VDM
 from likeli.space import Real
 
