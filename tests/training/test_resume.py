@@ -18,7 +18,7 @@ from likeli.space import Real
 from likeli.training import fit
 from likeli.training.settings import TrainSettings, learning_rate
 
-OPTIONS = {"steps": 30, "batch": 16, "validate_every": 7, "log_every": 3, "ema": 0.9, "clip": 2.0}
+OPTIONS = {"steps": 30, "batch": 16, "validate_every": 7, "log_every": 3, "ema": 0.9, "clip": 2.0, "skip": 1.2}
 
 
 def at_batch(monkeypatch, when, number=signal.SIGINT, times=1, training=True):

@@ -64,7 +64,7 @@ def test_family_defaults_come_between_ours_and_the_users():
         ({"warmup": 1.0}, "train.warmup: expected"),
         ({"betas": (0.9,)}, "train.betas: expected 2 values"),
         ({"clip": 0.0}, "train.clip: expected"),
-        ({"skip": -1.0}, "train.skip: expected a number above 0, or none"),
+        ({"skip": 1.0}, "train.skip: expected a number above 1, or none"),
         ({"precision": "16"}, "train.precision: expected one of 32, bf16-mixed"),
         ({"checkpoint_every": -1.0}, "train.checkpoint_every: expected"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -34,7 +35,7 @@ class Engine:
 
     Arguments:
         model: trained in place.
-        settings: device, precision, Adam's options, clipping, skipping.
+        settings: device, precision, Adam's options, clipping.
     """
 
     def __init__(self, model: GenerativeModel, settings: TrainSettings) -> None:
@@ -71,10 +72,9 @@ class Engine:
 
 
 class Descent:
-    """AdamW with the gradient's norm measured, and clipped or the step skipped if the settings say so.
+    """AdamW with the gradient's norm measured, and clipped if the settings say so, at each step.
 
-    Source: Kingma & Ba (2014), arXiv:1412.6980; Loshchilov & Hutter (2017), arXiv:1711.05101; Child (2020), arXiv:2011.10650,
-    for skipping.
+    Source: Kingma & Ba (2014), arXiv:1412.6980; Loshchilov & Hutter (2017), arXiv:1711.05101.
     """
 
     def __init__(self, engine: Engine, parameters: list[nn.Parameter]) -> None:
@@ -83,20 +83,18 @@ class Descent:
         decayed = [p for p in parameters if p.ndim > 1 and settings.weight_decay]
         others = [p for p in parameters if p.ndim < 2 or not settings.weight_decay]  # one fused call if nothing decays
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.engine, self.parameters, self.clip, self.skip = engine, parameters, settings.clip, settings.skip
+        self.engine, self.parameters, self.clip = engine, parameters, settings.clip
         self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
         self._fabric_adam = engine.fabric.setup_optimizers(self.adam)
 
-    def step(self, loss: Tensor, lr: float) -> float:
-        """A step down `loss` (scalar) at rate lr, unless the gradient's norm, which it returns, is too large or not finite."""
+    def step(self, loss: Tensor, lr: float, limit: float = math.inf) -> float:
+        """A step down `loss` at rate lr, unless the gradient's norm, which is returned, is not finite or above `limit`."""
         self.adam.zero_grad()
         self.engine.fabric.backward(loss)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         total = get_total_norm(gradients)
         norm = total.item()
-        if norm - norm != 0:  # inf or NaN
-            return norm
-        if self.skips(norm):
+        if norm - norm != 0 or norm > limit:  # inf, NaN or too large
             return norm
         if self.clip is not None and norm > self.clip:
             clip_grads_with_norm_(self.parameters, self.clip, total)
@@ -104,10 +102,6 @@ class Descent:
             group["lr"] = lr
         self._fabric_adam.step()
         return norm
-
-    def skips(self, norm: float) -> bool:
-        """Whether a step of this gradient norm leaves the weights alone."""
-        return self.skip is not None and norm > self.skip
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's state, what a checkpoint holds."""

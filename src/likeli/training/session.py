@@ -187,7 +187,7 @@ class Session:
         own = getattr(run.model, "notes", ())
         self.notes += [own] if isinstance(own, str) and own else own
         if run.memory.get("skipped"):
-            self.notes.append(f"{run.memory['skipped']} of {run.step} steps were skipped, their gradients above train.skip")
+            self.notes.append(f"{run.memory['skipped']} of {run.step} steps were skipped, their gradients too large")
         if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())

@@ -24,7 +24,8 @@ class TrainSettings:
         betas: decay rates of Adam's two moments.
         weight_decay: decoupled decay of matrices and filters, not of biases and gains (AdamW).
         clip: largest gradient norm; none for no clipping.
-        skip: gradient norm above which a step leaves the weights alone, and is counted; none to take every step.
+        skip: a step whose gradient norm is this many times the usual one leaves the weights alone, and is counted; none to
+            take every step.
         ema: decay of the exponential moving average of the weights, which is what is evaluated and kept; 0 for none.
         precision: `32` computes in the model's own type, `bf16-mixed` runs matrix products in bfloat16 while training.
         device: where to train: `cpu`, `cuda`, or `auto`, which is cuda where there is one.
@@ -65,9 +66,8 @@ class TrainSettings:
         require(0 <= self.warmup < 1, "train.warmup", "a fraction from 0 to below 1", self.warmup)
         require(all(0 <= b < 1 for b in self.betas), "train.betas", "two numbers from 0 to below 1", self.betas)
         require(0 <= self.weight_decay <= 1e4, "train.weight_decay", "a number of at least 0", self.weight_decay)
-        for name in ("clip", "skip"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"train.{name}", "a number above 0, or none", value)
+        require(self.clip is None or self.clip > 0, "train.clip", "a number above 0, or none", self.clip)
+        require(self.skip is None or self.skip > 1, "train.skip", "a number above 1, or none", self.skip)
         require(0 <= self.ema < 1, "train.ema", "a number from 0 to below 1", self.ema)
         require(self.checkpoint_every >= 0, "train.checkpoint_every", "seconds of at least 0", self.checkpoint_every)
         enough = self.tolerance is None or self.tolerance >= 0

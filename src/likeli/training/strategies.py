@@ -59,11 +59,31 @@ def sgd(run: Run) -> Iterator[Row]:
     for x, y in run.batches():
         loss, lr = engine.loss(x, y).mean(), run.rate()
         guard(run, "loss", loss.item(), x, y)
-        norm = descent.step(loss, lr)
+        limit = gradient_limit(run)
+        norm = descent.step(loss, lr, limit)
         guard(run, "gradient", norm, x, y)
-        run.memory["skipped"] = run.memory.get("skipped", 0) + descent.skips(norm)
+        note_gradient(run, norm, limit)
         run.average.update()
         yield {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
+
+
+def gradient_limit(run: Run) -> float:
+    """The norm above which a step is skipped: `skip` times the usual one, none before there is one.
+
+    Source: Child (2020), arXiv:2011.10650, with a limit that is fixed beforehand.
+    """
+    usual, skip = run.memory.get("usual_gradient"), run.settings.skip
+    return skip * usual if skip is not None and usual is not None else math.inf
+
+
+def note_gradient(run: Run, norm: float, limit: float) -> None:
+    """Count a step that was skipped, and let the usual norm follow: n̄ ← n̄ + (min(n, limit) − n̄)/50."""
+    if run.settings.skip is None:
+        return
+    memory = run.memory
+    usual = memory.get("usual_gradient", norm)
+    memory["usual_gradient"] = usual + (min(norm, limit) - usual) / 50
+    memory["skipped"] = memory.get("skipped", 0) + (norm > limit)
 
 
 @strategy("em")
