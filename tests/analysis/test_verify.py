@@ -32,6 +32,12 @@ def test_every_check_names_rows_and_says_something():
     assert len({c.id for c in CHECKS}) == len(CHECKS)
 
 
+def test_every_row_of_the_latent_variable_rungs_has_a_check():
+    covered = {row for c in CHECKS for row in c.rows}
+    wanted = {f"R{i}" for i in (*range(1, 56), 106, 107, 108)} | {f"I{i}" for i in range(1, 17)}
+    assert not wanted - covered
+
+
 def test_only_selects_by_row_and_by_id():
     by_row = {r.id for r in verify.run(["I1"])}
     assert by_row == {c.id for c in CHECKS if "I1" in c.rows}

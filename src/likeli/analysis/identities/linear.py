@@ -13,7 +13,8 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import distributions as D
 
 from likeli.analysis.check import identity
-from likeli.analysis.identities.truth import fitted_ppca, linear_data, minimise
+from likeli.analysis.classify import classify
+from likeli.analysis.identities.truth import as_vae, fitted_ppca, linear_data, minimise
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.ppca import PPCA
@@ -174,5 +175,7 @@ def bayes_is_qda() -> float:
         GMM.from_parameters(Real((3,)), [1.0], mean[None], covariance[None])
         for mean, covariance in zip(theirs.means_, theirs.covariance_)
     ]
-    joint = torch.stack([m.log_likelihood(x).value for m in ours], 1) + torch.from_numpy(np.log(theirs.priors_))
-    return float(np.abs(joint.softmax(1).numpy() - theirs.predict_proba(x.numpy())).max())
+    found = classify(ours, x, prior=theirs.priors_)
+    bounded = classify([as_vae(fitted_ppca(x, 2))] * 2, x, samples=1)
+    mislabelled = float(not found.exact) + float(bounded.exact)
+    return mislabelled + float(np.abs(found.log_posterior.exp().numpy() - theirs.predict_proba(x.numpy())).max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from likeli.analysis.anomaly import anomaly
 from likeli.analysis.check import identity
-from likeli.analysis.latent import decode_codes, embed
+from likeli.analysis.latent import decode_codes, embed, reconstruct
 from likeli.analysis.two_sample import c2st, roc_area
 from likeli.data import load_data
 from likeli.data.toys import gmm_draw, ring8
@@ -65,6 +66,26 @@ def codes_beat_pca() -> float:
         for a, b in zip(*codes)
     )
     return max(0.0, theirs - ours)
+
+
+@identity("R36", title="one turn of a Swiss roll in one number: 0.9 − |Spearman| with arc length", tolerance=0, slow=True)
+def roll_is_unrolled() -> float:
+    """On fresh rows; the error of reconstruction must be what one number has to leave, the height's variance, within 5 %."""
+    (x, _), (fresh, arc) = _roll(3000, 0), _roll(1000, 1)
+    space = Real((3,), tuple(x.mean(0).tolist()), x.std().item())
+    with seeded(0):
+        vae = VAE(space, 1, hidden=(64, 64))
+    fit(vae, x, steps=2000, batch=256, lr=8e-3, progress=False)
+    rank = abs(stats.spearmanr(embed(vae, fresh)[:, 0], arc).statistic)
+    left = (reconstruct(vae, fresh) - fresh).square().sum(1).mean().item()
+    return max(0.0, 0.9 - rank, left - 1.05 * 16 / 12)
+
+
+def _roll(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A rolled-up strip of height 4, (n, 3), with noise of 0.1, and the arc length of each row."""
+    with seeded(seed, "roll"):
+        t, height, e = 1.5 * math.pi + 2 * math.pi * torch.rand(n), 4 * torch.rand(n), torch.randn(n, 3)
+    return torch.stack([t * t.cos(), height, t * t.sin()], 1) + 0.1 * e, 0.5 * (t * (1 + t * t).sqrt() + t.asinh())
 
 
 @identity("R35", title="strange rows: AUROC of a fitted mixture = that of the true density, in s.e.", tolerance=3)

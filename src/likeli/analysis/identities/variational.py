@@ -19,8 +19,9 @@ from likeli.information import entropy, full_gaussian_kl
 from likeli.models.ppca import PPCA
 from likeli.models.vae import VAE
 from likeli.observation import Gaussian
-from likeli.random import Ambient, Replay
+from likeli.random import Ambient, Replay, seeded
 from likeli.space import Real
+from likeli.training import fit
 
 
 def _problem(*, exact: bool, latents: int = 2, d: int = 6, rows: int = 20) -> tuple[PPCA, VAE, Tensor, Tensor]:
@@ -222,6 +223,17 @@ def chain_is_the_textbook() -> float:
     log_p = D.Normal(out, vae.head.log_width.exp()).log_prob(x).sum(1)
     textbook = log_p - 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1)
     return (vae.elbo(x, noise=Replay([eps])).value - textbook).abs().max().item()
+
+
+@identity("R38", title="two fits of one seed have the same weights: largest difference", tolerance=0)
+def fits_repeat() -> float:
+    x, weights = linear_data(100, 4).float(), []
+    for _ in range(2):
+        with seeded(0):
+            vae = VAE(Real((4,)), 2, hidden=(8,))
+        fit(vae, x, steps=20, batch=16, progress=False)
+        weights.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    return (weights[0] - weights[1]).abs().max().item()
 
 
 @identity("R17", "R107", title="annealing finds log p(x) with a poor encoder, in s.e.", tolerance=4.5)
