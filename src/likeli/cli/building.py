@@ -166,3 +166,15 @@ def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
     require(numbers, "label", f"numbers separated by commas{hint}{nearest(text, names)}", text)
     one = len(parts) == 1 and not model.condition.shape
     return torch.tensor(parts) if one else torch.tensor([parts], dtype=torch.get_default_dtype())
+
+
+def whole_numbers(text: str, what: str) -> list[int]:
+    """`3,8` → [3, 8].
+
+    Raises:
+        InputError: something else, naming the option `what`.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{what}: expected whole numbers separated by commas, got {text[:80]!r}") from None

@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from likeli.cli.building import load_plugins, parse_label, stored_data
+from likeli.cli.building import load_plugins, parse_label, stored_data, whole_numbers
 from likeli.cli.output import check_new, emit, new_file
-from likeli.errors import InputError, require
+from likeli.errors import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +69,13 @@ def _traversal(args: argparse.Namespace, model: GenerativeModel, data: Data, y: 
     from likeli.analysis.latent import traverse
 
     z = _codes(model, data, [args.row], "row", y)[0].flatten()
-    return traverse(z, _numbers(args.grid, "grid"), torch.linspace(-RANGE, RANGE, args.steps, dtype=z.dtype))
+    return traverse(z, whole_numbers(args.grid, "grid"), torch.linspace(-RANGE, RANGE, args.steps, dtype=z.dtype))
 
 
 def _interpolation(args: argparse.Namespace, model: GenerativeModel, data: Data, y: Tensor | None) -> Tensor:
     from likeli.analysis.latent import bilinear, interpolate
 
-    rows = _numbers(args.between, "between")
+    rows = whole_numbers(args.between, "between")
     require(len(rows) in (2, 4), "between", "two or four test rows", args.between)
     require(len(rows) == 2 or args.path == "linear", "path", "linear between four rows", args.path)
     codes = _codes(model, data, rows, "between", y)
@@ -92,10 +92,3 @@ def _codes(model: GenerativeModel, data: Data, rows: list[int], what: str, y: Te
     if model.condition is None:
         return embed(model, x[rows])
     return embed(model, x[rows], y if labels is None else labels[rows])
-
-
-def _numbers(text: str, what: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{what}: expected whole numbers separated by commas, got {text[:80]!r}") from None

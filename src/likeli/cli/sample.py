@@ -4,6 +4,8 @@ likeli sample runs/x -n 64 --out grid.png          images as a grid, two columns
 likeli sample runs/x -n 1000 --out samples.npy     an array (n, ...) in the units of the data
 likeli sample runs/x -n 1000 --out samples.csv     one line a sample
 likeli sample runs/x --label 3 --out threes.png    for a run with labels
+likeli sample runs/x --steps 20 --sampler adams --grid optimal --animate way.webp --out grid.png    a diffusion model
+likeli sample runs/x --keep 2,3 --out like.png     a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 
 Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.
 """
@@ -12,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from likeli.cli.building import call_options, load_plugins, parse_label
+from likeli.cli import watch
+from likeli.cli.building import call_options, load_plugins, parse_label, stored_data, whole_numbers
 from likeli.cli.memory import check_fits
 from likeli.cli.output import check_new, emit, new_file
 from likeli.errors import InputError, require
@@ -23,6 +27,7 @@ from likeli.errors import InputError, require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from likeli.core import GenerativeModel
     from likeli.space import Space
 
 
@@ -34,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the whole set [0]")
     parser.add_argument("--label", metavar="Y", help="for a run with labels: a class, its name, or numbers separated by commas")
+    parser.add_argument("--keep", metavar="I,J", help="levels of a hierarchy, 1 next to the data, that keep a test row's codes")
+    parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
+    watch.add_arguments(parser)
     parser.epilog = "What a family's sampler takes is given as --sample.NAME VALUE."
 
 
@@ -47,14 +55,46 @@ def run(args: argparse.Namespace) -> None:
     require(0 <= args.seed < 2**63, "seed", "a whole number from 0 to below 2**63", args.seed)
     check_new(args.out, overwrite=args.overwrite)
     load_plugins(args.plugin)
+    pairs = [*watch.step_options(args), *args.dotted["sample"]]
     model = likeli.load(args.run_folder)
-    options = call_options(model.draw, args.dotted["sample"], "sample")
+    if args.animate is not None:
+        watch.check_animation(model)
+    kept = _kept(args, model) if args.keep else {}
+    options = call_options(model.draw, pairs, "sample") | kept
     y = parse_label(args.label, model)
     check_fits(3 * 8 * args.n * model.space.dimensions, f"{args.n} samples of {model.space.dimensions} cells")
-    x = model.sample(args.n, y, seed=args.seed, **options)
+    x, frames = watch.sampled(model, args.n, y, args.seed, options, animate=args.animate is not None)
     with new_file(args.out, overwrite=args.overwrite) as path:
         WRITERS[suffix](path, x, model.space)
+    if frames:
+        watch.write_animation(args.animate, frames, x, model, overwrite=args.overwrite)
     emit(args, {"out": args.out, "n": args.n, "seed": args.seed, "shape": list(x.shape)}, f"{args.n} samples in {args.out}")
+
+
+def _kept(args: argparse.Namespace, model: GenerativeModel) -> dict[str, Any]:
+    """The sampler's option that fixes some levels at the codes of a test row.
+
+    Raises:
+        InputError: not a hierarchy of codes, no such level, no such row.
+    """
+    import torch
+
+    from likeli import checkpoint
+    from likeli.core import evaluating
+    from likeli.models.hierarchy import Hierarchy
+    from likeli.models.markov_hvae import MarkovHVAE
+
+    fixable = "fixed" in signature(model.draw).parameters and isinstance(model, (Hierarchy, MarkovHVAE))
+    require(fixable, "keep", "a run of a model with latent levels, such as hvae", model.kind())
+    assert isinstance(model, (Hierarchy, MarkovHVAE))
+    levels = whole_numbers(args.keep, "keep")
+    require(all(1 <= i <= model.depth for i in levels), "keep", f"levels from 1 to {model.depth}", args.keep)
+    x, y = stored_data(checkpoint.read(args.run_folder).info).split("test")
+    require(0 <= args.row < len(x), "row", f"a test row from 0 to {len(x) - 1}", args.row)
+    row = slice(args.row, args.row + 1)
+    with evaluating(model), torch.no_grad():
+        codes = model.codes(x[row].to(model.device), None if y is None else y[row])
+    return {"fixed": {i: codes[i] for i in levels}}
 
 
 def _picture(path: Path, x: Tensor, space: Space) -> None:
