@@ -57,10 +57,10 @@ def near_the_prior(model):
     return model
 
 
-def linear_chain(inference="ladder", **options):
+def linear_chain(**options):
     """A chain of linear maps whose scales do not depend on z, so that p(x) is one Gaussian."""
     with seeded(0):
-        model = HVAE(Real((2,)), latent_dims=(1, 1), width=4, blocks=0, inference=inference, head=Gaussian(), **options)
+        model = HVAE(Real((2,)), latent_dims=(1, 1), width=4, blocks=0, inference="ladder", head=Gaussian(), **options)
     for level in model.levels:
         level.prior.weight.data[1:] = 0
         level.prior.weight.register_hook(lambda g: torch.cat([g[:1], 0 * g[1:]]))
@@ -110,7 +110,7 @@ def test_ledger_sums_to_the_bound_and_each_kl_is_nonnegative():
     assert torch.equal(elbo.value, elbo.reconstruction - elbo.kl.sum(1))
 
 
-@pytest.mark.parametrize("options", [dict(), dict(inference="direct"), dict(inference="residual"), dict(markov=True)])
+@pytest.mark.parametrize("options", [dict(), dict(inference="ladder"), dict(inference="residual"), dict(markov=True)])
 def test_importance_weights_recover_the_enumerated_truth(options):
     """R51, R107: over all 2³ binary vectors the mean weights sum to one within 4 s.e., and the ELBO stays below log of them."""
     model = HVAE(Binary((3,)), latent_dims=(2, 1), width=8, **options)
@@ -222,6 +222,17 @@ def test_sampling_from_any_level_with_the_rest_fixed():
     assert torch.allclose(everything, model.observation(state).mean.expand(20, 6), atol=1e-6)
     with pytest.raises(InputError, match="fixed"):
         model.sample(1, fixed={3: code[2]})
+
+
+def test_sampling_the_bottom_up_chain_with_a_level_fixed():
+    """R51: fixing z_1 leaves one E[x|z_1] whatever is above; fixing z_2 alone leaves z_1 random."""
+    model = perturb(MarkovHVAE(Binary((6,)), latent_dims=(2, 3), hidden=(8,)))
+    code = model.codes(torch.randint(0, 2, (1, 6), generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(model.sample(20, mean=True, fixed={1: code[1]}), model.observation(code[1]).mean.expand(20, 6))
+    assert model.sample(20, mean=True, fixed={2: code[2]}).unique(dim=0).shape[0] == 20
+    for bad in ({0: code[1]}, {1: code[2]}):
+        with pytest.raises(InputError, match="fixed: expected"):
+            model.sample(1, fixed=bad)
 
 
 BAD = [

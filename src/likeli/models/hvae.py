@@ -2,7 +2,7 @@
 
     p(x, z) = p(z_T) ∏ p(z_t | z_{>t}) p(x | z),    q(z | x) = q(z_T | x) ∏ q(z_t | z_{>t}, x)
 
-A ladder makes q by adding evidence to the prior, q(z_t | z_{>t}, x) ∝ p(z_t | z_{>t}) · d_t(z_t, x): precisions add.
+q reads z_{>t} and x; a ladder's adds evidence to the prior, q(z_t | z_{>t}, x) ∝ p(z_t | z_{>t}) · d_t(z_t, x): precisions add.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from likeli.space import Space
 
 
 class HVAE(Hierarchy):
-    """A residual ladder of Gaussian levels.
+    """A residual stack of Gaussian levels, dense or over a pyramid of grids.
 
     Arguments:
         space: what one example is.
@@ -38,8 +38,8 @@ class HVAE(Hierarchy):
         patch: side of the square of pixels that becomes one cell of a convolutional ladder.
         halvings: times that the grid of cells is halved (rounded up) at each level, level 1 first, never fewer above; once it
             is a single cell the level is dense.  Empty for one grid at all levels.
-        inference: `ladder` multiplies the prior by evidence read from x alone; `direct` reads z_{>t} and x; `residual` reads
-            both and moves the prior, μ_q = μ_p + Δμ, σ_q = σ_p·Δσ.
+        inference: `direct` reads z_{>t} and x; `residual` reads both and moves the prior, μ_q = μ_p + Δμ, σ_q = σ_p·Δσ;
+            `ladder` multiplies the prior by evidence read from x alone.
         kl_warmup: training steps over which the weight of the KL in the loss rises from 0 to 1; until then it is not a bound.
         markov: let each level see only the one above it, p(z_t | z_{t+1}).
         dropout: probability of zeroing a hidden feature in training.
@@ -60,7 +60,7 @@ class HVAE(Hierarchy):
         network: Network = "mlp",
         patch: int = 4,
         halvings: tuple[int, ...] = (),
-        inference: Literal["ladder", "direct", "residual"] = "ladder",
+        inference: Literal["ladder", "direct", "residual"] = "direct",
         kl_warmup: int = 0,
         markov: bool = False,
         dropout: float = 0.0,
