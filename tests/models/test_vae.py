@@ -274,9 +274,9 @@ def plane(half=9.0, n=361):
 
 
 def some_prior(family):
-    encoder = torch.nn.Linear(4, 4).double()
     posterior = make_posterior("diagonal", 2)
     with seeded(2, family):
+        encoder = torch.nn.Linear(4, 4).double()
         prior = make_prior(family, 2, 3, (4,), lambda u: posterior(encoder(u))).double()
         for p in prior.parameters():
             p.data += 0.1 * torch.randn_like(p)
