@@ -25,6 +25,7 @@ _PUBLIC = {
     "likeli.data": "Data load_data",
     "likeli.checkpoint": "from_pretrained load save save_pretrained",
     "likeli.training": "History TrainSettings fit",
+    "likeli.models.gmm": "select_components",
     "likeli.analysis.likelihood": "Evaluation evaluate",
     "likeli.analysis.explain_loss": "explain_loss",
     "likeli.analysis.noise_levels": "noise_levels",

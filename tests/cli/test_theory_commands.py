@@ -106,6 +106,45 @@ def test_bad_diagnoses_are_one_line(fitted, capsys, words, message):
     assert message in error and "\n" not in error
 
 
+def test_select_is_the_librarys_and_saves_the_best(tmp_path, capsys):
+    out = tmp_path / "best"
+    words = ["select", "ring8", "--model", "gmm", "--sizes", "2,8,12", "--model.covariance", "spherical", "--json"]
+    assert main([*words, "--out", str(out)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    x, _ = likeli.load_data("ring8").split("train")
+    model = likeli.load(out)
+    assert found["best"] == model.components == 8
+    best = next(row for row in found["rows"] if row["size"] == 8)
+    assert best["bic"] == pytest.approx(model.bic(x)) and best["aic"] == pytest.approx(model.aic(x))
+    assert best["parameters"] == 8 - 1 + 16 + 8
+    assert main([*words[:-1]]) == 0
+    assert "best" in capsys.readouterr().out
+
+
+def test_select_scores_every_size_of_ppca(capsys):
+    assert main(["select", "ppca_draw", "--model", "ppca", "--sizes", "1,2,5", "--criterion", "aic", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    data = likeli.load_data("ppca_draw")
+    for row in found["rows"]:
+        model = likeli.PPCA(data.space, row["size"])
+        model.fit_closed_form(data.split("train")[0])
+        assert row["aic"] == pytest.approx(model.aic(data.split("train")[0]))
+    assert found["best"] == min(found["rows"], key=lambda row: row["aic"])["size"]
+
+
+@pytest.mark.parametrize("words,message", [
+    (["--sizes", "a"], "sizes: expected whole numbers"),
+    (["--sizes", "2,2"], "sizes: expected every size once"),
+    (["--sizes", "0"], "components: expected at least 1"),
+    (["--sizes", "2", "--model.components", "3"], "components: expected --sizes"),
+    (["--sizes", "2", "--model", "vae"], "invalid choice"),
+])
+def test_bad_selections_are_one_line(capsys, words, message):
+    assert main(["select", "gaussian", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
 def test_verify_lists_every_check_and_runs_one(capsys):
     assert main(["verify", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["checks"]

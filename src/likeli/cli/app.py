@@ -12,7 +12,22 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from likeli import __version__
-from likeli.cli import compare, demo, diagnose, evaluate, families, fit, history, info, latent, levels, sample, score, verify
+from likeli.cli import (
+    compare,
+    demo,
+    diagnose,
+    evaluate,
+    families,
+    fit,
+    history,
+    info,
+    latent,
+    levels,
+    sample,
+    score,
+    select,
+    verify,
+)
 from likeli.cli.options import split_dotted
 from likeli.cli.output import complain, log
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
@@ -25,6 +40,7 @@ COMMANDS = {
     "score": score,
     "evaluate": evaluate,
     "compare": compare,
+    "select": select,
     "demo": demo,
     "latent": latent,
     "levels": levels,
