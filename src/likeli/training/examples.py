@@ -72,6 +72,7 @@ def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples
     if x.ndim and len(x) < least:
         raise InputError(f"x: got {len(x)} row{'s' * (len(x) != 1)}; need at least {least}")
     x = model.space.check(x, missing=model.takes_missing)
+    require(not (x.is_floating_point() and bool(x.isnan().all())), "x", "an observed cell", "none: all cells are missing")
     if y is not None:
         y = as_tensor(y, "y")
         require(y.ndim > 0 and len(y) == len(x), "y", f"{len(x)} rows", f"{len(y) if y.ndim else 0} rows")
