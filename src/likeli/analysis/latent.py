@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from likeli.arrays import as_tensor
 from likeli.core import GenerativeModel, LatentCodec, evaluating
 from likeli.errors import Unsupported, require
 from likeli.random import seeded
@@ -30,7 +31,7 @@ def embed(model: GenerativeModel, x: Any, y: Any = None) -> Tensor:
         return _codec(model).encode(x, y)
 
 
-def decode_codes(model: GenerativeModel, z: Tensor, y: Any = None) -> Tensor:
+def decode_codes(model: GenerativeModel, z: Any, y: Any = None) -> Tensor:
     """The example of each code, (..., *code) → (..., *shape), in the user's units; a mean of whole numbers is fractional.
 
     Arguments:
@@ -39,15 +40,16 @@ def decode_codes(model: GenerativeModel, z: Tensor, y: Any = None) -> Tensor:
         y: one row for all codes or one for each, for a conditional model.
 
     Raises:
-        InputError: codes of the wrong shape.
+        InputError: codes of the wrong shape, or that are not finite.
         Unsupported: the family has no code.
     """
-    code = _codec(model)
+    code, z = _codec(model), as_tensor(z, "z")
     with evaluating(model), torch.no_grad():
         shape = _code_shape(model, y)
         lead = z.ndim - len(shape)
         fits = lead >= 0 and tuple(z.shape[lead:]) == shape
         require(fits, "z", f"codes of shape (..., {', '.join(map(str, shape))})", tuple(z.shape))
+        require(bool(z.isfinite().all()), "z", "finite numbers", "others")
         rows = z.reshape(-1, *shape).to(model.device, model.dtype)
         return code.decode(rows, model.check_condition(y, len(rows))).reshape(*z.shape[:lead], *model.space.shape)
 
