@@ -1,18 +1,25 @@
 """Noise levels: they sum to the bound, spreads are the posterior's, schedules move the variance and not the mean."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from likeli.analysis.identities.diffusion_truths import F64, SPREAD, chain, draws, information, plane
+from likeli.analysis.likelihood import evaluate
 from likeli.analysis.noise_denoised import denoised
 from likeli.analysis.noise_levels import noise_levels
+from likeli.analysis.noise_likelihood import bound_and_flow
 from likeli.analysis.noise_schedules import beta_linear, schedule_variance
+from likeli.core import Knows
 from likeli.diffusion.proposal import Proposal
 from likeli.errors import InputError, Unsupported
 from likeli.models.ddpm import DDPM
+from likeli.models.edm import EDM
+from likeli.models.flow_matching import FlowMatching
 from likeli.models.ppca import PPCA
+from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import seeded
 from likeli.space import Pixels, Real, Tokens
@@ -183,3 +190,75 @@ def test_bad_input_is_one_line(call, error):
     with pytest.raises(error) as caught:
         call(chain(None), gaussian_rows(3))
     assert "\n" not in str(caught.value)
+
+
+def test_bound_and_flow_on_one_line():
+    """The exact denoiser of a mixture: the flow is log p within its stated errors, the bound below it; rows are paired."""
+    model = VDM(Real((2,)), (4,), noise="log_linear", gamma_max=12.0).double()
+    model.denoiser = plane(model.schedule)
+    with seeded(0, "both"):
+        x = draws(model.denoiser, 100)
+    found = bound_and_flow(model, x, samples=32, rtol=1e-6)
+    exact = model.denoiser.log_density(model.schedule.at(0.0).alpha * x, model.schedule.at(0.0)).mean().item()
+    assert abs(found.flow.nats - exact) < found.flow.errors["ode_tolerance"] + 1e-2  # and the prior's mismatch, α₁ |m·z|
+    assert found.ordered and found.gap == pytest.approx(found.flow.nats - found.bound.nats, abs=1e-9)
+    assert found.stderr < found.bound.stderr
+    assert found.flow.knows is Knows.ESTIMATE and found.bound.knows is Knows.LOWER_BOUND
+    worse = dataclasses.replace(found, gap=-5 * found.stderr - found.doubt)
+    assert not worse.ordered
+    assert set(found.row()["flow"]["errors"]) == {"ode_tolerance", "terminal_mismatch"}
+
+
+def test_integers_say_what_dequantisation_costs():
+    """Uniform cells: the flow's value is below log P; the stated cost is above 0 and no more than the whole gap (4 s.e.)."""
+    model = VDM(Pixels((2, 2), 4), (8,), noise="log_linear").double()
+    with torch.no_grad():
+        for p in model.denoiser.net.parameters():
+            p.zero_()
+    x = torch.randint(0, 4, (40, 2, 2), generator=torch.Generator().manual_seed(0))
+    found = bound_and_flow(model, x, draws=4, rtol=1e-3)
+    lost, truth = found.flow.errors["dequantisation"], -4 * math.log(4)
+    slack = 4 * found.flow.stderr + found.doubt + found.flow.errors["terminal_mismatch"]
+    assert 0 < lost < truth - found.flow.nats + slack
+    assert found.flow.nats < truth + slack and found.bound.nats < truth + 4 * found.bound.stderr
+
+
+@pytest.mark.parametrize("family", [DDPM, ScoreSDE])
+def test_times_by_importance_keep_the_mean_and_learn(family):
+    """A planted proposal changes no expectation: losses of even and uneven times agree within 4.5 s.e."""
+    options = {"objective": "bound"} if family is DDPM else {"weight": "likelihood"}
+    with seeded(0, "importance"):
+        model = family(Real((2,)), (16,), times="importance", dropout=0.0, **options)
+        for p in model.denoiser.net.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+        x = torch.randn(8000, 2)
+        with torch.no_grad():
+            even = model.loss(x).double()
+            model.proposal.updates.fill_(1)
+            model.proposal.squares.copy_(torch.linspace(0.1, 9, 64))
+            uneven = model.loss(x).double()
+    error = math.hypot(even.std().item(), uneven.std().item()) / 8000**0.5
+    assert abs(even.mean() - uneven.mean()).item() < 4.5 * error
+    before = model.proposal.squares.clone()
+    model.loss(x[:64]).mean()
+    assert not torch.equal(before, model.proposal.squares)
+    assert "proposal.squares" in model.state_dict()
+
+
+def test_a_loss_that_is_no_bound_says_so():
+    """And the bound is unchanged by what the loss was; −ELBO is said to be one."""
+    for model in (DDPM(Real((2,)), (8,)), ScoreSDE(Real((2,)), (8,)), EDM(Real((2,)), (8,)), FlowMatching(Real((2,)), (8,))):
+        assert not model.loss_in_nats and "not a bound" in model.notes[0]
+        assert any("not a bound" in n for n in evaluate(model, torch.zeros(3, 2), samples=2).notes)
+    for model in (VDM(Real((2,)), (8,)), DDPM(Real((2,)), (8,), objective="bound")):
+        assert model.loss_in_nats and model.notes == []
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_integers_begin_where_symbols_are_told_apart(levels):
+    """Every continuous family's γ(0) is 2 log(bin/8): further, each cell would pay ½ nat for every unit of γ and gain none."""
+    space, want = Pixels((2, 2), levels), 2 * math.log(2 / levels / 8)
+    models = [ScoreSDE(space, (4,), process=p) for p in ("vp", "ve", "subvp")] + [EDM(space, (4,)), FlowMatching(space, (4,))]
+    for model in models:
+        assert model.ends()[0].item() == pytest.approx(want, abs=1e-9)
+    assert ScoreSDE(Real((2,)), (4,)).ends()[0].item() < -13

@@ -53,7 +53,7 @@ def bound_and_flow(
     samples: int = 16,
     draws: int = 2,
     probes: int | None = None,
-    rtol: float = 1e-4,
+    rtol: float = 1e-3,
 ) -> BoundAndFlow:
     """Held-out log p(x) by the bound and by the flow, with what may be wrong with each.
 
