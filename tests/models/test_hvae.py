@@ -1,5 +1,6 @@
 """Hierarchies of Gaussian levels against flat Gaussians, quadrature and each other."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,13 +8,17 @@ import pytest
 import torch
 from torch import distributions as D
 
+from likeli.data import load_data
 from likeli.distributions import gaussian_product
 from likeli.errors import InputError
 from likeli.models.hvae import HVAE
+from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
+from likeli.nn.ladder import grow, pyramid, shrink
 from likeli.observation import Gaussian
 from likeli.random import Replay, seeded
 from likeli.space import Binary, Labels, Pixels, Real
+from likeli.training import fit
 
 
 def double(model):
@@ -124,6 +129,39 @@ def test_importance_weights_recover_the_enumerated_truth(options):
     assert (elbo.mean(0) <= p.log() + 4 * elbo.std(0) / 4000**0.5 + 4 * stderr / p).all()
 
 
+@pytest.mark.parametrize("inference", ["direct", "ladder", "residual"])
+def test_a_pyramid_of_grids_is_a_distribution(inference):
+    """R51: 2×2 cells under a dense level; over all 2⁴ images the mean weights sum to one within 4 s.e. (false alarm 6e-5), and
+    one row's bound does not depend on the others'."""
+    options = {"network": "conv", "patch": 1, "halvings": (0, 1), "width": (4, 6), "inference": inference}
+    model = HVAE(Binary((2, 2)), latent_dims=(1, 2), **options)
+    model = near_the_prior(perturb(model, scale=0.1)).requires_grad_(False)
+    assert model.levels[0].prior(torch.zeros(1, 4, 2, 2)).shape == (1, 2, 2, 2)
+    assert model.levels[1].prior(torch.zeros(1, 6)).shape == (1, 4)
+    x = torch.tensor([[i >> k & 1 for k in range(4)] for i in range(16)]).reshape(16, 2, 2)
+    with seeded(5):
+        log_w = model.log_weight(x.repeat(3000, 1, 1)).reshape(3000, 16).double()
+    p, stderr = log_w.exp().mean(0), log_w.exp().std(0) / 3000**0.5
+    assert abs(p.sum().item() - 1) < 4 * stderr.norm().item()
+    noise = [torch.randn(16, 2), torch.randn(16, 1, 2, 2)]
+    together = model.elbo(x, noise=Replay(noise))
+    alone = model.elbo(x[3:4], noise=Replay([n[3:4] for n in noise]))
+    assert torch.allclose(together.value[3:4], alone.value, atol=1e-5)
+    assert (together.kl >= 0).all() and together.kl.shape == (16, 2)
+
+
+@pytest.mark.parametrize("cells", [(7, 7), (8, 6), (5, 3), (1, 9), (2, 2)])
+def test_grids_shrink_and_grow_to_each_other(cells):
+    """Each halving rounds up, so that `grow` undoes the shape of `shrink` whatever the sides."""
+    grids = pyramid(cells, (3, 4, 5, 6), (0, 1, 2, 5), 0.0)
+    assert grids[-1].cells == ()
+    for fine, coarse in itertools.combinations(grids, 2):
+        h = torch.zeros(2, fine.width, *fine.cells)
+        down = shrink(fine, coarse)(h)
+        assert down.shape == (2, coarse.width, *coarse.cells)
+        assert grow(coarse, fine)(down).shape == h.shape
+
+
 def test_markov_level_sees_only_the_one_above():
     """R52: with markov=True, p(z_1|z_2) is the same whatever z_3 was."""
     for markov in (True, False):
@@ -203,6 +241,26 @@ def test_convolutional_ladder_trains_at_depth_twelve():
     assert losses[-1] < losses[0] - 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [10, 20, 30])
+def test_deep_pyramids_train_without_blowing_up(depth):
+    """R51: on 8×8 digits every loss and gradient is finite, at most 5 % of the steps are skipped for gradients ten times the
+    usual, and the bound ends above what independent pixels reach, so that the levels are in use."""
+    data = load_data("digits")
+    halvings = tuple(min(2, 3 * i // depth) for i in range(depth))
+    options = {"network": "conv", "patch": 2, "halvings": halvings, "kl_warmup": 150}
+    with seeded(0):
+        model = HVAE(data.space, latent_dims=(2,) * depth, width=24, **options)
+    history = fit(model, data, steps=300, lr=2e-3, batch=64, skip=10.0, log_every=1, progress=False)
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient"]) for row in history.rows)
+    skipped = [int(note.split()[0]) for note in history.notes if "skipped" in note]
+    assert sum(skipped) <= 0.05 * 300
+    yardstick = Independent(data.space)
+    yardstick.fit_closed_form(data.split("train")[0])
+    x, _ = data.split("valid")
+    assert -history.best["valid"] > yardstick.log_likelihood(x).value.mean()
+
+
 def test_condition_changes_the_model():
     model = perturb(HVAE(Binary((4,)), latent_dims=(2, 2), width=8, condition=Labels(3)))
     x = torch.randint(0, 2, (6, 4), generator=torch.Generator().manual_seed(0))
@@ -239,6 +297,7 @@ BAD = [
     (dict(latent_dims=()), "latent_dims: expected at least one level"),
     (dict(latent_dims=(0,)), "latent_dims"),
     (dict(width=0), "width: expected at least 1"),
+    (dict(width=(8, 0, 8)), "width: expected at least 1"),
     (dict(width=(8, 8)), "width: expected one number, or one for each of 3 levels"),
     (dict(blocks=-1), "blocks"),
     (dict(dropout=1.0), "dropout"),

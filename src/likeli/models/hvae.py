@@ -20,7 +20,7 @@ from likeli.errors import require
 from likeli.models.hierarchy import Hierarchy
 from likeli.nn.embedding import Condition
 from likeli.nn.kl_weight import KLWeight
-from likeli.nn.ladder import Grid, Level, Network, Patches, gaussian_parameters, grow, pyramid, shrink
+from likeli.nn.ladder import Grid, Level, Patches, gaussian_parameters, grow, pyramid, shrink
 from likeli.observation import Observation, observe
 from likeli.random import Noise
 from likeli.space import Space
@@ -57,7 +57,7 @@ class HVAE(Hierarchy):
         latent_dims: tuple[int, ...] = (16, 16, 16),
         width: int | tuple[int, ...] = 256,
         blocks: int = 1,
-        network: Network = "mlp",
+        network: Literal["mlp", "conv"] = "mlp",
         patch: int = 4,
         halvings: tuple[int, ...] = (),
         inference: Literal["ladder", "direct", "residual"] = "direct",
@@ -98,7 +98,8 @@ class HVAE(Hierarchy):
         dims, depth, halvings = self.latent_dims, len(self.latent_dims), self.halvings
         require(depth >= 1, "latent_dims", "at least one level", dims)
         require(all(d >= 1 for d in dims), "latent_dims", "at least 1 a level", dims)
-        widths = (self.width,) * depth if isinstance(self.width, int) else tuple(self.width)
+        widths = (self.width,) if isinstance(self.width, int) else tuple(self.width)
+        widths = widths * depth if len(widths) == 1 else widths
         require(len(widths) == depth, "width", f"one number, or one for each of {depth} levels", self.width)
         require(all(w >= 1 for w in widths), "width", "at least 1", self.width)
         require(self.blocks >= 0, "blocks", "at least 0", self.blocks)

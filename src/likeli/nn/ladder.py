@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from likeli.errors import require
 from likeli.nn.mlp import Residual
 
-Network = Literal["mlp", "conv"]
-
 
 class ConvResidual(nn.Module):
     """h + W₂ * σ(W₁ * σ(h)), two 3×3 convolutions, the second zero at the start.
@@ -82,7 +80,7 @@ class Patches:
         InputError: not an image, or one that cannot be cut so.
     """
 
-    def __init__(self, network: Network, shape: tuple[int, ...], patch: int) -> None:
+    def __init__(self, network: Literal["mlp", "conv"], shape: tuple[int, ...], patch: int) -> None:
         self.shape, self.patch = shape, patch
         self.cells: tuple[int, ...] = ()
         if network == "conv":
