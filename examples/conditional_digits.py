@@ -45,7 +45,7 @@ def conditional_vae(space: likeli.Pixels) -> likeli.VAE:
     labels = likeli.Labels(CLASSES)
     if space.levels > 2:
         return likeli.VAE(space, condition=labels)
-    return likeli.VAE(space, latent_dim=12, hidden=(400, 400), activation="relu", prior_family="mixture", condition=labels)
+    return likeli.VAE(space, latent_dim=8, hidden=(400, 400), activation="relu", condition=labels)
 
 
 def judge(train: Rows, space: likeli.Pixels) -> SVC | MLPClassifier:
@@ -93,7 +93,7 @@ def main() -> None:
     torch.manual_seed(0)
     vae = conditional_vae(space)
     likeli.fit(vae, *train, steps=args.steps)
-    print(likeli.evaluate(vae, test[0][:1000], test[1][:1000], samples=100).row())
+    print(likeli.evaluate(vae, test[0][:1000], test[1][:1000], samples=20).row())
     wanted = torch.arange(JUDGED) % CLASSES
     drawn, classifier = vae.sample(JUDGED, wanted), judge(train, space)
     print("real test rows recognised:", accuracy(classifier, *test))
