@@ -74,10 +74,12 @@ def _both(found: BoundAndFlow) -> str:
         errors = [f"{one.errors[n]:.2g}" if n in one.errors else "-" for n in names]
         rows.append([way, *cells(one.row())[1:6], *errors])
     gap = with_error(found.gap, found.stderr, 3)
-    order = "the bound lies below, as it must" if found.ordered else "the bound lies above: the errors are larger than stated"
+    order = "above by more than the errors allow"
+    if found.ordered:
+        order = "below it" if found.gap > 0 else "not above it by more than the errors"
     return "\n".join([
         table(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
-        f"ode − bound: {gap} nats over {found.bound.examples} examples; {order}",
+        f"ode − bound: {gap} nats over {found.bound.examples} examples; the bound lies {order}",
         *dict.fromkeys(f"note: {n}" for one in (found.bound, found.flow) for n in one.notes),
     ])  # fmt: skip
 

@@ -50,8 +50,15 @@ class Schedule(Configurable, nn.Module, ABC):
         return 2 * (sigma.log() - alpha.log())
 
     def at(self, t: Tensor | float) -> Point:
-        """The point at t, computed in float64."""
+        """The point at t, computed in float64.
+
+        Raises:
+            InputError: t outside [0, 1] (looked at on the CPU alone, where looking costs nothing).
+        """
         t = torch.as_tensor(t, dtype=torch.float64)
+        if t.device.type == "cpu":
+            inside = (t >= 0) & (t <= 1)
+            require(bool(inside.all()), "t", "times in [0, 1]", t[~inside].flatten()[:8].tolist())
         alpha, sigma = self(t)
         return Point(t, alpha, sigma, self.gamma(t))
 
