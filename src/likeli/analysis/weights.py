@@ -1,6 +1,8 @@
 """What a set of importance weights is worth: effective sample size, largest weight, Pareto k̂.
 
-They see only where draws fell: a proposal that misses a whole region of the posterior can look well and be too low.
+An average of weights has a standard error only if their variance is finite, k < ½ (smoothed ones would do with 0.7; these are
+not smoothed).  All see only where draws fell: a proposal that misses a whole region of the posterior can look well and be too
+low.
 
 Weights are logarithms, (K, B): K draws for each of B rows.
 """
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MIN_ESS, MAX_PARETO_K = 10.0, 0.7
+MIN_ESS, MAX_PARETO_K, MAX_SHARE = 10.0, 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Diagnostics:
 
     @property
     def trusted(self) -> Tensor:
-        """(B,) whether ESS ≥ 10 and k̂ ≤ 0.7."""
-        return (self.ess >= MIN_ESS) & (self.pareto_k <= MAX_PARETO_K)
+        """(B,) whether ESS ≥ 10, k̂ ≤ ½ and no weight is above a tenth of the sum."""
+        return (self.ess >= MIN_ESS) & (self.pareto_k <= MAX_PARETO_K) & (self.max_weight <= MAX_SHARE)
 
     def complaint(self) -> str:
         """What is wrong, in one line; empty when nothing is."""
@@ -43,7 +45,8 @@ class Diagnostics:
         return (
             f"{int(bad.sum())} of {len(bad)} rows cannot be called estimates: effective sample size down to "
             f"{self.ess.min():.1f} (at least {MIN_ESS:g} wanted), Pareto k up to {self.pareto_k.max():.2f} "
-            f"(at most {MAX_PARETO_K:g}); the value is biased low there"
+            f"(at most {MAX_PARETO_K:g}), largest weight up to {self.max_weight.max():.0%} (at most {MAX_SHARE:.0%}); "
+            "the value is biased low there"
         )
 
 

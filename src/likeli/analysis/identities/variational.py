@@ -14,6 +14,7 @@ from likeli.analysis.check import identity
 from likeli.analysis.estimators import importance, importance_bound, prior_monte_carlo
 from likeli.analysis.identities.truth import as_vae, expected_bound, fitted_ppca, linear_data, linear_vae, minimise
 from likeli.analysis.refinement import refine
+from likeli.core import Knows
 from likeli.distributions import diagonal_gaussian, draw
 from likeli.information import entropy, full_gaussian_kl
 from likeli.models.ppca import PPCA
@@ -250,3 +251,21 @@ def importance_finds_the_truth() -> float:
     result = importance(vae, x, samples=2000).likelihood
     assert result.stderr is not None
     return ((result.value - truth).abs() / result.stderr).max().item()
+
+
+@identity("R17", "R18", "R22", title="planted bad encoders: rows more than 1 nat off that pass for estimates", tolerance=0)
+def bad_encoders_are_called_out() -> float:
+    """Codes off by up to 8 posterior deviations, and too narrow; a set of encoders that never errs would prove nothing."""
+    ppca, vae, x, truth = _problem(exact=True)
+    spread = ppca.posterior(x[:1]).scale_tril[0].diagonal()
+    bias, silent, wrong = vae.encoder[-1].bias.clone(), 0, 0
+    for off, narrow in ((2.0, 1.0), (4.0, 1.0), (8.0, 1.0), (0.0, 0.2), (2.0, 0.5)):
+        vae.encoder[-1].bias.copy_(bias)
+        vae.encoder[-1].bias[:2] += off * spread
+        vae.encoder[-1].bias[2:4] += math.log(narrow)
+        found = importance(vae, x, samples=500)
+        off_by_a_nat = (found.likelihood.value - truth).abs() > 1
+        wrong += int(off_by_a_nat.sum())
+        silent += int((off_by_a_nat & found.diagnostics.trusted).sum())
+        silent += int(bool(off_by_a_nat.any()) and found.likelihood.knows is Knows.ESTIMATE)
+    return silent if wrong else math.inf
