@@ -126,6 +126,23 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def animation(frames: Sequence[Tensor], space: Space, *, milliseconds: int = 80, hold: int = 2000) -> bytes:
+    """Grids of images one after the other as an animated WebP file that runs for ever.
+
+    Arguments:
+        frames: each (B, *shape) in the user's units.
+        space: what one example is.
+        milliseconds: that each frame stays.
+        hold: that the last one stays.
+    """
+    pictures, file = [grid(frame, space) for frame in frames], io.BytesIO()
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    pictures[0].save(
+        file, format="WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=2
+    )
+    return file.getvalue()
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -123,6 +123,8 @@ def parse(text: str, annotation: str = "") -> Any:
         return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if "Literal" in annotation and text.isidentifier():
+        return text
     if "tuple" in annotation or "list" in annotation:
         inside = text.strip("[]() ")
         return [parse(part.strip()) for part in inside.split(",") if part.strip()]

@@ -6,6 +6,7 @@ from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
+from likeli.models.distilled import Distilled
 from likeli.models.edm import EDM
 from likeli.models.flow import Flow
 from likeli.models.flow_matching import FlowMatching
@@ -33,6 +34,7 @@ __all__ = [
     "VDM",
     "CategoricalMixture",
     "DensityModel",
+    "Distilled",
     "Flow",
     "FlowMatching",
     "GaussianDiffusion",
