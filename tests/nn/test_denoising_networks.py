@@ -7,6 +7,7 @@ from torch import nn
 from likeli.diffusion.networks import make_denoiser
 from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError
+from likeli.models.vdm import VDM
 from likeli.nn.denoising_mlp import DenoisingMLP
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
@@ -82,6 +83,69 @@ def test_patches_return_to_their_place():
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[2:4, 4:6] = True
     assert torch.equal(changed, expected)
+
+
+SHAPES = {  # of a space, with the bounds of a sensible size in thousands of parameters
+    "plane": (Real((2,)), 100, 800),
+    "vector": (Real((64,)), 300, 1200),
+    "digits": (Pixels((8, 8), 17), 100, 600),
+    "mnist": (Pixels((28, 28), 256), 500, 2000),
+    "colour": (Pixels((3, 32, 32), 256), 500, 2000),
+    "odd": (Pixels((3, 9, 13), 5), 100, 2000),
+    "faces": (Pixels((3, 64, 64), 256), 800, 4000),
+    "symbols": (Tokens(5, 7), 200, 1200),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_network_of_sensible_size_for_every_shape_takes_a_step(name):
+    """The size is within its bounds, every parameter of the network has had a gradient within five, and the loss is finite."""
+    space, least, most = SHAPES[name]
+    with seeded(0, "preset"):
+        model = VDM(space)
+        size = {"faces": 1, "colour": 1}.get(name, 2)
+        x = torch.randint(0, 5, (size, *space.shape)) if not isinstance(space, Real) else torch.randn(size, *space.shape)
+        adam, moved = torch.optim.Adam(model.parameters(), 1e-3), set()
+        for _ in range(5):  # what ends in zeros passes a gradient on once it has moved
+            adam.zero_grad()
+            loss = model.loss(x).mean()
+            loss.backward()
+            adam.step()
+            moved |= {n for n, p in model.denoiser.net.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert torch.isfinite(loss)
+    assert least <= sum(p.numel() for p in model.parameters()) / 1000 <= most
+    assert moved == {n for n, _ in model.denoiser.net.named_parameters()}
+
+
+def test_the_same_parameters_serve_every_time():
+    """At two noise levels the gradients differ but are of the very same parameters: nothing belongs to one t."""
+    model = VDM(Pixels((8, 8), 17))
+    net = stirred(model.denoiser.net)
+    z, seen = torch.randn(1, 8, 8), []
+    for gamma in (-5.0, 4.0):
+        grads = torch.autograd.grad(net(z, torch.tensor([gamma])).square().sum(), list(net.parameters()))
+        seen.append(grads)
+        assert all(g.abs().max() > 0 for g in grads)
+    assert any(not torch.allclose(a, b) for a, b in zip(*seen))
+
+
+@pytest.mark.parametrize("kind", [UNet, Transformer])
+def test_double_precision_gives_what_single_precision_rounds(kind):
+    """Colour, odd sides, a label: float32 agrees with float64 to its rounding, through about 40 layers."""
+    net = stirred(kind((3, 9, 7), (32, 32), condition=Labels(3), dropout=0.3))
+    z, gamma, y = torch.randn(2, 3, 9, 7), torch.tensor([-3.0, 2.0]), torch.tensor([0, 2])
+    single = net(z, gamma, y)
+    double = net.double()(z.double(), gamma.double(), y)
+    assert double.dtype == torch.float64
+    assert (single - double).abs().max() < 1e-4 * double.abs().max()
+
+
+def test_a_small_patch_sees_more_tokens():
+    """Tokens are the number of patches, rounded up on either side; the default keeps them at 64 or fewer."""
+    for shape, patch, tokens in (((28, 28), 2, 196), ((28, 28), None, 49), ((9, 13), 2, 35), ((64, 64), None, 64)):
+        net = Transformer(shape, (32,), patch=patch)
+        assert len(net.place) == tokens
+        assert net(torch.randn(1, *shape), torch.zeros(1)).shape == (1, *shape)
 
 
 def test_networks_are_refused_where_they_do_not_fit():
