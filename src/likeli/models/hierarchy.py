@@ -10,7 +10,7 @@ and the loop that computes the bound, with p in place of q, is the sampler.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -192,18 +192,20 @@ class Hierarchy(LatentVariableModel):
             mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
             fixed: level → (1, *latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
         """
-        check_levels(fixed or {}, self.depth)
+        check_fixed({} if fixed is None else fixed, self.depth)
         p = self.generate(noise, y, fixed=fixed)
         return p.mean if mean else draw(p, noise)
 
 
-def check_levels(levels: Iterable[int], depth: int) -> None:
-    """Levels count from 1 to `depth`.
+def check_fixed(fixed: Mapping[int, Tensor], depth: int) -> None:
+    """Codes by level, counted from 1 to `depth`.
 
     Raises:
-        InputError: others.
+        InputError: anything else.
     """
-    unknown = sorted(set(levels) - set(range(1, depth + 1)))
+    codes = isinstance(fixed, Mapping) and all(isinstance(z, Tensor) for z in fixed.values())
+    require(codes, "fixed", "codes by level", type(fixed).__name__)
+    unknown = [level for level in fixed if level not in range(1, depth + 1)]
     require(not unknown, "fixed", f"levels from 1 to {depth}", unknown)
 
 

@@ -23,7 +23,7 @@ from likeli.core import Elbo
 from likeli.distributions import diagonal_gaussian, draw
 from likeli.errors import require
 from likeli.information import kl
-from likeli.models.hierarchy import Factor, LatentVariableModel, check_levels, given_code
+from likeli.models.hierarchy import Factor, LatentVariableModel, check_fixed, given_code
 from likeli.nn.embedding import Condition
 from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
@@ -135,8 +135,8 @@ class MarkovHVAE(LatentVariableModel):
             mean: return E[x|z_1] in place of a draw; smoother, but not a sample of the model.
             fixed: level → (1, latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
         """
-        kept, z = fixed or {}, None
-        check_levels(kept, self.depth)
+        kept, z = {} if fixed is None else fixed, None
+        check_fixed(kept, self.depth)
         for level in range(self.depth, 0, -1):
             prior = self.prior(level, z, y, noise.rows)
             z = given_code(kept[level], level, noise.rows, prior) if level in kept else draw(prior, noise)
