@@ -1,4 +1,4 @@
-"""`likeli sample --steps --sampler --grid --animate`: the library's samples, a moving picture, and one line for each mistake."""
+"""`likeli sample --steps --sampler --grid --animate`: the library's samples, a moving picture, one line for each mistake."""
 
 import numpy as np
 import pytest

@@ -55,7 +55,7 @@ class Jump(torch.nn.Module):
 
 
 def test_the_exact_jump_has_no_loss_and_another_has():
-    """The teacher's 40 substeps of order 2 on the flow of a Gaussian err by less than 1e-4 of its spread, squared below 1e-6."""
+    """The teacher's 40 substeps of order 2 on the flow of a Gaussian err by less than 1e-4 of its spread: below 1e-6."""
     student, x = gaussian(), torch.randn(30, 2, dtype=torch.float64)
     student.student = Jump(student.teacher.schedule, student.times()[:: student.substeps])
     with seeded(1):

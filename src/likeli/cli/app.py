@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 
 from likeli import __version__
 from likeli.cli import (
+    anomaly,
     compare,
     demo,
     diagnose,
+    distil,
     evaluate,
     families,
     fit,
@@ -42,6 +44,8 @@ COMMANDS = {
     "compare": compare,
     "select": select,
     "demo": demo,
+    "distil": distil,
+    "anomaly": anomaly,
     "latent": latent,
     "levels": levels,
     "diagnose": diagnose,

@@ -13,8 +13,8 @@ from likeli.errors import InputError, require
 
 Grid = Literal["time", "log_snr", "karras", "optimal"]
 
-# Fitted for Adams' method on mixtures of 2 to 768 dimensions, other ones than any that are reported on
-CENTRE, FURTHER, TO_DATA, LONGER, TO_NOISE = -0.4, 0.24, 2.1, 0.1, 1.8
+# For Adams' method, fitted on random mixtures of 2 to 768 dimensions; see docs/sampling.md
+CENTRE, TO_DATA, TO_NOISE = (-0.4, 0.24), (2.1, 0.1), (1.72, 0.05)  # each a + b log D
 
 
 def spread(n: int, device: torch.device | str = "cpu") -> Tensor:
@@ -53,8 +53,8 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
 def optimal(schedule: Schedule, steps: int, cells: int = 1, spread: float = 1.0) -> Tensor:
     """steps + 1 times from 1 down to 0, whose density in l = log σ/α falls as 1/cosh² away from a centre.
 
-    The centre lies at log c − 0.4 + 0.24 log D and the width on the side of the data is 2.1 + 0.1 log D, since in more
-    dimensions the data are spread over more scales; on the side of the noise it is 1.8.  It needs no look at the model.
+    The centre lies at log c − 0.4 + 0.24 log D; the width is 2.1 + 0.1 log D on the side of the data and 1.72 + 0.05 log D on
+    that of the noise, since in more dimensions data are spread over more scales.  It needs no look at the model.
 
     Arguments:
         schedule: t → (α, σ).
@@ -67,11 +67,12 @@ def optimal(schedule: Schedule, steps: int, cells: int = 1, spread: float = 1.0)
     """
     require(cells >= 1, "cells", "at least 1", cells)
     require(spread > 0, "spread", "a positive number", spread)
-    centre, wide = math.log(spread) + CENTRE + FURTHER * math.log(cells), TO_DATA + LONGER * math.log(cells)
+    centre, data, noise = (a + b * math.log(cells) for a, b in (CENTRE, TO_DATA, TO_NOISE))
+    centre += math.log(spread)
     ends = schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach() / 2 - centre
-    squeezed = torch.where(ends < 0, wide * (ends / wide).tanh(), TO_NOISE * (ends / TO_NOISE).tanh())
+    squeezed = torch.where(ends < 0, data * (ends / data).tanh(), noise * (ends / noise).tanh())
     even = torch.lerp(*squeezed, 1 - uniform(steps).to(ends.device))
-    way = torch.where(even < 0, wide * (even / wide).atanh(), TO_NOISE * (even / TO_NOISE).atanh())
+    way = torch.where(even < 0, data * (even / data).atanh(), noise * (even / noise).atanh())
     return _pinned(schedule.time_of(2 * (centre + way)))
 
 
