@@ -106,6 +106,44 @@ def test_bad_diagnoses_are_one_line(fitted, capsys, words, message):
     assert message in error and "\n" not in error
 
 
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("anomaly")
+    out = folder / "gmm"
+    assert main(["fit", "ring8", "--model", "gmm", "--model.components", "8", "--quiet", "--out", str(out)]) == 0
+    strange = np.concatenate([likeli.load_data("ring8").split("valid")[0].numpy()[:300], np.full((3, 2), 9.0)])
+    np.save(folder / "rows.npy", strange)
+    return out, folder / "rows.npy"
+
+
+def test_anomaly_is_the_librarys(ring, tmp_path, capsys):
+    run, rows = ring
+    assert main(["anomaly", str(run), str(rows), "--rate", "0.02", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    detector = likeli.anomaly(likeli.load(run), likeli.load_data("ring8").split("test")[0], rate=0.02)
+    truth = detector(np.load(rows))
+    assert found["p_value"] == pytest.approx(truth.p_value.tolist())
+    assert found["flagged"] == truth.flagged.tolist() and all(found["flagged"][-3:])
+    assert found["flagged_rows"] < 3 + 300 * 0.02 + 4 * (300 * 0.02) ** 0.5  # false alarm 1e-4 for ordinary rows
+    assert found["rate_from"] < 0.02 < found["rate_to"]
+    out = tmp_path / "strange.csv"
+    assert main(["anomaly", str(run), str(rows), "--rate", "0.02", "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == "row,score,p_value,flagged" and len(lines) == 304
+    assert "303 rows flagged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words,message", [
+    (["--rate", "0"], "rate: expected a number between 0 and 1"),
+    (["--rate", "0.00001"], "rate: expected at least 1/1001"),
+    (["--reference", "no.npy"], "no.npy"),
+])
+def test_bad_detectors_are_one_line(ring, capsys, words, message):
+    assert main(["anomaly", *map(str, ring), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
 def test_select_is_the_librarys_and_saves_the_best(tmp_path, capsys):
     out = tmp_path / "best"
     words = ["select", "ring8", "--model", "gmm", "--sizes", "2,8,12", "--model.covariance", "spherical", "--json"]
