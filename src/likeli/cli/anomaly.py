@@ -2,7 +2,7 @@
 
 likeli anomaly runs/x rows.csv --rate 0.01 --out strange.csv
 
-Each row's p-value is the rank of its score among the run's test rows, which it was not fitted to, so on the average no more than
+Each row's p-value is the rank of its score among the run's test rows, which it was not fitted to, so on the average at most
 this share of ordinary rows is flagged, whatever the model is worth.  The score is -log p(x), or for autoencoders the error of
 reconstruction.  The result has one line a row: row, score, p_value, flagged.  Exit code 0 whatever is found.
 """
