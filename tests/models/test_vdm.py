@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from likeli.config import build, describe
 from likeli.core import Knows
 from likeli.diffusion.control import reference_error, reference_integral
-from likeli.diffusion.denoiser import Denoiser
+from likeli.diffusion.denoiser import Conditional, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.learned import Monotone
-from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point
+from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Schedule
 from likeli.diffusion.times import spread
 from likeli.distributions import draw
 from likeli.errors import InputError, Unsupported
@@ -116,10 +117,18 @@ def random_model(space=None, steps=12, **options):
     return model
 
 
-@pytest.mark.parametrize("space", [Pixels((2, 3), 5), Tokens(3, 4), Real((4,), mean=1.0, scale=(2.0, 1.0, 0.5, 3.0))])
-def test_the_chain_equals_the_closed_form_ledger(space):
+SPACES = [Pixels((2, 3), 5), Tokens(3, 4), Real((4,), mean=1.0, scale=(2.0, 1.0, 0.5, 3.0))]
+
+
+@pytest.mark.parametrize(
+    "space, noise", [*((s, "learned") for s in SPACES), *((s, "learned_by_cell") for s in (SPACES[0], SPACES[2]))]
+)
+def test_the_chain_equals_the_closed_form_ledger(space, noise):
     """Level by level at the same z: KL(q‖p) of the chain is ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖², and so the sums."""
-    model = random_model(space)
+    model = random_model(space, noise=noise)
+    if noise == "learned_by_cell":
+        with torch.no_grad():
+            model.schedule.weight.add_(3 * torch.randn_like(model.schedule.weight))
     with seeded(0, "chain"):
         x = space.from_model(torch.randn(5, *space.model_shape, dtype=F64))
         noise = [torch.randn(5, *space.model_shape, dtype=F64) for _ in range(model.depth)]
@@ -129,7 +138,8 @@ def test_the_chain_equals_the_closed_form_ledger(space):
         for level in range(model.depth, 0, -1):
             z = draw(model.posterior(level, state, u, None), Replay([noise[model.depth - level]]))
             state = model.descend(level, state, z)
-            given.append((z - state.at.alpha * u) / state.at.sigma)
+            at = state.at.like(u)
+            given.append((z - at.alpha * u) / at.sigma)
         ledger = model.ledger(x, noise=Replay(given))
     torch.testing.assert_close(chain.kl[:, :-1], ledger.diffusion, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(chain.kl[:, -1], ledger.prior, rtol=1e-8, atol=1e-8)
@@ -326,3 +336,72 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     error = math.hypot(with_it.std() / 20_000**0.5, without.std() / 20_000**0.5)
     assert abs(with_it.mean() - without.mean()).item() < 4 * error
     assert with_it.var() < without.var() / 5
+
+
+class Correlated(Conditional):
+    """The best denoiser of x ~ N(0, C) seen through its own noise in every cell."""
+
+    def __init__(self, schedule, covariance):
+        super().__init__(schedule)
+        self.register_buffer("covariance", covariance)
+
+    def forward(self, z, at, y=None):
+        at = at.like(z)
+        alpha, sigma = (v.expand(z.shape) for v in (at.alpha, at.sigma))
+        seen = alpha[:, :, None] * self.covariance * alpha[:, None] + torch.diag_embed(sigma**2)
+        x = torch.einsum("ij,bj,bj->bi", self.covariance, alpha, torch.linalg.solve(seen, z))
+        return Prediction.of_x(x, z, at.alpha, at.sigma)
+
+
+def by_cell(seed, **options):
+    with seeded(seed, "by cell"):
+        model = VDM(Real((2,)), (4,), noise="learned_by_cell", gamma_min=-6.0, gamma_max=6.0, **options).double()
+        with torch.no_grad():
+            model.schedule.weight.add_(4 * torch.randn_like(model.schedule.weight))
+    return model
+
+
+def test_a_path_for_each_cell_is_pinned_and_differentiated():
+    schedule, t, h = by_cell(0).schedule, torch.linspace(0.02, 0.98, 9, dtype=F64), 1e-6
+    gamma = schedule.gamma(torch.linspace(0, 1, 101, dtype=F64))
+    assert gamma.shape == (101, 2) and bool((gamma.diff(dim=0) > 0).all())
+    torch.testing.assert_close(gamma[[0, -1]], torch.tensor([[-6.0], [6.0]], dtype=F64).expand(2, 2), rtol=0, atol=1e-9)
+    assert (gamma[50, 0] - gamma[50, 1]).abs().item() > 0.3
+    slope = (schedule.gamma(t + h) - schedule.gamma(t - h)) / (2 * h)
+    torch.testing.assert_close(schedule.rate(t)[1], slope, rtol=1e-6, atol=1e-6)
+    for part, rate in enumerate(schedule.velocity(t)):
+        torch.testing.assert_close(rate, (schedule(t + h)[part] - schedule(t - h)[part]) / (2 * h), rtol=1e-6, atol=1e-8)
+    log_alpha = (schedule(t + h)[0].log() - schedule(t - h)[0].log()) / (2 * h)
+    torch.testing.assert_close(schedule.drift(t), log_alpha, rtol=1e-6, atol=1e-8)
+    again = build(describe(schedule), Schedule)
+    assert again.gamma(t).shape == (9, 2)
+
+
+def test_the_best_denoiser_loses_the_same_information_on_every_path():
+    """x ~ N(0, C) with correlated cells, two paths by cell: the diffusion term is ½ log det ratios for both, 4.5 s.e."""
+    covariance = torch.tensor([[1.5, 1.2], [1.2, 1.4]], dtype=F64)
+    eye = torch.eye(2, dtype=F64)
+    known = 0.5 * (torch.logdet(eye + math.exp(6) * covariance) - torch.logdet(eye + math.exp(-6) * covariance)).item()
+    for seed in (0, 1):
+        model = by_cell(seed)
+        model.denoiser = Correlated(model.schedule, covariance)
+        with torch.no_grad(), seeded(seed, "draws"):
+            x = torch.randn(20_000, 2, dtype=F64) @ torch.linalg.cholesky(covariance).mT
+            terms = model.diffusion_estimate(x, torch.randn_like(x), torch.rand(20_000, dtype=F64))
+        assert abs(terms.mean().item() - known) < 4.5 * terms.std().item() / 20_000**0.5
+        assert terms.std().item() / 20_000**0.5 < 0.02 * known
+
+
+def test_the_path_by_cell_is_trained_by_the_bound_and_refuses_what_it_cannot():
+    model = by_cell(0)
+    nn.init.normal_(model.denoiser.net.leave.weight, std=0.3)
+    model.loss(torch.randn(64, 2, dtype=F64)).mean().backward()
+    assert bool((model.schedule.weight.grad != 0).any())
+    for bad in ({"sampler": "multistep"}, {"grid": "log_snr"}):
+        with pytest.raises(InputError, match="each cell has its own"):
+            model.sample(2, steps=4, **bad)
+    assert model.sample(3, steps=4, sampler="euler_maruyama").shape == (3, 2)
+    with pytest.raises(InputError, match="noise"):
+        VDM(Tokens(3, 4), noise="learned_by_cell")
+    with pytest.raises(InputError, match="predict"):
+        VDM(Pixels((2, 2), 4), noise="learned_by_cell", predict="categorical")

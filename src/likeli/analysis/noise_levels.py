@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from likeli.core import GenerativeModel, evaluating
+from likeli.diffusion.learned import MonotoneByCell
 from likeli.diffusion.schedule import Point
 from likeli.errors import Unsupported, require
 from likeli.models.gaussian_diffusion import GaussianDiffusion
@@ -119,11 +120,13 @@ def checked(model: GenerativeModel, x: Any, y: Any) -> tuple[GaussianDiffusion, 
     """The arguments of everything that looks at noise levels.
 
     Raises:
-        Unsupported: not a Gaussian diffusion.
+        Unsupported: not a Gaussian diffusion, or one whose cells have levels of their own.
         InputError: x or y does not fit.
     """
     if not isinstance(model, GaussianDiffusion):
         raise Unsupported(f"{model.kind()} has no noise levels; vdm, ddpm, score_sde, edm and flow_matching have")
+    if isinstance(model.schedule, MonotoneByCell):
+        raise Unsupported("noise levels: each cell of this schedule has its own at every t")
     x = model.space.check(x).to(model.device)
     return model, x, model.check_condition(y, len(x))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from likeli.diffusion.decoding import evidence, symbols
-from likeli.diffusion.denoiser import Conditional, Prediction, rows
+from likeli.diffusion.denoiser import Conditional, Prediction, level_of
 from likeli.diffusion.expectation import GAIN, expected_level
 from likeli.diffusion.schedule import Point, Schedule
 from likeli.space import Pixels, Space, Tokens
@@ -32,7 +32,7 @@ class CategoricalDenoiser(Conditional):
 
     def logits(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
         """What the network adds to the cells' own evidence, over 4: (B, K, *shape)."""
-        gamma, at = rows(at.gamma, z), at.like(z)
+        gamma, at = level_of(at, z), at.like(z)
         logits = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
         return logits.movedim(-1, 1) if isinstance(self.space, Tokens) else logits
 

@@ -15,9 +15,13 @@ from likeli.diffusion.schedule import Point
 
 def reference_error(u: Tensor, eps: Tensor, at: Point) -> Tensor:
     """‖ε − ε̂_ref‖² at z = α u + σ ε, (B,)."""
-    at = at.like(u)
+    return reference_cells(u, eps, at.like(u)).flatten(1).sum(1)
+
+
+def reference_cells(u: Tensor, eps: Tensor, at: Point) -> Tensor:
+    """(ε − ε̂_ref)² cell by cell, (B, ...), at a point that is ready to multiply u."""
     scale = at.alpha / (at.alpha.square() + at.sigma.square())
-    return (scale * (at.alpha * eps - at.sigma * u)).square().flatten(1).sum(1)
+    return (scale * (at.alpha * eps - at.sigma * u)).square()
 
 
 def reference_integral(u: Tensor, first: Tensor, last: Tensor) -> Tensor:

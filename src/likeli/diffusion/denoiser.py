@@ -162,7 +162,7 @@ class Denoiser(Conditional):
         self.net, self.predict, self.data = net, predict, data
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
-        gamma, at = rows(at.gamma, z), at.like(z)
+        gamma, at = level_of(at, z), at.like(z)
         out = self.net(z / torch.hypot(self.data * at.alpha, at.sigma), gamma, y)
         require(out.shape == z.shape, "net", f"an output of z's shape {tuple(z.shape)}", tuple(out.shape))
         if self.predict == "edm":
@@ -175,3 +175,9 @@ class Denoiser(Conditional):
 def rows(value: Tensor, z: Tensor) -> Tensor:
     """One number, or one a row, as (B,) in z's type."""
     return value.to(z).expand(len(z))
+
+
+def level_of(at: Point, z: Tensor) -> Tensor:
+    """γ as a network is told it, (B,): where each cell has its own, their mean, which says t as well."""
+    cells = tuple(range(at.t.ndim, at.gamma.ndim))
+    return rows(at.gamma.mean(cells) if cells else at.gamma, z)

@@ -94,7 +94,7 @@ def _step(field: Field, t: float, y: Tensor, h: float, slope: Tensor) -> tuple[T
 def velocity(denoise: Denoise, z: Tensor, t: float) -> Tensor:
     """dz/dt = α' x̂ + σ' ε̂ at (z, t)."""
     at = denoise.schedule.at(min(max(t, 0.0), 1.0))
-    d_alpha, d_sigma = denoise.schedule.velocity(at.t)
+    d_alpha, d_sigma = (v.to(z) for v in denoise.schedule.velocity(at.t))
     p = denoise(z, at)
     return d_alpha * p.x + d_sigma * p.eps
 

@@ -24,7 +24,7 @@ from likeli.errors import require
 
 
 class Point(NamedTuple):
-    """One place on a schedule, or one for each row."""
+    """One place on a schedule, or one for each row; α, σ and γ may have a value for each cell."""
 
     t: Tensor
     alpha: Tensor
@@ -32,9 +32,13 @@ class Point(NamedTuple):
     gamma: Tensor
 
     def like(self, z: Tensor) -> Point:
-        """Ready to multiply z (B, ...), in z's type: one place a row becomes (B, 1, ...)."""
-        shape = (-1, *[1] * (z.ndim - 1))
-        return Point(*(v.to(z).reshape(shape) if v.ndim else v.to(z) for v in self))
+        """Ready to multiply z (B, ...), in z's type: one place a row becomes (B, 1, ...), cells without rows (1, ...)."""
+        return Point(*(self._beside(v.to(z), z.ndim) for v in self))
+
+    def _beside(self, v: Tensor, ndim: int) -> Tensor:
+        if v.ndim > self.t.ndim:  # a value for each cell
+            return v if self.t.ndim else v[None]
+        return v.reshape(-1, *[1] * (ndim - 1)) if v.ndim else v
 
 
 class Schedule(Configurable, nn.Module, ABC):

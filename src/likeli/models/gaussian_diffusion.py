@@ -111,8 +111,9 @@ class GaussianDiffusion(Hierarchy):
     def posterior(self, level: int, state: State, context: Tensor, prior: Distribution) -> Distribution:
         s = pick(state.points, level)
         if state.at is None:
-            return diagonal_gaussian(s.alpha * context, (s.sigma * torch.ones_like(context)))
-        a, b, std = bridge(s, state.at)
+            s = s.like(context)
+            return diagonal_gaussian(s.alpha * context, s.sigma * torch.ones_like(context))
+        a, b, std = (v.to(context) for v in bridge(s, state.at))
         return diagonal_gaussian(a * state.z + b * context, std * torch.ones_like(context))
 
     def descend(self, level: int, state: State, z: Tensor) -> State:
@@ -124,7 +125,7 @@ class GaussianDiffusion(Hierarchy):
 
     def denoise(self, y: Tensor | None = None) -> Denoise:
         """What samplers, guidance and restoration work on: (z, point) → Prediction with the condition bound."""
-        return Bound(self.schedule, lambda z, at: self.denoiser(z, at, y), self.log_ratio)
+        return Bound(self.schedule, lambda z, at: self.denoiser(z.to(self.dtype), at, y), self.log_ratio)
 
     def terminal(self, like: Tensor) -> Distribution:
         """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
@@ -132,7 +133,7 @@ class GaussianDiffusion(Hierarchy):
 
     def reverse(self, prediction: Prediction, s: Point, t: Point) -> Distribution:
         """p(z_s|z_t): q's own step with x̂ in place of x, and the variance that `log_ratio` says."""
-        a, b, std = bridge(s, t)
+        a, b, std = (v.to(prediction.z) for v in bridge(s, t))
         std = std * (self.log_ratio(s, t) / 2).exp()
         return diagonal_gaussian(a * prediction.z + b * prediction.x, std * torch.ones_like(prediction.z))
 
@@ -142,11 +143,12 @@ class GaussianDiffusion(Hierarchy):
 
     def emit(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
         """p(x|z) ∝ q(z|x) at the clean end, cell by cell: it needs no network, and errs by little where σ/α is small."""
+        at = at.like(z)
         return gaussian_cells(self.space, z / at.alpha, at.sigma / at.alpha)
 
     def terminal_kl(self, u: Tensor) -> Tensor:
         """KL(q(z_1|x) ‖ p(z_1)), (B,) nats: how far the forward process is from having forgotten x."""
-        end, std = self.schedule.at(1.0), self.schedule.prior_std()
+        end, std = self.schedule.at(1.0).like(u), self.schedule.prior_std()
         cells = gaussian_kl(end.alpha * u, end.sigma.to(u), torch.zeros_like(u), std.to(u))
         return cells.flatten(1).sum(1)
 
@@ -173,7 +175,8 @@ class GaussianDiffusion(Hierarchy):
     def reconstruction(self, x: Tensor, u: Tensor, eps: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x|z_0) at z_0 = α_0 u + σ_0 ε, (B,) nats."""
         first = self.schedule.at(self.grid()[0])
-        return self.emit(first.alpha * u + first.sigma * eps, first, y).log_prob(x)
+        place = first.like(u)
+        return self.emit(place.alpha * u + place.sigma * eps, first, y).log_prob(x)
 
     def ledger(self, x: Tensor, y: Tensor | None = None, *, noise: Noise | None = None) -> Ledger:
         """The bound over all levels in closed form, at one draw of ε for each level, from level T down to 1."""
@@ -279,7 +282,7 @@ class GaussianDiffusion(Hierarchy):
 
     def finish(self, noise: Noise, at: Point, z: Tensor, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """x ~ p(x|z) for the last state of a trajectory, or E[x|z]."""
-        p = self.emit(z, at, y)
+        p = self.emit(z.to(self.dtype), at, y)
         return p.mean if mean else draw(p, noise)
 
     def draw(
@@ -298,7 +301,8 @@ class GaussianDiffusion(Hierarchy):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The code of x: the noise z_1 that the probability flow takes x's place at the clean end to."""
-        z = self.schedule.at(0.0).alpha * self.infer(x, y)
+        u = self.infer(x, y)
+        z = self.schedule.at(0.0).like(u).alpha * u
         with torch.no_grad():
             return flow(self.denoiser.given(y), z, 0.0, 1.0)
 
@@ -357,7 +361,9 @@ class GaussianDiffusion(Hierarchy):
     ) -> tuple[Tensor, Knows, Tensor | None, dict[str, float]]:
         """log ∫ p_0(z_0) p(x|z_0) dz_0 with p_0 the flow's density: E_q[log p_0(z_0) + log p(x|z_0) − log q(z_0|x)] on discrete
         cells, z_0 ~ q; log p_0(α_0 x) + D log α_0 on reals."""
-        u, noise, first = self.infer(x, y), Ambient(x), self.schedule.at(0.0)
+        u, noise = self.infer(x, y), Ambient(x)
+        end = self.schedule.at(0.0)
+        first = end.like(u)
         if probes is None and self.space.dimensions > EXACT_DIVERGENCE:
             probes = 16
         real, parts, found = self.space.measure == "density", [], []
@@ -368,7 +374,7 @@ class GaussianDiffusion(Hierarchy):
                 self.denoiser.given(y), z, self._log_terminal, probes=probes, noise=noise, rtol=rtol, atol=rtol
             )
             q = diagonal_gaussian(first.alpha * u, first.sigma * torch.ones_like(u))
-            parts.append(density.log_p + self.emit(z, first, y).log_prob(x) - q.log_prob(z))
+            parts.append(density.log_p + self.emit(z, end, y).log_prob(x) - q.log_prob(z))
             found.append(density)
         errors = {"ode_tolerance": torch.stack([d.ode_error for d in found]).mean().item()}
         probing = [d.probe_error for d in found if d.probe_error is not None]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from likeli.diffusion.control import reference_cells, reference_integral
 from likeli.diffusion.decoding import clean_gamma
-from likeli.diffusion.learned import Monotone
+from likeli.diffusion.denoiser import Denoiser
+from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
-from likeli.diffusion.times import spread
+from likeli.diffusion.sampler import Sampler, as_sampler
+from likeli.diffusion.schedule import Cosine, LogLinear, Point, Schedule
+from likeli.diffusion.times import Grid, spread
 from likeli.errors import require
 from likeli.models.gaussian_diffusion import CHAIN, GaussianDiffusion
-from likeli.space import Space
+from likeli.random import Noise
+from likeli.space import Space, Tokens
+
+BY_CELL = ("ancestral", "euler_maruyama")  # samplers whose step takes a noise level for each cell
 
 
 class VDM(GaussianDiffusion):
@@ -26,7 +33,9 @@ class VDM(GaussianDiffusion):
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
         predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v.
-        noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss.
+        noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss, `learned_by_cell`
+            gives each cell of reals or grey levels a path of its own, which can raise the bound; it is sampled by the ancestral
+            chain or by euler_maruyama, evenly in time.
         gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
         learn_ends: whether a learned schedule also moves its ends, to raise the bound.
         steps: T for the bound over T steps; None for continuous time.
@@ -50,7 +59,7 @@ class VDM(GaussianDiffusion):
         hidden: tuple[int, ...] | None = None,
         network: Network = "auto",
         predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "auto",
-        noise: Literal["learned", "log_linear", "cosine"] = "learned",
+        noise: Literal["learned", "learned_by_cell", "log_linear", "cosine"] = "learned",
         gamma_min: float | None = None,
         gamma_max: float | None = None,
         learn_ends: bool = False,
@@ -64,6 +73,9 @@ class VDM(GaussianDiffusion):
         self.hidden, self.network, self.predict, self.noise, self.dropout = hidden, network, predict, noise, dropout
         self.gamma_min, self.gamma_max, self.learn_ends, self.steps = gamma_min, gamma_max, learn_ends, steps
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
+        if noise == "learned_by_cell":
+            require(predict != "categorical", "predict", "eps, x, score or v, as symbols' probabilities need one path", predict)
+            predict = "v" if predict == "auto" else predict
         self.denoiser = make_denoiser(space, self._schedule(), predict, fine=True, **options)
 
     def _schedule(self) -> Schedule:
@@ -71,6 +83,9 @@ class VDM(GaussianDiffusion):
         first = clean_gamma(self.space) if self.gamma_min is None else self.gamma_min
         # the terminal mismatch is about ½ D e^{−γ₁} nats
         last = math.log(200 * cells) if self.gamma_max is None else self.gamma_max
+        if self.noise == "learned_by_cell":
+            require(not isinstance(self.space, Tokens), "noise", "learned or log_linear, as symbols share a path", self.noise)
+            return MonotoneByCell(first, last, tuple(self.space.model_shape))
         if self.noise == "learned":
             return Monotone(first, last, self.learn_ends, free=self.steps is not None)
         return {"log_linear": LogLinear, "cosine": Cosine}[self.noise](first, last)
@@ -89,12 +104,49 @@ class VDM(GaussianDiffusion):
     def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if not self.continuous:
             return super().diffusion_estimate(u, eps, t, y)
+        if isinstance(self.schedule, MonotoneByCell):
+            return self.integral_by_cell(u, eps, t, y)
         at = self.schedule.at(t)
         error = self.excess(self.noise_error(u, eps, at, y), u, eps, at)
         estimate = self.integral(error, u, self.schedule.rate(t)[1], *self.ends())
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
             return estimate + self.schedule.variance_loss(t, error)
         return estimate
+
+    def trajectory(
+        self,
+        noise: Noise,
+        y: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        sampler: Sampler | str | None = None,
+        grid: Grid | tuple[float, ...] = "time",
+    ) -> Iterator[tuple[Point, Tensor]]:
+        if isinstance(self.schedule, MonotoneByCell):
+            name = as_sampler(sampler or self.default_sampler).kind()
+            require(name in BY_CELL, "sampler", f"{' or '.join(BY_CELL)}, as each cell has its own noise level", name)
+            require(isinstance(grid, tuple) or grid == "time", "grid", "time, as each cell has its own log SNR", grid)
+        return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid)
+
+    def integral_by_cell(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """One draw of ½ Σ_i ∫ γ_i' (ε_i − ε̂_i)² dt, (B,), less the reference's error cell by cell, whose integral is known."""
+        point = self.schedule.at(t)
+        at = point.like(u)
+        z = at.alpha * u + at.sigma * eps
+        cells = (eps - self.denoiser(z, point, y).eps).square()
+        first, last = (g.flatten()[0] for g in self.ends())
+        known = isinstance(self.denoiser, Denoiser)
+        if known:
+            cells = cells - reference_cells(u, eps, at)
+        drawn = (self.schedule.rate(t)[1].to(u) * cells).flatten(1).sum(1)
+        return 0.5 * (drawn + (reference_integral(u, first, last) if known else 0))
+
+    def level_kl(self, u: Tensor, eps: Tensor, s: Point, t: Point, y: Tensor | None = None) -> Tensor:
+        if not isinstance(self.schedule, MonotoneByCell):
+            return super().level_kl(u, eps, s, t, y)
+        at = t.like(u)
+        cells = (eps - self.denoiser(at.alpha * u + at.sigma * eps, t, y).eps).square()
+        return 0.5 * ((at.gamma - s.like(u).gamma).expm1() * cells).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
