@@ -104,7 +104,7 @@ def test_bottom_up_levels_of_an_exact_posterior_have_the_closed_information():
 
 def ladder(nudge=0.2, conditional=False):
     with seeded(1):
-        model = HVAE(Real((4,)), (3, 2), width=8, condition=Labels(2) if conditional else None)
+        model = HVAE(Real((4,)), (3, 2), width=8, inference="ladder", condition=Labels(2) if conditional else None)
         for p in model.parameters():
             p.data += nudge * torch.randn_like(p)
         return model, torch.randn(300, 4)

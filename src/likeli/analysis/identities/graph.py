@@ -50,7 +50,7 @@ def printed_factors_are_used() -> float:
             VAE(Real((3,)), 2, hidden=(8,), **given),
             VAE(Real((3,)), 2, hidden=(8,), prior_family="mixture", posterior_family="full", components=3, **given),
             *(HVAE(Real((3,)), (2, 2, 2), width=8, inference=i, markov=m, **given)
-              for i in ("ladder", "direct") for m in (False, True)),
+              for i in ("residual", "ladder", "direct") for m in (False, True)),
             MarkovHVAE(Real((3,)), (2, 2, 2), hidden=(8,), **given),
             VDM(Real((3,)), steps=3, **given),
         ]
