@@ -37,7 +37,7 @@ def ours(folder, seconds, **options):
     data = Data("mnist", torch.cat([train, valid[:WATCHED]]), None, space(), None, rows[:n], rows[n:], rows[:0])
     settings = {"batch": 32, "precision": "bf16-mixed", "lr": 2e-3, "valid_rows": WATCHED} | options.pop("settings", {})
     torch.manual_seed(0)
-    model = VDM(space(), **({"hidden": (48, 64, 96)} | options))
+    model = VDM(space(), **options)
     steps = int(seconds / seconds_a_step(model, train, settings))
     begin = time.process_time()
     history = fit(model, data, steps=steps, validate_every=max(steps // 8, 1), progress=False, **settings)
