@@ -9,7 +9,7 @@ say; only `loss` knows of the training tricks that leave the bound.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,10 @@ class VAE(Hierarchy, LatentCodec):
         features = space.shape if network == "conv" else (math.prod(space.model_shape),)
         self.p = make_prior(prior_family, latent_dim, components, features, self._posterior_of_features)
         self.kl_weight = KLWeight(beta, kl_warmup)
-        self._start_informative()
+        if condition is None:
+            self._start_informative()
+        elif network == "mlp":
+            self._start_reading()
 
     def _check(self) -> None:
         require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
@@ -139,6 +142,12 @@ class VAE(Hierarchy, LatentCodec):
         last, d = self.encoder.out if self.network == "conv" else self.encoder[-1], self.latent_dim
         last.weight[:d] *= 4
         last.bias[d : 2 * d] -= 1
+
+    @torch.no_grad()
+    def _start_reading(self) -> None:
+        """A decoder that reads y at once: codes that told examples apart before it does would tell y too."""
+        first = cast(nn.Linear, cast(nn.Sequential, self.decoder)[0])
+        first.weight[:, self.latent_dim :] *= 4
 
     def _default_dropout(self) -> float:
         return 0.1 if isinstance(self.space, Pixels) and self.space.levels > 2 else 0.0
