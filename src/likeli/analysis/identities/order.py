@@ -37,7 +37,7 @@ def quick_families_keep_their_order() -> float:
 @identity("R107", title="every family on known truths: E[log p − its number] < 0 by, in s.e.", tolerance=4, slow=True)
 def families_keep_their_order() -> float:
     ours = [name for name, cls in likeli.models.families().items() if cls.__module__.startswith("likeli.")]
-    return max(_excess(name, truth, space, steps=300) for name in ours for truth, space in _truths())
+    return max(_excess(name, truth, space, steps=100) for name in ours for truth, space in _truths())
 
 
 def _truths() -> list[tuple[Toy, Space]]:
