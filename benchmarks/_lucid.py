@@ -1,5 +1,7 @@
 """denoising-diffusion-pytorch's network read as one of our diffusions, on its own schedule."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -38,13 +40,13 @@ class Read(Conditional):
 
 
 class Lucid(GaussianDiffusion):
-    """The peer's chain, with its grey levels at 2k/255 − 1 and p(x|z_1) a mixture of discretised Gaussians around x̂(z_1)."""
+    """The peer's chain, with its grey levels at 2k/255 − 1 and p(x|z_1) a mixture around x̂(z_1)."""
 
     def __init__(self, net, betas):
         super().__init__(space())
         self.denoiser = Read(net, LucidSchedule(betas))
         self.log_std = nn.Parameter(torch.tensor([-7.0, -4.5, -2.0]))
-        self.weight = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.tensor([0.0, 0.0, -2.0, -4.0]))
 
     def loss(self, x, y=None):
         return -self.bound(x, torch.rand(len(x), dtype=torch.float64), y).value
@@ -70,6 +72,7 @@ class Lucid(GaussianDiffusion):
         levels = torch.linspace(-1, 1, LEVELS).reshape(-1, *[1] * (x.ndim - 1))
         squares = (x[:, None] - levels).square()
         parts = [(-0.5 * (-2 * s).exp() * squares).log_softmax(1) for s in self.log_std]
+        parts.append(torch.full_like(parts[0], -math.log(LEVELS)))  # or one cell far off would cost thousands of nats
         return torch.stack([w + part for w, part in zip(self.weight.log_softmax(0), parts)]).logsumexp(0)
 
 

@@ -61,11 +61,13 @@ def judge(samples, train, labels, test):
         digits = net(test[: len(samples), None] / 255).argmax(1).bincount(minlength=10).double()
     share = labels.long().bincount(minlength=10).double()
     expected = share / share.sum() * len(samples)
-    apart = classifier_test(samples.float(), test[: len(samples)].float())
+    pair = [v.long() for v in (samples, test[: len(samples)])]
+    apart, coarse = (classifier_test(*(torch.div(v, k, rounding_mode="floor") for v in pair)) for k in (1, 16))
     return {
         "class_p_value": float(chisquare(counts, expected).pvalue),
         "class_p_value_of_test_digits": float(chisquare(digits, expected).pvalue),
         "c2st_accuracy": apart.accuracy,
         "c2st_stderr": apart.accuracy_stderr,
         "c2st_auc": apart.auc,
+        "c2st_accuracy_16_levels": coarse.accuracy,
     }

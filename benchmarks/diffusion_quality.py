@@ -2,8 +2,10 @@
 
 Both have at most 2 million parameters and are scored by one evaluator: bits per dimension of the bound on test digits.  The
 peer's network is read as a denoiser on its own schedule of 1,000 levels; its first level, which the peer leaves open, is
-decoded by the mixture of three Gaussians around x̂ that is best on validation digits.  Samples take 20 evaluations of the
-network.  `bits_at_half_time` is ours on validation digits half-way through, while its learning rate is still high.
+decoded by the mixture of three Gaussians around x̂ and a uniform that is best on validation digits.  Samples take 20
+evaluations of the network; a classifier that tells them from digits sees them with 256 and with 16 grey levels, since ours has
+exact zeros in the background and the peer does not.  `bits_at_half_time` is ours on validation digits half-way through, while
+its learning rate is still high.
 """
 
 import time
