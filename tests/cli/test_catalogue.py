@@ -47,7 +47,8 @@ def test_nested_choices_are_the_registered_ones(name):
     for argument in catalogue().arguments(MODELS[name].__name__).values():
         words = [n.id for n in ast.walk(ast.parse(argument.annotation)) if isinstance(n, ast.Name)]
         truth = [b for w in words for b in _bases() if b.__name__ == w and issubclass(b, likeli.config.Configurable)]
-        expected = list(registered(truth[0])) if truth else []
+        ours = registered(truth[0]) if truth else {}  # other tests register families of their own
+        expected = [name for name, c in ours.items() if c.__module__.startswith("likeli.")]
         assert list(catalogue().nested(argument.annotation)) == expected
 
 
