@@ -2,9 +2,9 @@
 
 import ast
 import inspect
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -74,10 +74,10 @@ def test_help_needs_no_torch(words):
         "heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - started < 2
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2  # of the processor: a busy machine is no fault
     assert "likeli" in done.stdout or "log p(x)" in done.stdout
 
 
