@@ -90,18 +90,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="digits, or the path of an .npz file [digits]")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of 128 rows [1500]")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights, the batches and the draws [0]")
     parser.add_argument("--out", type=Path, default=Path("conditional_digits"), help="folder of the pictures")
     args = parser.parse_args()
     train, test, space = read(args.data)
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     vae = conditional_vae(space)
-    likeli.fit(vae, *train, steps=args.steps)
+    likeli.fit(vae, *train, steps=args.steps, seed=args.seed)
     print(likeli.evaluate(vae, test[0][:1000], test[1][:1000], samples=20).row())
     wanted = torch.arange(JUDGED) % CLASSES
-    drawn, classifier = vae.sample(JUDGED, wanted), judge(train, space)
+    drawn, classifier = vae.sample(JUDGED, wanted, seed=args.seed), judge(train, space)
     print("real test rows recognised:", accuracy(classifier, *test))
     print("samples classified as asked:", accuracy(classifier, drawn, wanted))
-    print("means classified as asked:", accuracy(classifier, vae.sample(JUDGED, wanted, mean=True), wanted))
+    print("means classified as asked:", accuracy(classifier, vae.sample(JUDGED, wanted, seed=args.seed, mean=True), wanted))
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = {
         "samples": (drawn[: 10 * CLASSES], CLASSES),
