@@ -209,6 +209,12 @@ def test_bound_and_flow_on_one_line():
     assert set(found.row()["flow"]["errors"]) == {"ode_tolerance", "terminal_mismatch"}
 
 
+def test_one_row_does_not_tell_the_order():
+    """A single difference has no standard error, so nothing is said of which side the bound lies on."""
+    found = bound_and_flow(chain(None), gaussian_rows(1), samples=2)
+    assert math.isnan(found.stderr) and found.ordered is None and found.row()["ordered"] is None
+
+
 def test_integers_say_what_dequantisation_costs():
     """Uniform cells: the flow's value is below log P; the stated cost is above 0 and no more than the whole gap (4 s.e.)."""
     model = VDM(Pixels((2, 2), 4), (8,), noise="log_linear").double()

@@ -184,7 +184,8 @@ def _notes(result: LogLikelihood) -> list[str]:
     notes = []
     for name, nats in result.errors.items():
         alarm = " (alarm: above 0.01)" if name == "terminal_mismatch" and nats > MISMATCH_ALARM else ""
-        notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {nats:.3g} nats{alarm}")
+        size = "not known" if math.isnan(nats) else f"{nats:.3g} nats{alarm}"
+        notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {size}")
     value = result.value
     if value.isneginf().any():
         notes.append(f"examples that are impossible under the model (log p = -inf): {int(value.isneginf().sum())}")

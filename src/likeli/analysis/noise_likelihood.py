@@ -34,9 +34,10 @@ class BoundAndFlow:
     doubt: float
 
     @property
-    def ordered(self) -> bool:
-        """Whether the bound lies below the flow's value, within four standard errors and the numerical doubt."""
-        return self.gap > -4 * self.stderr - self.doubt
+    def ordered(self) -> bool | None:
+        """Whether the bound lies below the flow's value, within four standard errors and the doubt; None if not known."""
+        allowed = 4 * self.stderr + self.doubt
+        return None if math.isnan(allowed) else self.gap > -allowed
 
     def row(self) -> dict[str, Any]:
         """Everything as JSON values."""

@@ -12,6 +12,7 @@ and why it may be off.  `seconds` is what the evaluation took.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,11 @@ def _both(found: BoundAndFlow) -> str:
     for way, one in (("bound", found.bound), ("ode", found.flow)):
         errors = [f"{one.errors[n]:.2g}" if n in one.errors else "-" for n in names]
         rows.append([way, *cells(one.row())[1:6], *errors])
-    gap = with_error(found.gap, found.stderr, 3)
-    order = "above by more than the errors allow"
-    if found.ordered:
+    gap = with_error(found.gap, None if math.isnan(found.stderr) else found.stderr, 3)
+    order = "above it by more than the errors allow"
+    if found.ordered is None:
+        order = "on a side that cannot be told, since an error is not known"
+    elif found.ordered:
         order = "below it" if found.gap > 0 else "not above it by more than the errors"
     return "\n".join([
         table(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
