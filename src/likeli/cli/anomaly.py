@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from likeli.cli import score
 from likeli.cli.building import call_options, load_plugins, read_rows, stored_data
-from likeli.cli.evaluate import add_likelihood_arguments
 from likeli.cli.output import check_new, emit, new_file, table
 
 if TYPE_CHECKING:
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
-    parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
+    score.add_arguments(parser)
     parser.add_argument("--rate", type=float, default=0.05, metavar="A", help="share of ordinary rows to be flagged [0.05]")
     parser.add_argument("--reference", metavar="DATA", help="ordinary rows in place of the run's own test split")
-    parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
-    add_likelihood_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options of everything that says something of each row."""
     parser.add_argument("run_folder", metavar="RUN", help="a run folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
     parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
