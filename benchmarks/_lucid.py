@@ -7,9 +7,9 @@ from torch import nn
 
 from benchmarks._mnist import LEVELS, space
 from likeli.diffusion.denoiser import Conditional, Prediction
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.schedule import VariancePreserving
-from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.observation.pixels import CategoricalCells
+from likeli.spaces.pixels import CategoricalCells
 
 
 class LucidSchedule(VariancePreserving):

@@ -14,14 +14,14 @@ def load(folder):
 
 
 def space():
-    from likeli.space import Pixels
+    from likeli.spaces.base import Pixels
 
     return Pixels((SIDE, SIDE), LEVELS)
 
 
 def bits(model, rows, samples=16):
     """Bits per dimension of the model's own bound, and the standard error over rows."""
-    from likeli.analysis.likelihood import evaluate
+    from likeli.evaluation.likelihood import evaluate
 
     result = evaluate(model, rows, batch=125, samples=samples)
     return result.bits_per_dim, result.bits_stderr
@@ -53,7 +53,7 @@ def judge(samples, train, labels, test):
     import torch
     from scipy.stats import chisquare
 
-    from likeli.analysis.two_sample import classifier_test
+    from likeli.evaluation.two_sample import classifier_test
 
     net = reader(train, labels)
     with torch.no_grad():

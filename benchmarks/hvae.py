@@ -42,7 +42,7 @@ def trained(folder, seconds):
 
     from likeli.data.dataset import Data
     from likeli.models.hvae import HVAE
-    from likeli.space import Binary
+    from likeli.spaces.base import Binary
     from likeli.training import fit
 
     train, valid, _ = digits(folder)
@@ -69,7 +69,7 @@ def digits(folder):
 
 def measured(model, folder):
     """The bounds of the model: of the ELBO on the training, validation and test digits, and of 1,000 draws on the last."""
-    from likeli.analysis.likelihood import evaluate
+    from likeli.evaluation.likelihood import evaluate
 
     parts = dict(zip(("train", "valid", "test"), digits(folder)))
     elbos = {f"negative_elbo_{part}": -evaluate(model, x[:2000], samples=1).nats for part, x in parts.items()}

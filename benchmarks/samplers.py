@@ -23,7 +23,7 @@ def prepare(folder, data):
     import numpy as np
     import torch
 
-    from likeli.diffusion.ode import solve
+    from likeli.diffusion.probability_flow import solve
 
     for d, process in itertools.product((2, 64, 768), ("vp", "ve")):
         _, sigma = levels(process)

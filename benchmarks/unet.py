@@ -77,7 +77,7 @@ def measure(build, side, precision):
 
 def ours(folder, against, side, precision):
     from likeli.nn.unet import UNet
-    from likeli.training.memory import keep_freed_memory
+    from likeli.training.engine import keep_freed_memory
 
     keep_freed_memory()  # as `fit` does
     options = {"diffusers": (WIDTHS, 1, 2), "denoising_diffusion_pytorch": ((32, 64, 56), 2, 4)}

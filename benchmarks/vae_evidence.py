@@ -28,7 +28,7 @@ def ours(folder, samples):
     import torch
 
     from likeli.models.vae import VAE
-    from likeli.space import Binary
+    from likeli.spaces.base import Binary
 
     _, digits = load(folder)
     torch.manual_seed(0)

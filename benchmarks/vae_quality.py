@@ -32,10 +32,10 @@ def load(folder):
 def ours(folder, family, seconds):
     import torch
 
-    from likeli.analysis.likelihood import evaluate
     from likeli.data.dataset import Data
+    from likeli.evaluation.likelihood import evaluate
     from likeli.models.vae import VAE
-    from likeli.space import Binary
+    from likeli.spaces.base import Binary
     from likeli.training import fit
 
     train, valid, test = load(folder)

@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 import likeli
-from likeli.pictures import grid
+from likeli.show.pictures import grid
 
 Rows = tuple[Tensor, Tensor]
 CLASSES, JUDGED = 10, 2000

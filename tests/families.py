@@ -7,11 +7,11 @@ import torch
 
 import likeli.models
 from likeli.config import registered
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
-from likeli.space import Counts, Labels, Pixels, Tokens
-from likeli.table import Table
+from likeli.spaces.base import Counts, Labels, Pixels, Tokens
+from likeli.spaces.table import Table
 
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)

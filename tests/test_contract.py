@@ -11,11 +11,11 @@ from torch import nn
 
 from families import FAMILIES, examples, takes
 from likeli.config import build, describe, parameters_of
-from likeli.core import GenerativeModel, Knows, LatentCodec, LogLikelihood
+from likeli.contract import GenerativeModel, Knows, LatentCodec, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
-from likeli.space import Binary, Counts, Labels, Pixels, Real, Tokens
-from likeli.table import Column, Table
+from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces.table import Column, Table
 
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 0.0), scale=(1.0, 5.0, 0.1)),

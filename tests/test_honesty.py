@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 
 from families import FAMILIES, examples, takes, trained
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.random import seeded
-from likeli.space import Binary, Pixels, Real, Tokens
+from likeli.spaces.base import Binary, Pixels, Real, Tokens
 
 TINY = {"binary": Binary((3,)), "pixels": Pixels((2,), levels=4), "tokens": Tokens(2, 3)}
 FLAT = {"line": Real((1,), mean=2.0, scale=3.0), "plane": Real((2,), mean=(1.0, -1.0), scale=(2.0, 0.5))}

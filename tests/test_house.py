@@ -4,12 +4,13 @@ import ast
 import importlib
 import inspect
 import pkgutil
-import statistics
+import sys
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
 
 import likeli
 
@@ -18,23 +19,27 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 LAYERS = [
-    "errors config core information space random distributions arrays table gaussian",
-    "nn observation data checkpoint",
+    "errors config random",
+    "probability spaces",
+    "contract gaussian",
+    "nn data checkpoint",
+    "latent",
     "diffusion",
     "models",
-    "training analysis",
+    "evaluation training",
+    "theory",
     "__init__ estimator",
-    "cli report pictures studio __main__",
+    "cli show studio __main__",
 ]
 LAYER = {room: level for level, rooms in enumerate(LAYERS) for room in rooms.split()}
-SHARED_MODELS = {"density", "hierarchy", "linear_gaussian", "symbols", "gaussian_diffusion"}
+SHARED_MODELS = {"density", "linear_gaussian", "symbols"}
 
 BANNED_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 BANNED_BUILTINS = {"eval", "exec", "__import__", "compile"}
 BANNED_ATTRIBUTES = {
     ("torch", "save"), ("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"),
 }
-IMPORT_BY_NAME = {"__init__.py", "analysis/identities/__init__.py"}  # a table, and a folder of our own
+IMPORT_BY_NAME = {"__init__.py", "theory/__init__.py", "cli/app.py"}  # a table, and folders of our own
 CONCRETE_BASES = {"Pixels"}  # Binary is an image of two levels, and whoever takes images takes it
 
 
@@ -130,12 +135,134 @@ def test_files_stay_below_four_hundred_lines():
     assert not [short(p) for p in FILES if len(p.read_text(encoding="utf-8").splitlines()) >= 400]
 
 
-def test_functions_are_short():
-    lengths = sorted((length(f), f"{short(p)}:{f.name}") for p, tree in TREES.items() for f in functions(tree))
-    sizes = [n for n, _ in lengths]
-    assert statistics.median(sizes) <= 8
-    assert statistics.quantiles(sizes, n=10)[-1] < 30
-    assert not [where for n, where in lengths if n > 60]
+def test_no_function_is_longer_than_a_screen():
+    assert not [f"{short(p)}:{f.name}" for p, tree in TREES.items() for f in functions(tree) if length(f) > 60]
+
+
+# The ratchet: today's figures, which may fall and never rise.
+CEILINGS = {
+    "files": 159,
+    "most public methods of a class": 38,
+    "classes above 12 public methods": 8,
+    "most parameters": 16,
+    "functions above 8 parameters": 9,
+    "class names with two meanings": 5,
+    "function names with two meanings": 13,
+    "file names used twice": 1,
+    "undeclared members of models": 15,
+    "space tests per 1000 lines": 1.9,
+    "short private helpers used once per 1000 lines": 1.7,
+    "files of VAE.loss": 12,
+    "files of VDM.loss": 16,
+    "files of VDM.sample": 18,
+    "files of load": 20,
+}
+SPACES = {"Binary", "Counts", "Labels", "Pixels", "Real", "Table", "Tokens"}
+MODEL_NAMES = {"model", "teacher", "student", "denoise", "denoiser"}
+REPEATED_FILES = {"cli/verbs", "theory"}  # there a file name says what it serves
+
+
+def calls(*names):
+    return [n for tree in TREES.values() for n in ast.walk(tree)
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in names]  # fmt: skip
+
+
+def classes():
+    return [n for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+
+
+def public_methods(cls):
+    """Names of the public methods and properties that a class itself defines."""
+    return {n.name for n in cls.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")}
+
+
+def parameters(function):
+    a = function.args
+    return [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls")]
+
+
+def repeated(names):
+    return sorted({n for n in names if names.count(n) > 1})
+
+
+def used_once():
+    """Private functions and methods of under 4 lines that their file names once."""
+    found = []
+    for path, tree in TREES.items():
+        nodes = list(ast.walk(tree))
+        named = [n.id for n in nodes if isinstance(n, ast.Name)] + [n.attr for n in nodes if isinstance(n, ast.Attribute)]
+        private = [f for f in functions(tree) if f.name.startswith("_") and not f.name.endswith("__") and length(f) < 4]
+        found += [f"{short(path)}:{f.name}" for f in private if named.count(f.name) == 1]
+    return found
+
+
+def undeclared():
+    """`getattr(model, "…")` and `hasattr(model, "…")`, also of an attribute called model."""
+    def is_model(node):
+        if isinstance(node, ast.Name):
+            return node.id in MODEL_NAMES
+        return isinstance(node, ast.Attribute) and node.attr == "model"
+
+    return [ast.unparse(c) for c in calls("getattr", "hasattr") if c.args and is_model(c.args[0])]
+
+
+def space_tests():
+    def kinds(node):
+        return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & SPACES
+
+    return [ast.unparse(c) for c in calls("isinstance") if len(c.args) == 2 and kinds(c.args[1])]
+
+
+def files_of(trip):
+    """The files of the package that a call passes through."""
+    seen = set()
+
+    def watch(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT)):
+            seen.add(frame.f_code.co_filename)
+
+    sys.setprofile(watch)
+    try:
+        trip()
+    finally:
+        sys.setprofile(None)
+    return sorted(str(Path(f).relative_to(ROOT)) for f in seen)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    space, x = likeli.Binary((4, 4)), torch.randint(2, (3, 4, 4))
+    vae, vdm, folder = likeli.VAE(space), likeli.VDM(space), tmp_path_factory.mktemp("ratchet") / "run"
+    likeli.save(vae, folder)
+    lines = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in FILES) / 1000
+    everything = [f for tree in TREES.values() for f in functions(tree)]
+    rooms = [p for p in FILES if short(p.parent) not in REPEATED_FILES and p.stem not in ("__init__", "__main__")]
+    top_level = [f.name for tree in TREES.values() for f in tree.body if isinstance(f, ast.FunctionDef)]
+    verbs = {"add_arguments", "run", "epilog"}  # what every file of cli/verbs has
+    return {
+        "files": FILES,
+        "most public methods of a class": max((sorted(public_methods(c)) for c in classes()), key=len),
+        "classes above 12 public methods": [c.name for c in classes() if len(public_methods(c)) > 12],
+        "most parameters": max(map(parameters, everything), key=len),
+        "functions above 8 parameters": [f"{f.name}:{f.lineno}" for f in everything if len(parameters(f)) > 8],
+        "class names with two meanings": repeated([c.name for c in classes()]),
+        "function names with two meanings": repeated([n for n in top_level if not n.startswith("_") and n not in verbs]),
+        "file names used twice": repeated([p.stem for p in rooms]),
+        "undeclared members of models": undeclared(),
+        "space tests per 1000 lines": (space_tests(), lines),
+        "short private helpers used once per 1000 lines": (used_once(), lines),
+        "files of VAE.loss": files_of(lambda: vae.loss(x)),
+        "files of VDM.loss": files_of(lambda: vdm.loss(x)),
+        "files of VDM.sample": files_of(lambda: vdm.sample(2, steps=2)),
+        "files of load": files_of(lambda: likeli.load(folder)),
+    }
+
+
+@pytest.mark.parametrize("figure", CEILINGS)
+def test_ratchet(figure, measured):
+    found = measured[figure]
+    count = len(found[0]) / found[1] if isinstance(found, tuple) else len(found)
+    assert count <= CEILINGS[figure], found
 
 
 def test_no_drawer_for_odds_and_ends():

@@ -16,35 +16,31 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "likeli.core": "Elbo GenerativeModel Knows LatentCodec LogLikelihood",
+    "likeli.contract": "Elbo GenerativeModel Knows LatentCodec LogLikelihood",
     "likeli.errors": "CheckpointError Diverged InputError Interrupted LikeliError MissingExtra Unsupported",
-    "likeli.space": "Binary Counts Labels Pixels Real Space Tokens",
-    "likeli.table": "Table",
+    "likeli.spaces.base": "Binary Counts Labels Pixels Real Space Tokens",
+    "likeli.spaces.table": "Table",
     "likeli.config": "build describe registered",
     "likeli.random": "Ambient Replay Streams seeded",
     "likeli.data": "Data load_data",
     "likeli.checkpoint": "from_pretrained load save save_pretrained",
-    "likeli.training": "History TrainSettings fit",
-    "likeli.training.distil": "distil",
-    "likeli.analysis.few_steps": "Quality quality_per_step",
+    "likeli.training": "History TrainSettings distil fit",
     "likeli.models.gmm": "select_components",
-    "likeli.analysis.likelihood": "Evaluation evaluate",
-    "likeli.analysis.imputation": "impute",
-    "likeli.analysis.explain_loss": "explain_loss",
-    "likeli.analysis.noise_levels": "noise_levels",
-    "likeli.analysis.noise_denoised": "denoised",
-    "likeli.analysis.noise_schedules": "schedule_variance",
-    "likeli.analysis.anomaly": "anomaly",
-    "likeli.analysis.classify": "classify",
-    "likeli.analysis.collapse": "diagnose_latents",
-    "likeli.analysis.two_sample": "ClassifierTest c2st classifier_test",
-    "likeli.analysis.latent": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
+    "likeli.evaluation.likelihood": "Evaluation evaluate",
+    "likeli.evaluation.imputation": "impute",
+    "likeli.probability.explain_loss": "explain_loss",
+    "likeli.diffusion.levels": "denoised noise_levels",
+    "likeli.diffusion.schedule_variance": "schedule_variance",
+    "likeli.evaluation.rows": "anomaly classify",
+    "likeli.evaluation.collapse": "diagnose_latents",
+    "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",
+    "likeli.latent.codes": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
 }
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 _TORCH_FREE = {"likeli.errors", "likeli.config"}
 _ROOMS = {
-    *["analysis", "checkpoint", "config", "core", "data", "diffusion", "distributions", "errors"],
-    *["information", "models", "nn", "observation", "random", "space", "training"],
+    *["checkpoint", "config", "contract", "data", "diffusion", "errors", "evaluation", "gaussian", "latent"],
+    *["models", "nn", "probability", "random", "spaces", "theory", "training"],
 }
 
 

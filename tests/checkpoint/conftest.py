@@ -6,7 +6,7 @@ from tiny_models import CLASSES, TinyFlow, fill
 
 from likeli import config
 from likeli.checkpoint import disk
-from likeli.space import Real
+from likeli.spaces.base import Real
 
 
 @pytest.fixture(autouse=True)

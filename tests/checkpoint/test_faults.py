@@ -16,9 +16,10 @@ import torch
 from tiny_models import TinyFlow, fill, same
 
 from likeli import checkpoint as ck
-from likeli.checkpoint import disk, locking
+from likeli.checkpoint import disk
+from likeli.checkpoint import disk as locking
 from likeli.errors import LikeliError
-from likeli.space import Real
+from likeli.spaces.base import Real
 
 
 @pytest.fixture

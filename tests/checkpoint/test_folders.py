@@ -11,7 +11,7 @@ import pytest
 from tiny_models import fill, same
 
 from likeli import checkpoint as ck
-from likeli.checkpoint import locking
+from likeli.checkpoint import disk as locking
 from likeli.errors import CheckpointError, InputError, LikeliError
 
 
@@ -142,7 +142,7 @@ def test_a_link_in_place_of_the_temporary_folder_is_removed_not_followed(tmp_pat
 # --- lock ---------------------------------------------------------------------------------------------------------------
 
 HOLD = """import sys
-from likeli.checkpoint.locking import lock
+from likeli.checkpoint.disk import lock
 with lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tiny_models import Part, TinyFlow, fill, same
 
 from likeli import checkpoint as ck
-from likeli.checkpoint import strict, tensors
+from likeli.checkpoint import strict_json as strict
+from likeli.checkpoint import tensors
 from likeli.config import describe
 from likeli.errors import CheckpointError, InputError, LikeliError
-from likeli.space import Labels, Pixels, Real, Tokens
+from likeli.spaces.base import Labels, Pixels, Real, Tokens
 
 SPACES = [Real((2,), mean=(0.1, 1 / 3), scale=(1e-20, 7.0)), Pixels((2, 3), 16), Tokens(3, 4, "ab\\\u20ac"), Real(())]
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from likeli import config
-from likeli.core import GenerativeModel, Knows
-from likeli.space import Space
+from likeli.contract import GenerativeModel, Knows
+from likeli.spaces.base import Space
 
 
 class Part(config.Configurable):

@@ -11,7 +11,7 @@ import pytest
 import likeli
 from likeli.cli.catalogue import FROM_DATA, catalogue, training_options
 from likeli.config import parameters_of, registered
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
 from likeli.training.settings import TrainSettings
 
 MODELS = {name: cls for name, cls in likeli.families().items() if cls.__module__.startswith("likeli.")}

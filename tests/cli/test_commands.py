@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import likeli
-from likeli.analysis.likelihood import ROW
 from likeli.cli import main
+from likeli.evaluation.likelihood import ROW
 
 TINY = ["--model.hidden", "8", "--steps", "6", "--train.batch", "32", "--train.valid_rows", "8", "--quiet"]
 
@@ -216,7 +216,7 @@ PLUGIN = '''
 import torch
 from torch import nn
 from likeli.models import DensityModel
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 class LaplaceColumns(DensityModel):
     """Independent Laplace columns.

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from likeli.analysis.likelihood import ROW
 from likeli.cli.contest import Contest, Job, _result, caveats, exit_code, ranked
+from likeli.evaluation.likelihood import ROW
 
 JOBS = [Job(name, (), f"nowhere/{name}") for name in ("a", "b")]
 FOUND = dict.fromkeys(ROW) | {"model": "a", "knows": "exact", "measure": "mass", "nats": -3.0, "notes": ["n"]}

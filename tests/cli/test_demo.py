@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import likeli
-from likeli.analysis.likelihood import ROW
 from likeli.cli import main
 from likeli.cli.contest import Contest
-from likeli.cli.demo import NEURAL, YARDSTICKS
+from likeli.cli.verbs.demo import NEURAL, YARDSTICKS
+from likeli.evaluation.likelihood import ROW
 
 FAMILIES = {"vae", *YARDSTICKS, "gmm", "ppca"}
 
@@ -27,7 +27,7 @@ def here(self, *words):
 
 def demo(capsys, monkeypatch, folder, *words):
     monkeypatch.setattr(Contest, "_call", here)
-    monkeypatch.setattr("likeli.cli.demo.NEURAL", {"vae": 1.0})
+    monkeypatch.setattr("likeli.cli.verbs.demo.NEURAL", {"vae": 1.0})
     capsys.readouterr()
     assert main(["demo", "--out", str(folder), "--minutes", "0.002", "--jobs", "1", "--json", *words]) == 0
     return json.loads(capsys.readouterr().out)

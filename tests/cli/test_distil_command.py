@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import likeli
-from likeli.analysis.few_steps import sliced_wasserstein
 from likeli.cli import main
+from likeli.evaluation.two_sample import sliced_wasserstein
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from PIL import Image
 
 import likeli
 from likeli.cli import main
-from likeli.cli.watch import states
+from likeli.cli.verbs.sample import states
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 import likeli
-from likeli.analysis import verify
-from likeli.analysis.collapse import diagnose_latents
-from likeli.analysis.latent import decode_codes, embed, interpolate, traverse
 from likeli.cli import main
-from likeli.pictures import grid
+from likeli.evaluation.collapse import diagnose_latents
+from likeli.latent.codes import decode_codes, embed, interpolate, traverse
+from likeli.show.pictures import grid
+from likeli.theory import check as verify
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_verify_lists_every_check_and_runs_one(capsys):
 
 
 def test_a_check_that_fails_is_exit_code_one(monkeypatch, capsys):
-    from likeli.analysis import check
+    from likeli.theory import check
 
     wrong = check.Check("wrong", ("R1",), "1 = 2", 0.5, lambda: 1.0)
     monkeypatch.setitem(check._CHECKS, "wrong", wrong)

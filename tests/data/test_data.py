@@ -16,11 +16,11 @@ from sklearn.datasets import load_digits
 
 from likeli.config import build
 from likeli.data import columns_of, describe_sources, load_data, read_rows, rebuild, split_rows
-from likeli.data.hub import from_dataset
-from likeli.data.kinds import moments
+from likeli.data.infer import moments
+from likeli.data.readers.hub import from_dataset
 from likeli.errors import InputError, MissingExtra
-from likeli.space import Binary, Counts, Pixels, Real, Space, Tokens
-from likeli.table import Table
+from likeli.spaces.base import Binary, Counts, Pixels, Real, Space, Tokens
+from likeli.spaces.table import Table
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(50, 3)) * [1, 10, 0.1] + [5, 0, -2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from likeli.data import load_data, scenes
+from likeli.data import load_data
+from likeli.data.builtin import scenes
 
 
 def every_form() -> torch.Tensor:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from likeli.data import columns_of, load_data, read_rows, rebuild, write_csv, write_npy
-from likeli.data.tables import harmless, read_csv
+from likeli.data.readers.tables import harmless, read_csv
 from likeli.errors import MissingExtra
-from likeli.space import Labels, Real
+from likeli.spaces.base import Labels, Real
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(50, 3)) * [1, 10, 0.1] + [5, 0, -2]
@@ -46,7 +46,7 @@ def test_csv_reads_what_pandas_wrote(tmp_path):
 
 def test_blocks_of_rows_agree_on_a_columns_type(tmp_path, monkeypatch):
     """A column whose first block is numbers and whose later ones are texts is one column of texts."""
-    monkeypatch.setattr("likeli.data.tables.BLOCK_ROWS", 4)
+    monkeypatch.setattr("likeli.data.readers.tables.BLOCK_ROWS", 4)
     path = table(tmp_path, "a,b\n" + "1,2\n" * 4 + "x,2.5\n" * 7)
     got = read_csv(path)
     assert got.columns[0] == ["1"] * 4 + ["x"] * 7

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
-from likeli.data import toys
+from likeli.data.builtin import toys
 
 PLANE = {
     "gaussian": (toys.gaussian(), (-10, 14)),

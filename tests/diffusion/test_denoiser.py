@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from likeli.diffusion.categorical import CategoricalDenoiser
-from likeli.diffusion.decoding import symbols
+from likeli.diffusion.categorical import CategoricalDenoiser, symbols
 from likeli.diffusion.denoiser import Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.schedule import Karras, LogLinear, Straight, SubVP
 from likeli.errors import InputError
 from likeli.random import seeded
-from likeli.space import Pixels, Tokens
+from likeli.spaces.base import Pixels, Tokens
 
 READINGS = ["x", "eps", "score", "v", "flow"]
 

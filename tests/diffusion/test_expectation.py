@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from likeli.diffusion import expectation
-from likeli.diffusion.expectation import expected_level, plain
+from likeli.diffusion import categorical as expectation
+from likeli.diffusion.categorical import expected_level, plain
 from likeli.random import seeded
 
 

@@ -11,7 +11,7 @@ from likeli.errors import Diverged, InputError, Unsupported
 from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, seeded
-from likeli.space import Pixels, Real, Tokens
+from likeli.spaces.base import Pixels, Real, Tokens
 
 
 def tiny(space=None, **options):
@@ -105,7 +105,7 @@ def test_schedules_refuse_ends_that_overflow():
 
 
 def test_a_family_without_a_trajectory_says_so():
-    from likeli.analysis.noise_levels import noise_levels
+    from likeli.diffusion.levels import noise_levels
     from likeli.models.vae import VAE
 
     with pytest.raises(Unsupported, match="vae has no noise levels"):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.diffusion.exact import MixtureDenoiser
-from likeli.diffusion.ode import flow, log_density, solve
+from likeli.diffusion.probability_flow import flow, log_density, solve
 from likeli.diffusion.schedule import Cosine, Karras, LogLinear, Straight
 from likeli.errors import Diverged, InputError
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, seeded
-from likeli.space import Pixels, Real
+from likeli.spaces.base import Pixels, Real
 
 F64 = torch.float64
 

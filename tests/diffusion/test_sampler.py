@@ -13,7 +13,7 @@ from likeli.diffusion.times import uniform
 from likeli.errors import Diverged, InputError
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, Replay, Streams, seeded
-from likeli.space import Pixels, Real
+from likeli.spaces.base import Pixels, Real
 
 F64 = torch.float64
 

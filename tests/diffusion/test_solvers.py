@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from likeli.config import registered
-from likeli.diffusion.adams import Adams, adams_weights
 from likeli.diffusion.denoiser import Bound, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector, langevin, mala
 from likeli.diffusion.sampler import DDIM, Sampler, invert, trajectory
 from likeli.diffusion.schedule import Cosine, Karras, LinearBeta, LogLinear, Straight
-from likeli.diffusion.solvers import DPMSolver, Euler, Heun, Multistep
+from likeli.diffusion.solvers import Adams, DPMSolver, Euler, Heun, Multistep, adams_weights
 from likeli.diffusion.times import even_log_snr, optimal, uniform
 from likeli.errors import InputError
 from likeli.random import Ambient, seeded

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.models.ddpm import DDPM
@@ -16,7 +16,7 @@ from likeli.models.flow_matching import FlowMatching
 from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
-from likeli.space import Pixels, Real
+from likeli.spaces.base import Pixels, Real
 
 F64 = torch.float64
 FAMILIES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import likeli
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError, Unsupported
@@ -12,8 +12,8 @@ from likeli.models.distilled import Distilled
 from likeli.models.flow_matching import FlowMatching
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.space import Pixels, Real
-from likeli.training.distil import distil
+from likeli.spaces.base import Pixels, Real
+from likeli.training.fit import distil
 
 
 def pair(**options):

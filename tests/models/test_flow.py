@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.errors import InputError, Unsupported
 from likeli.models.flow import Flow, Histogram
 from likeli.random import Streams, seeded
-from likeli.space import Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces.base import Counts, Labels, Pixels, Real, Tokens
 
 
 def random_flow(space, *, scale=0.2, **kwargs):

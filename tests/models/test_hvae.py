@@ -9,15 +9,15 @@ import torch
 from torch import distributions as D
 
 from likeli.data import load_data
-from likeli.distributions import gaussian_product
 from likeli.errors import InputError
 from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.nn.ladder import grow, pyramid, shrink
-from likeli.observation import Gaussian
+from likeli.probability.draw import gaussian_product
 from likeli.random import Replay, seeded
-from likeli.space import Binary, Labels, Pixels, Real
+from likeli.spaces import Gaussian
+from likeli.spaces.base import Binary, Labels, Pixels, Real
 from likeli.training import fit
 
 

@@ -11,11 +11,11 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from likeli.core import LatentCodec
+from likeli.contract import LatentCodec
 from likeli.errors import InputError
 from likeli.models import ppca
 from likeli.models.ppca import PPCA
-from likeli.space import Pixels, Real
+from likeli.spaces.base import Pixels, Real
 
 
 def linear_draw(n=300, d=5, size=2, seed=0):

@@ -9,15 +9,15 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from likeli.config import build, describe
-from likeli.core import GenerativeModel, LatentCodec
-from likeli.distributions import draw
+from likeli.contract import GenerativeModel, LatentCodec
 from likeli.errors import InputError
+from likeli.latent.posterior import make_posterior
+from likeli.latent.prior import make_prior
 from likeli.models.vae import VAE
-from likeli.nn.posterior import make_posterior
-from likeli.nn.prior import make_prior
-from likeli.observation import Bernoulli, Gaussian
+from likeli.probability.draw import draw
 from likeli.random import Replay, Streams, seeded
-from likeli.space import Binary, Labels, Pixels, Real
+from likeli.spaces import Bernoulli, Gaussian
+from likeli.spaces.base import Binary, Labels, Pixels, Real
 from likeli.training import fit
 
 EIGENVALUES = torch.tensor([9.0, 4.0, 1.0, 0.25, 0.25], dtype=torch.double)

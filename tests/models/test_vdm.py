@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from likeli.config import build, describe
-from likeli.core import Knows
-from likeli.diffusion.control import reference_error, reference_integral
+from likeli.contract import Knows
+from likeli.diffusion.bound import reference_error, reference_integral
 from likeli.diffusion.denoiser import Conditional, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Schedule
 from likeli.diffusion.times import spread
-from likeli.distributions import draw
 from likeli.errors import InputError, Unsupported
-from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.vdm import VDM
+from likeli.probability.draw import draw
 from likeli.random import Ambient, Replay, seeded
-from likeli.space import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
 
 F64 = torch.float64
 

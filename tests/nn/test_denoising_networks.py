@@ -8,11 +8,11 @@ from likeli.diffusion.networks import make_denoiser
 from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError
 from likeli.models.vdm import VDM
-from likeli.nn.denoising_mlp import DenoisingMLP
+from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
 from likeli.random import seeded
-from likeli.space import Labels, Pixels, Real, Tokens
+from likeli.spaces.base import Labels, Pixels, Real, Tokens
 
 
 def stirred(net):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from likeli.nn.attention import attend, heads_of
-from likeli.nn.norm_conv import NormConv, plain
+from likeli.nn.conv import NormConv, plain
+from likeli.nn.transformer import attend, heads_of
 from likeli.random import seeded
-from likeli.training.memory import keep_freed_memory
+from likeli.training.engine import keep_freed_memory
 
 
 def block(inputs=32, width=16, batch=3, dtype=torch.float64, steered=True):

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-from likeli.core import GenerativeModel, Knows
-from likeli.space import Labels, Real, Space
+from likeli.contract import GenerativeModel, Knows
+from likeli.spaces.base import Labels, Real, Space
 
 
 class NoisyProbe(GenerativeModel):

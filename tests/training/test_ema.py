@@ -6,9 +6,9 @@ from torch import nn
 
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.space import Real
+from likeli.spaces.base import Real
 from likeli.training import fit
-from likeli.training.ema import EMA, holding
+from likeli.training.run import EMA, holding
 
 
 def test_average_equals_its_closed_form():

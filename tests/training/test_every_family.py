@@ -12,10 +12,10 @@ from probes import Rows
 import likeli.models
 from likeli import checkpoint
 from likeli.config import registered
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.random import seeded
-from likeli.space import Pixels, Real
+from likeli.spaces.base import Pixels, Real
 from likeli.training import fit
 from likeli.training.session import Session
 

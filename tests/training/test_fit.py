@@ -10,10 +10,10 @@ import torch
 from probes import MeanProbe, MixtureProbe, NoisyProbe, Rows, noisy, rows
 
 from likeli import checkpoint
-from likeli.core import GenerativeModel, Knows
+from likeli.contract import GenerativeModel, Knows
 from likeli.errors import InputError, LikeliError
 from likeli.models import GMM
-from likeli.space import Labels, Real, Space
+from likeli.spaces.base import Labels, Real, Space
 from likeli.training import fit
 from likeli.training.engine import Engine
 from likeli.training.settings import TrainSettings, learning_rate

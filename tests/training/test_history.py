@@ -3,7 +3,7 @@ import math
 
 from probes import NoisyProbe, noisy, rows
 
-from likeli.core import Knows
+from likeli.contract import Knows
 from likeli.training import History, fit
 from likeli.training.fit import in_nats
 from likeli.training.history import Journal

@@ -8,11 +8,11 @@ from probes import MixtureProbe, NoisyProbe, Rows, noisy, rows
 from torch import nn
 
 from likeli import checkpoint
-from likeli.core import GenerativeModel, Knows
-from likeli.distributions import diagonal_gaussian
+from likeli.contract import GenerativeModel, Knows
 from likeli.errors import Diverged, InputError, Interrupted
-from likeli.models.hierarchy import Hierarchy
-from likeli.space import Real, Space
+from likeli.latent.chain import Hierarchy
+from likeli.probability.draw import diagonal_gaussian
+from likeli.spaces.base import Real, Space
 from likeli.training import fit
 from likeli.training.strategies import STRATEGIES, strategy
 

@@ -11,11 +11,10 @@ types and finiteness.  A checksum finds damage, not forgery: who can rewrite the
 code.
 """
 
+from likeli.checkpoint.disk import lock
+from likeli.checkpoint.folder import from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
 from likeli.checkpoint.generation import Checkpoint
 from likeli.checkpoint.history import append_history, read_history, truncate_history
-from likeli.checkpoint.locking import lock
-from likeli.checkpoint.prepare import prepare_folder
-from likeli.checkpoint.run import from_pretrained, inspect, load, read, save, save_pretrained
 
 __all__ = [
     "Checkpoint",

@@ -9,7 +9,7 @@ from typing import Any
 from likeli import __version__
 from likeli.checkpoint.disk import one_line
 from likeli.config import describe
-from likeli.core import GenerativeModel, Knows
+from likeli.contract import GenerativeModel, Knows
 
 MEANING = {
     Knows.EXACT: "log p(x) itself",

@@ -15,12 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from likeli.checkpoint import disk, strict
-from likeli.checkpoint.building import build_model, check_config, config_of
+from likeli.checkpoint import disk
+from likeli.checkpoint import strict_json as strict
+from likeli.checkpoint.build import build_model, check_config, config_of
 from likeli.checkpoint.card import card
 from likeli.checkpoint.disk import refuse
 from likeli.checkpoint.tensors import TensorFile, check_entries, check_finite, non_finite, serialise
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
 from likeli.errors import LikeliError, require
 
 CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"

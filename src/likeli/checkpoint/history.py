@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from likeli.checkpoint import disk, strict
+from likeli.checkpoint import disk
+from likeli.checkpoint import strict_json as strict
+from likeli.checkpoint.disk import held
 from likeli.checkpoint.generation import generations
-from likeli.checkpoint.locking import held
 from likeli.errors import CheckpointError
 
 NAME = "history.jsonl"

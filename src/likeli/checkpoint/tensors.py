@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.checkpoint import disk, strict
+from likeli.checkpoint import disk
+from likeli.checkpoint import strict_json as strict
 from likeli.checkpoint.disk import nearest, refuse
 from likeli.errors import InputError, require
 

@@ -5,54 +5,22 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import pkgutil
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from likeli import __version__
-from likeli.cli import (
-    anomaly,
-    compare,
-    demo,
-    diagnose,
-    distil,
-    evaluate,
-    families,
-    fit,
-    history,
-    info,
-    latent,
-    levels,
-    sample,
-    score,
-    select,
-    verify,
-)
+from likeli.cli import verbs
 from likeli.cli.options import split_dotted
 from likeli.cli.output import complain, log
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
 
 HELP = {"-h", "--help"}
-COMMANDS = {
-    "list": families,
-    "fit": fit,
-    "sample": sample,
-    "score": score,
-    "evaluate": evaluate,
-    "compare": compare,
-    "select": select,
-    "demo": demo,
-    "distil": distil,
-    "anomaly": anomaly,
-    "latent": latent,
-    "levels": levels,
-    "diagnose": diagnose,
-    "verify": verify,
-    "info": info,
-    "history": history,
-}
+COMMANDS = {v.name: import_module(f"{verbs.__name__}.{v.name}") for v in pkgutil.iter_modules(verbs.__path__)}
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +57,8 @@ def parser(argv: list[str]) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(sub)
-        if module is fit and name in argv[:1] and HELP & set(argv):
-            sub.epilog = fit.epilog(argv)
+        if hasattr(module, "epilog") and name in argv[:1] and HELP & set(argv):
+            sub.epilog = module.epilog(argv)
         sub.set_defaults(run=module.run)
     return top
 

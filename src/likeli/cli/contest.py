@@ -127,7 +127,7 @@ def _result(code: int, out: str, err: str) -> Row:
 
 def empty_row(family: str) -> Row:
     """A row without numbers."""
-    from likeli.analysis.likelihood import ROW
+    from likeli.evaluation.likelihood import ROW
 
     return dict.fromkeys(ROW) | {"model": family, "notes": []}
 

@@ -1,11 +1,11 @@
 """Examples from anywhere, with their space and a split that is a function of a seed."""
 
+from likeli.data.builtin.sources import SOURCES, Source, describe_sources
+from likeli.data.builtin.toys import Toy
 from likeli.data.dataset import Data, refuse_missing, split_rows
-from likeli.data.files import write_npy
-from likeli.data.loaders import load_data, read_rows, rebuild
-from likeli.data.sources import SOURCES, Source, describe_sources
-from likeli.data.tables import columns_of, write_csv
-from likeli.data.toys import Toy
+from likeli.data.load import load_data, read_rows, rebuild
+from likeli.data.readers.npy import write_npy
+from likeli.data.readers.tables import columns_of, write_csv
 
 __all__ = [
     "SOURCES",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from likeli.config import describe
-from likeli.data.toys import Toy
+from likeli.data.builtin.toys import Toy
 from likeli.errors import InputError, require
 from likeli.random import permutation
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 Part = Literal["train", "valid", "test"]
 Fractions = tuple[float, float, float]

@@ -1,12 +1,11 @@
 """Noise schedules, denoisers and samplers; importing this room makes every sampler and schedule known by its name."""
 
-from likeli.diffusion.adams import Adams
 from likeli.diffusion.denoiser import Denoise, Denoiser, Prediction
 from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.sampler import DDIM, Ancestral, Sampler, invert, trajectory
 from likeli.diffusion.schedule import Schedule
-from likeli.diffusion.solvers import DPMSolver, Euler, Heun, Multistep
+from likeli.diffusion.solvers import Adams, DPMSolver, Euler, Heun, Multistep
 
 __all__ = [
     "DDIM",

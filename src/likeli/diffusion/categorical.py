@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributions import Distribution
 
-from likeli.diffusion.decoding import evidence, symbols
 from likeli.diffusion.denoiser import Conditional, Prediction, level_of
-from likeli.diffusion.expectation import GAIN, expected_level
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.space import Pixels, Space, Tokens
+from likeli.errors import Unsupported
+from likeli.probability.draw import diagonal_gaussian
+from likeli.spaces.base import Pixels, Real, Space, Tokens
+from likeli.spaces.pixels import CategoricalCells
 
 
 class CategoricalDenoiser(Conditional):
@@ -53,3 +59,114 @@ class CategoricalDenoiser(Conditional):
 def discrete_symbols(space: Space) -> int:
     """Symbols of one cell, 0 when the cells are not discrete."""
     return space.levels if isinstance(space, Pixels) else space.vocab if isinstance(space, Tokens) else 0
+
+
+GAIN = 4.0  # logits range over tens while an optimiser moves weights by its rate: a tenth of a bit a cell after a short run
+CACHED = 2**20  # numbers that are worked on at a time
+
+
+def expected_level(logits: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, levels: Tensor) -> Tensor:
+    """x̂ = Σ_k c_k P(k|z) with P(k|z) ∝ exp(4 l_k) · N(z; α c_k, σ²), cell by cell: (B, *shape).
+
+    Arguments:
+        logits: l, (B, K, *shape); may be of lower precision than z.
+        z: (B, *shape).
+        alpha, sigma: one number, or (B, 1, ...).
+        levels: c, (K,).
+    """
+    snr = (alpha / sigma).expand(len(z), *[1] * (z.ndim - 1))
+    given = logits.movedim(1, -1), z / sigma, snr, levels
+    others = torch.is_grad_enabled() and any(t.requires_grad for t in given[1:])
+    return plain(*given) if others else _Expectation.apply(*given)
+
+
+def plain(logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
+    """The same of logits (B, *shape, K), z/σ (B, *shape) and α/σ (B, 1, ...), all at once and with every derivative."""
+    return (_pmf(logits, scaled, snr, levels) * levels).sum(-1)
+
+
+def _pmf(logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
+    distance = scaled[..., None] - snr[..., None] * levels
+    return torch.addcmul(GAIN * logits.to(scaled.dtype), distance, distance, value=-0.5).softmax(-1)
+
+
+class _Expectation(torch.autograd.Function):
+    """`plain` with a gradient for the logits alone: ∂x̂/∂l_k = 4 P(k|z) (c_k − x̂)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
+        x, kept = torch.empty_like(scaled), torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        with torch.autocast(logits.device.type, enabled=False):  # it would round the sum over the levels
+            for i in _chunks(logits):
+                p = _pmf(logits[i], scaled[i], snr[i], levels)
+                torch.matmul(p, levels, out=x[i])
+                if kept is not None:
+                    kept[i] = p
+        ctx.save_for_backward(kept, x, levels)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        p, x, levels = ctx.saved_tensors
+        out = torch.empty_like(p)
+        for i in _chunks(p):
+            slope = (levels - x[i][..., None]).mul_(GAIN * grad[i][..., None])
+            torch.mul(p[i], slope, out=out[i])
+        return out, None, None, None
+
+
+def _chunks(logits: Tensor) -> list[slice]:
+    """Rows of the batch that are worked on together."""
+    size = max(1, CACHED // logits[0].numel()) if logits.device.type == "cpu" and len(logits) else max(1, len(logits))
+    return [slice(i, i + size) for i in range(0, len(logits), size)]
+
+
+def evidence(space: Space, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """log N(z_i; α c_k, σ²) up to a constant, for every symbol k of every cell i: (B, *model_shape) → (B, K, *shape).
+
+    c_k is the symbol in model units: the centre of a grey level's bin, or the k-th unit vector.
+    """
+    if isinstance(space, Tokens):
+        return (z * (alpha / sigma**2)).movedim(-1, 1)
+    assert isinstance(space, Pixels)
+    alpha, sigma = (v[:, None] if isinstance(v, Tensor) and v.ndim else v for v in (alpha, sigma))
+    levels = symbols(space, z).reshape(-1, *[1] * (z.ndim - 1))
+    return -0.5 * ((z[:, None] - alpha * levels) / sigma).square()
+
+
+def symbols(space: Pixels, like: Tensor) -> Tensor:
+    """The grey levels in model units, (K,)."""
+    return space.to_model(torch.arange(space.levels, device=like.device), like.dtype)
+
+
+def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
+    """N(mean, std²) in model units as a distribution of x in the user's units, with the Jacobian in its log_prob.
+
+    Arguments:
+        space: reals give the Gaussian itself; grey levels and symbols give P(k) ∝ N(c_k; mean, std²), cell by cell.
+        mean: (B, *model_shape).
+        std: one number.
+    """
+    if isinstance(space, Real):
+        centre = space.from_model(mean)
+        return diagonal_gaussian(centre, (space.from_model(mean + std) - centre).abs())
+    return CategoricalCells(evidence(space, mean, 1.0, std))
+
+
+def clean_gamma(space: Space) -> float:
+    """γ at which z still tells the cell's symbol: half the distance of two symbols is four σ/α; −10 for reals."""
+    if isinstance(space, Real):
+        return -10.0
+    distance = space.bin_width if isinstance(space, Pixels) else math.sqrt(2)
+    return 2 * math.log(distance / 8)
+
+
+def check_space(space: Space, family: str) -> None:
+    """Refuse what a Gaussian diffusion cannot take.
+
+    Raises:
+        Unsupported: neither reals, grey levels nor symbols.
+    """
+    if not isinstance(space, (Real, Pixels, Tokens)):
+        raise Unsupported(f"{family} takes reals, grey levels and symbols, not {space.kind()}; vae takes them")

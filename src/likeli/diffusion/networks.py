@@ -11,10 +11,10 @@ from likeli.diffusion.categorical import CategoricalDenoiser, discrete_symbols
 from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import require
-from likeli.nn.denoising_mlp import DenoisingMLP
+from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
-from likeli.space import Pixels, Real, Space, Tokens
+from likeli.spaces.base import Pixels, Real, Space, Tokens
 
 Network = Literal["auto", "mlp", "unet", "transformer"]
 FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every one costs more than the rest of the network

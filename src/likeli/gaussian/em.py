@@ -7,6 +7,7 @@ each over all components, half the arithmetic of whitening; its error grows with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from likeli.gaussian.covariance import Covariance, Mixture, constant
 from likeli.gaussian.missing import Group, condition
+from likeli.random import derive
 
 SAFE = 1e-10  # nats a row by which the fast pass may be off
 COLLAPSED = 1e-6  # beyond this the fast pass's own moments are too coarse for the covariances it found
@@ -140,3 +142,54 @@ def maximise(m: Moments, p: Mixture, kind: Covariance, floor: float) -> tuple[Mi
     if not kind.shared:
         factor = torch.where(empty.view(-1, *[1] * (factor.ndim - 1)), p.factor, factor)
     return Mixture(m.n / m.n.sum(), torch.where(empty[:, None], p.means, m.reference + delta), factor), floored
+
+
+ROWS_PER_CLUSTER = 256  # the start is sought on a subset: it only has to be near
+
+
+def k_means(x: Tensor, k: int, *, seed: int, starts: int = 4, steps: int = 10) -> Tensor:
+    """The nearest of k centres for each row, (n,).
+
+    Arguments:
+        x: (n, D), finite.
+        k: number of clusters, at most n.
+        starts: independent k-means++ starts; the one of least Σ min ‖x − c‖² on the subset is taken.
+        steps: Lloyd steps of each start.
+
+    Source: Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "k_means"))
+    subset = x[torch.randperm(len(x), generator=generator)[: max(ROWS_PER_CLUSTER * k, 1000)].to(x.device)]
+    fits = [lloyd(subset, plus_plus(subset, k, generator), steps) for _ in range(starts)]
+    best = min(fits, key=lambda fit: fit[1])
+    return torch.cat([distances(rows, best[0]).argmin(1) for rows in x.split(4096)])
+
+
+def plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++ centres, (k, D): each is the best of 2 + log k rows drawn with probability ∝ their squared distance."""
+    first = torch.randint(len(x), (1,), generator=generator).to(x.device)
+    chosen, nearest = [first], distances(x, x[first])[:, 0]
+    for _ in range(k - 1):
+        cdf = (nearest + 1e-300).cumsum(0)
+        u = torch.rand(2 + int(math.log(k)), dtype=torch.float64, generator=generator).to(x)
+        trial = torch.searchsorted(cdf, u * cdf[-1], right=True).clamp(max=len(x) - 1)
+        left = torch.minimum(distances(x, x[trial]), nearest[:, None])
+        best = left.sum(0).argmin()
+        nearest = left[:, best]
+        chosen.append(trial[best, None])
+    return x[torch.cat(chosen)]
+
+
+def lloyd(x: Tensor, centres: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Centres after a few Lloyd steps and their inertia; a centre that loses all its rows stays where it is."""
+    for _ in range(steps):
+        labels = distances(x, centres).argmin(1)
+        count = torch.bincount(labels, minlength=len(centres))
+        total = torch.zeros_like(centres).index_add_(0, labels, x)
+        centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
+    return centres, distances(x, centres).amin(1).sum().item()
+
+
+def distances(x: Tensor, centres: Tensor) -> Tensor:
+    """‖x − c‖², (n, k), from one matrix product."""
+    return (x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)).clamp_(min=0)

@@ -1,7 +1,9 @@
 """Every family; importing this room fills the registry."""
 
 from likeli.config import registered
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
+from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.latent.chain import Hierarchy
 from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.ddpm import DDPM
@@ -10,9 +12,7 @@ from likeli.models.distilled import Distilled
 from likeli.models.edm import EDM
 from likeli.models.flow import Flow
 from likeli.models.flow_matching import FlowMatching
-from likeli.models.gaussian_diffusion import GaussianDiffusion
 from likeli.models.gmm import GMM
-from likeli.models.hierarchy import Hierarchy
 from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE

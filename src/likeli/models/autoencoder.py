@@ -13,11 +13,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from likeli.core import GenerativeModel, Knows, LogLikelihood
+from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.random import Noise
-from likeli.space import Real, Space
+from likeli.spaces.base import Real, Space
 
 _NO_DENSITY = (
     "an autoencoder has no p(x): nothing says which codes occur. Use vae for the same code with a bound on log p(x), "

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.nn import functional as F
 
-from likeli.core import GenerativeModel, Knows, LogLikelihood
-from likeli.distributions import draw
+from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import require
-from likeli.gaussian.clusters import ROWS_PER_CLUSTER, k_means
+from likeli.gaussian.em import ROWS_PER_CLUSTER, k_means
 from likeli.models.symbols import as_symbols, one_hot, places, smoothed, symbols_of, uniform_log_pmf
+from likeli.probability.draw import draw
 from likeli.random import Noise, permutation
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 FEW = 8  # up to so many symbols a matrix product with one-hot rows is quicker than looking symbols up
 ELEMENTS = 2**22

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from likeli.diffusion.categorical import CategoricalDenoiser
-from likeli.diffusion.decoding import gaussian_cells
+from likeli.diffusion.categorical import CategoricalDenoiser, gaussian_cells
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import Weight, weighted_noise_error
 from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.proposal import Proposal
 from likeli.diffusion.schedule import Betas, Point
-from likeli.diffusion.times import spread
+from likeli.diffusion.times import Proposal, spread
 from likeli.errors import require
-from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.observation.pixels import CategoricalCells
-from likeli.space import Space
+from likeli.spaces.base import Space
+from likeli.spaces.pixels import CategoricalCells
 
 
 class DDPM(GaussianDiffusion):

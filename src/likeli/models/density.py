@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
-from likeli.core import GenerativeModel, Knows, LogLikelihood
+from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported
+from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Noise
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 
 class DensityModel(GenerativeModel):
@@ -53,27 +51,3 @@ class DensityModel(GenerativeModel):
             return LogLikelihood(-self.loss(x, y), Knows.EXACT, measure, dimensions=dimensions)
         value, stderr = log_mean_exp(-self.loss(x, y) for _ in range(samples))
         return LogLikelihood(value, Knows.LOWER_BOUND, measure, stderr, dimensions=dimensions)
-
-
-def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """log (1/K) Σ_k w_k and its delta-method standard error, sd(w)/(mean(w)·√K), from K tensors of log w of one shape.
-
-    Draws are taken one at a time (mean and variance by Welford's update, rescaled when the largest weight so far is passed),
-    so that memory does not grow with K.
-    """
-    top, mean, spread, k, dtype = torch.zeros(()), torch.zeros(()), torch.zeros(()), 0, torch.float32
-    for log_w in draws:
-        k, dtype = k + 1, log_w.dtype
-        log_w = log_w.double().clamp(min=-1e300)
-        if k == 1:
-            top, mean, spread = log_w, torch.ones_like(log_w), torch.zeros_like(log_w)
-            continue
-        higher = torch.maximum(top, log_w)
-        shrink = (top - higher).exp()
-        w, mean, spread, top = (log_w - higher).exp(), mean * shrink, spread * shrink.square(), higher
-        delta = w - mean
-        mean = mean + delta / k
-        spread = spread + delta * (w - mean)
-    stderr = (spread / (k - 1) / k).sqrt() / mean if k > 1 else torch.full_like(mean, math.nan)
-    value = top + mean.log()
-    return value.masked_fill(value < -1e299, -math.inf).to(dtype), stderr.to(dtype)

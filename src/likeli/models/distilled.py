@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from likeli.config import describe, lookup
-from likeli.core import GenerativeModel, Knows, LogLikelihood
-from likeli.diffusion.adams import Adams
+from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.diffusion.denoiser import Bound, Denoise
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.sampler import trajectory
 from likeli.diffusion.schedule import Point
+from likeli.diffusion.solvers import Adams
 from likeli.diffusion.times import optimal
-from likeli.distributions import draw
 from likeli.errors import Unsupported, require
-from likeli.models.gaussian_diffusion import GaussianDiffusion
+from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 
 class Distilled(GenerativeModel):

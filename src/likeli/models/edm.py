@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.special import ndtri
 
-from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.categorical import clean_gamma
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import noisy
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Karras
 from likeli.diffusion.times import spread
 from likeli.errors import require
-from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.space import Real, Space
+from likeli.spaces.base import Real, Space
 
 
 class EDM(GaussianDiffusion):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zuko.transforms import MonotonicRQSTransform
 
-from likeli.core import LatentCodec
+from likeli.contract import LatentCodec
 from likeli.errors import require
 from likeli.models.density import DensityModel
 from likeli.nn.embedding import Condition
 from likeli.nn.mlp import MLP
 from likeli.random import Noise, permutation
-from likeli.space import Pixels, Space
+from likeli.spaces.base import Pixels, Space
 
 EDGE = 1e-5  # the mass of a histogram's tails, so that the Gaussian scale stays finite at the ends of [−1, 1]
 

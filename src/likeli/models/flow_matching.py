@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.special import ndtri
 
-from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.categorical import clean_gamma
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import flow_matching
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.schedule import Straight
 from likeli.diffusion.times import spread
 from likeli.errors import require
-from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.space import Real, Space
+from likeli.spaces.base import Real, Space
 
 
 class FlowMatching(GaussianDiffusion):

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from likeli.errors import require
-from likeli.gaussian.clusters import k_means
-from likeli.gaussian.conditional import log_joint_observed, units
 from likeli.gaussian.covariance import Covariance, Mixture
-from likeli.gaussian.em import log_joint, maximise, moments
+from likeli.gaussian.em import k_means, log_joint, maximise, moments
 from likeli.gaussian.kinds import COVARIANCES, Kind
-from likeli.gaussian.missing import group_rows
+from likeli.gaussian.missing import group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, frozen
 from likeli.random import Noise
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 
 class GMM(LinearGaussian):

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from likeli.distributions import diagonal_gaussian, gaussian_product
 from likeli.errors import require
-from likeli.models.hierarchy import Hierarchy
+from likeli.latent.chain import Hierarchy
+from likeli.latent.posterior import KLWeight
 from likeli.nn.embedding import Condition
-from likeli.nn.kl_weight import KLWeight
 from likeli.nn.ladder import Grid, Level, Patches, gaussian_parameters, grow, pyramid, shrink
-from likeli.observation import Observation, observe
+from likeli.probability.draw import diagonal_gaussian, gaussian_product
 from likeli.random import Noise
-from likeli.space import Space
+from likeli.spaces import Observation, observe
+from likeli.spaces.base import Space
 
 
 class HVAE(Hierarchy):

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as D
 
-from likeli.core import GenerativeModel, Knows, LogLikelihood
-from likeli.distributions import draw
+from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.models.symbols import as_symbols, places, smoothed, symbols_of, uniform_log_pmf
+from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.space import Real, Space
-from likeli.table import Table
+from likeli.spaces.base import Real, Space
+from likeli.spaces.table import Table
 
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
@@ -204,3 +204,5 @@ def log_interval(a: Tensor, b: Tensor) -> Tensor:
     low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
     top = torch.special.log_ndtr(high)
     return top + torch.log(-torch.expm1(torch.special.log_ndtr(low) - top))
+
+

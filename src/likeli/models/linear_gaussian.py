@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from likeli.errors import require
-from likeli.gaussian.conditional import Conditional, conditional, draw_conditional, units
 from likeli.gaussian.covariance import Mixture
+from likeli.gaussian.missing import Conditional, conditional, draw_conditional, units
 from likeli.models.density import DensityModel
 from likeli.random import Ambient, seeded
 

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from likeli.core import Elbo
-from likeli.distributions import diagonal_gaussian, draw
+from likeli.contract import Elbo
 from likeli.errors import require
-from likeli.information import kl
-from likeli.models.hierarchy import Factor, LatentVariableModel, check_fixed, given_code
+from likeli.latent.chain import Factor, LatentVariableModel, check_fixed, given_code
 from likeli.nn.embedding import Condition
 from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
-from likeli.observation import Observation, observe
+from likeli.probability.draw import diagonal_gaussian, draw
+from likeli.probability.information import kl
 from likeli.random import Ambient, Noise
-from likeli.space import Space
+from likeli.spaces import Observation, observe
+from likeli.spaces.base import Space
 
 
 class MarkovHVAE(LatentVariableModel):

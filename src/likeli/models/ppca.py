@@ -20,16 +20,15 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 from torch import distributions as D
 
-from likeli.distributions import diagonal_gaussian
 from likeli.errors import require
-from likeli.gaussian.conditional import log_joint_observed, units
 from likeli.gaussian.covariance import Mixture
 from likeli.gaussian.em import masked
 from likeli.gaussian.kinds import Full
-from likeli.gaussian.missing import group_rows
+from likeli.gaussian.missing import group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, block_rows, frozen
+from likeli.probability.draw import diagonal_gaussian
 from likeli.random import Ambient, Noise, derive, seeded
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 DENSE = 256  # beyond it, and for at most an eighth of them, only the leading eigenvectors are sought
 LATENT = 16

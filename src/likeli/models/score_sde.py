@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.categorical import clean_gamma
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import denoising_score_matching
 from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.proposal import Proposal
 from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding, process_time
-from likeli.diffusion.times import spread
-from likeli.models.gaussian_diffusion import GaussianDiffusion
-from likeli.space import Real, Space
+from likeli.diffusion.times import Proposal, spread
+from likeli.spaces.base import Real, Space
 
 
 class ScoreSDE(GaussianDiffusion):

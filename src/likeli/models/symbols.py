@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likeli.errors import Unsupported
-from likeli.space import Pixels, Space, Tokens
+from likeli.spaces.base import Pixels, Space, Tokens
 
 
 def symbols_of(space: Space, who: str) -> int:

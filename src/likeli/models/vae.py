@@ -15,20 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from likeli.core import LatentCodec
-from likeli.distributions import at_least_single, draw
+from likeli.contract import LatentCodec
 from likeli.errors import require
-from likeli.information import gaussian_kl
-from likeli.models.hierarchy import Hierarchy
+from likeli.latent.chain import Hierarchy
+from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
+from likeli.latent.prior import PriorFamily, make_prior
 from likeli.nn.conv import ConvDecoder, ConvEncoder
 from likeli.nn.embedding import Condition
-from likeli.nn.kl_weight import KLWeight
 from likeli.nn.mlp import ACTIVATIONS, MLP
-from likeli.nn.posterior import PosteriorFamily, make_posterior
-from likeli.nn.prior import PriorFamily, make_prior
-from likeli.observation import Observation, observe
+from likeli.probability.draw import at_least_single, draw
+from likeli.probability.information import gaussian_kl
 from likeli.random import Ambient, Noise, Streams
-from likeli.space import Pixels, Space
+from likeli.spaces import Observation, observe
+from likeli.spaces.base import Pixels, Space
 
 
 class VAE(Hierarchy, LatentCodec):

@@ -9,18 +9,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.control import reference_cells, reference_integral
-from likeli.diffusion.decoding import clean_gamma
+from likeli.diffusion.bound import reference_cells, reference_integral
+from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.denoiser import Denoiser
+from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
 from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.networks import Network, make_denoiser
 from likeli.diffusion.sampler import Sampler, as_sampler
 from likeli.diffusion.schedule import Cosine, LogLinear, Point, Schedule
 from likeli.diffusion.times import Grid, spread
 from likeli.errors import require
-from likeli.models.gaussian_diffusion import CHAIN, GaussianDiffusion
 from likeli.random import Noise
-from likeli.space import Space, Tokens
+from likeli.spaces.base import Space, Tokens
 
 BY_CELL = ("ancestral", "euler_maruyama")  # samplers whose step takes a noise level for each cell
 

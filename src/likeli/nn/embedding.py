@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from likeli.space import Space
+from likeli.spaces.base import Space
 
 
 class Condition(nn.Module):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+
+from likeli.nn.embedding import NoiseLevel
+from likeli.spaces.base import Space
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 
@@ -45,3 +50,74 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.branch(h)
+
+
+class Modulated(nn.Module):
+    """h + W₂ σ((1 + a(e)) · W₁ norm(h) + b(e)): a residual block that the noise level e steers.
+
+    Arguments:
+        width: features of h.
+        features: features of e.
+        dropout: probability of zeroing a hidden feature in training.
+    """
+
+    def __init__(self, width: int, features: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
+        self.steer = nn.Linear(features, 2 * width)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.last, self.steer):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.steer(e).chunk(2, 1)
+        inner = torch.addcmul(shift, self.first(self.norm(h)), 1 + scale)
+        return h + self.last(self.dropout(nn.functional.silu(inner)))
+
+
+class DenoisingMLP(nn.Module):
+    """(z (B, *shape), γ (B,), y) → (B, outputs, *shape), or (B, *shape) for one output.
+
+    Arguments:
+        shape: one z.
+        hidden: width of each residual block.
+        outputs: numbers for each cell.
+        condition: what y is, or None.
+        dropout: probability of zeroing a hidden feature in training.
+        waves: angular frequencies k whose sin kz and cos kz are further inputs: narrow modes need them.
+    """
+
+    waves: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (256, 256, 256),
+        outputs: int = 1,
+        condition: Space | None = None,
+        dropout: float = 0.0,
+        waves: tuple[float, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.shape, self.outputs = shape, outputs
+        cells, width = math.prod(shape), hidden[0]
+        self.level = NoiseLevel(128, condition)
+        self.register_buffer("waves", torch.tensor(waves), persistent=False)
+        self.enter = nn.Linear(cells * (1 + 2 * len(waves)), width)
+        self.blocks = nn.ModuleList(Modulated(width, 128, dropout) for _ in hidden)
+        self.leave = nn.Linear(width, cells * outputs)
+        self.norm = nn.LayerNorm(width)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
+        e, h = self.level(gamma, y), z.flatten(1)
+        if len(self.waves):
+            angles = (h[:, None] * self.waves[:, None]).flatten(1)
+            h = torch.cat([h, angles.sin(), angles.cos()], 1)
+        h = self.enter(h)
+        for block in self.blocks:
+            h = block(h, e)
+        return self.leave(self.norm(h)).reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *self.shape)

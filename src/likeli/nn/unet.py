@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from likeli.nn.attention import attend, heads_of
+from likeli.nn.conv import NormConv, groups_of
 from likeli.nn.embedding import NoiseLevel
-from likeli.nn.norm_conv import NormConv, groups_of
-from likeli.space import Space
+from likeli.nn.transformer import attend, heads_of
+from likeli.spaces.base import Space
 
 FEATURES = 64
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from likeli.core import GenerativeModel
+from likeli.contract import GenerativeModel
 from likeli.errors import require
-from likeli.training.memory import keep_freed_memory
 from likeli.training.settings import TrainSettings
 
 
@@ -114,3 +115,19 @@ class Descent:
             own = {k.removeprefix(f"{i}."): v.clone() for k, v in tensors.items() if k.startswith(f"{i}.")}
             if own:
                 self.adam.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in own.items()}
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed for the next step; returns whether this system's library could be told so.
+
+    It gives large tensors back to the kernel otherwise and gets them back as zeroed pages, tens of thousands a step: 5 % of a
+    U-Net's step in float32 and 10 % in bfloat16.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, 2**26)])

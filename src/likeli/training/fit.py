@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,17 @@ from typing import Any, Literal
 from torch import nn
 
 from likeli import checkpoint
-from likeli.core import GenerativeModel, Knows
+from likeli.contract import GenerativeModel, Knows
+from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.errors import require
+from likeli.models.distilled import Distilled
 from likeli.random import seeded
+from likeli.training.batches import fingerprint, gather
 from likeli.training.engine import pick_device
-from likeli.training.examples import fingerprint, gather
 from likeli.training.history import History, Journal
 from likeli.training.run import Run
-from likeli.training.session import Session
+from likeli.training.session import Session, StopSignal
 from likeli.training.settings import Budget, TrainSettings, default_steps, resolve
-from likeli.training.signals import StopSignal
 from likeli.training.strategies import STRATEGIES
 
 EM_ITERATIONS = 1000  # a bound for families that have none of their own
@@ -127,3 +129,29 @@ def _record(run: Run, folder: Path | None) -> dict[str, Any]:
     sha = fingerprint(run.train, run.valid) if folder is not None else ""
     how = {"strategy": run.model.strategy, "seed": run.seed, "steps": run.budget.steps, "minutes": run.budget.minutes}
     return {"training": how | run.settings.plain() | {"data_sha256": sha}}
+
+
+UPDATES = 1500
+
+
+def distil(
+    teacher: GenerativeModel, data: Any, y: Any = None, *, steps: int = 4, substeps: int = 6, **training: Any
+) -> Distilled:
+    """A student that samples in `steps` evaluations what the teacher's probability flow gives in many.
+
+    Arguments:
+        teacher: a trained diffusion model; it is copied and left as it is.
+        data, y: as for `fit`; the rows that the student starts its jumps from.
+        steps: evaluations of one sample, 1 to 64.
+        substeps: the teacher's evaluations in each of them.
+        training: what `fit` takes; its own `steps` is called `updates` here [1500].
+
+    Raises:
+        InputError: the teacher is not a diffusion model.
+    """
+    require(isinstance(teacher, GaussianDiffusion), "teacher", "a diffusion model such as vdm", teacher.kind())
+    assert isinstance(teacher, GaussianDiffusion)
+    student = Distilled(teacher.space, copy.deepcopy(teacher), steps, substeps, frozen=True, condition=teacher.condition)
+    updates = training.pop("updates", None if training.get("minutes") else UPDATES)
+    fit(student, data, y, steps=updates, **training)
+    return student

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from likeli import checkpoint
 from likeli.config import describe
-from likeli.errors import InputError, LikeliError
+from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.training.history import History, Journal
 from likeli.training.run import Run
 from likeli.training.settings import validation_interval
-from likeli.training.signals import StopSignal
 from likeli.training.strategies import STRATEGIES, Strategy
 
 
@@ -206,3 +208,42 @@ def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             name = next(k for k in {**a, **b} if a.get(k) != b.get(k))
             a, b = a.get(name), b.get(name)
         raise InputError(f"resume: expected {name} {b}, as the run was started with, got {a}")
+
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """Inside `with StopSignal() as stop`, the first signal sets `stop.received`; a second one ends the process at once.
+
+    The handlers that were there come back after the block.  Outside the main thread, where Python allows no handler, nothing is
+    installed.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in HANDLED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.received = signal.Signals(number)
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    def interrupted(self, where: str) -> Interrupted:
+        """The error that reports the signal, with the shell's exit code for it."""
+        number = self.received or signal.SIGINT
+        error = Interrupted(f"stopped by {number.name} {where}")
+        error.exit_code = 128 + number
+        return error

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from likeli.core import evaluating
+from likeli.contract import evaluating
 from likeli.errors import Diverged
-from likeli.models.hierarchy import Hierarchy
+from likeli.latent.chain import Hierarchy
 from likeli.training.engine import Engine
 from likeli.training.history import Row
 from likeli.training.run import Run

@@ -1,7 +1,0 @@
-"""The identities, by theme: a file here is found by being here."""
-
-import importlib
-import pkgutil
-
-for _module in pkgutil.iter_modules(__path__, __name__ + "."):
-    importlib.import_module(_module.name)

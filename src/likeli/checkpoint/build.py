@@ -1,0 +1,114 @@
+"""A model from the plain values of config.json, without trusting them with memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from likeli import __version__
+from likeli.checkpoint.disk import nearest, one_line, refuse
+from likeli.config import build, describe
+from likeli.contract import GenerativeModel
+from likeli.errors import CheckpointError
+from likeli.random import seeded
+
+FORMAT = 1
+KEYS = {"format": int, "likeli": str, "torch": str, "model": dict, "dtype": str, "step": int, "info": dict}
+FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAKERS = {
+    *(torch.empty, torch.empty_strided, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint),
+    *(torch.randperm, torch.arange, torch.linspace, torch.logspace, torch.eye, torch.tril_indices, torch.triu_indices),
+    *(torch.Tensor.new_empty, torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full),
+}
+CELLS: dict[Any, Any] = {torch.arange: abs, torch.eye: lambda n: n * n, torch.linspace: lambda start, end, steps: steps}
+SPARE_BYTES, SPARE_CALLS = 1 << 27, 2_000  # what constructing may take beyond its weights: masks, tables, temporaries
+
+
+def config_of(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of a model."""
+    return {
+        "format": FORMAT,
+        "likeli": __version__,
+        "torch": torch.__version__,
+        "model": describe(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "step": step,
+        "info": dict(info),
+    }
+
+
+def check_config(config: Any, where: object) -> dict[str, Any]:
+    """The same value, if it has exactly the keys and types of `config_of`.
+
+    Raises:
+        CheckpointError: unknown, missing or mistyped key, unknown dtype, or a format of a later version.
+    """
+    refuse(not isinstance(config, dict), where, "an object", type(config).__name__)
+    for key in config:
+        if key not in KEYS:
+            refuse(True, f"{where}: {key}", "a known key", f"an unknown one{nearest(key, KEYS)}")
+    for key, kind in KEYS.items():
+        refuse(key not in config, f"{where}: {key}", "a value", "nothing")
+        refuse(type(config[key]) is not kind, f"{where}: {key}", kind.__name__, config[key])
+    refuse(config["format"] > FORMAT, where, f"format {FORMAT}", f"{config['format']}, of a later likeli: upgrade to read it")
+    refuse(config["format"] < 1, where, f"format {FORMAT}", config["format"])
+    refuse(config["dtype"] not in FLOATS, f"{where}: dtype", " or ".join(FLOATS), config["dtype"])
+    refuse(config["step"] < 0, f"{where}: step", "0 or more", config["step"])
+    return config
+
+
+def build_model(config: Mapping[str, Any], weight_bytes: int, count: int, where: object) -> GenerativeModel:
+    """The model that the config describes, its weights still random; the caller's random state is left untouched.
+
+    Arguments:
+        config: checked by `check_config`.
+        weight_bytes, count: bytes and number of the tensors its file declares; constructing may not take much more.
+        where: the file's name, for messages.
+
+    Raises:
+        CheckpointError: the config names what the code does not know, does not fit, or asks for more than its weights.
+    """
+    try:
+        with seeded(0, "build"), bounded(SPARE_BYTES + 4 * weight_bytes, SPARE_CALLS + 20 * count, where):
+            model = build(config["model"], GenerativeModel, where="model")  # type: ignore[type-abstract]
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a constructor says to a stranger's arguments
+        message = re.sub(r"^(?=\w)", f"{where}: ", one_line(error)) or f"{where}: {type(error).__name__}"
+        raise CheckpointError(message) from error
+    dtype = FLOATS[config["dtype"]]
+    return model if model.dtype == dtype else model.to(dtype)
+
+
+@contextmanager
+def bounded(size: int, calls: int, where: object) -> Iterator[None]:
+    """Refuse, before memory is taken, tensors made inside the block beyond `size` bytes or `calls` calls in all."""
+    with _Bounded(size, calls, where):
+        yield
+
+
+class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but importing what it needs takes a second
+    def __init__(self, size: int, calls: int, where: object) -> None:
+        super().__init__()
+        self.size, self.calls, self.where = size, calls, where
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MAKERS:
+            self.size, self.calls = self.size - _bytes_of(func, args, kwargs), self.calls - 1
+            too_much = self.size < 0 or self.calls < 0
+            refuse(too_much, self.where, "a model as large as its weights", f"a larger one, at {func.__name__}{args}")
+        return func(*args, **kwargs)
+
+
+def _bytes_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
+    """Bytes of the tensor that a call would make: its shape on the meta device, which for the three ranges loads a compiler."""
+    if func in CELLS and len(args) == (3 if func is torch.linspace else 1):
+        return 8 * math.ceil(CELLS[func](*args))
+    return func(*args, **{k: v for k, v in kwargs.items() if k != "out"} | {"device": "meta"}).nbytes

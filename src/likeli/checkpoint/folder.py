@@ -1,0 +1,293 @@
+"""Save, load and inspect: a run folder with its generations and history, or one flat model folder."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.checkpoint import disk
+from likeli.checkpoint import disk as locking
+from likeli.checkpoint.card import knows_here
+from likeli.checkpoint.disk import refuse
+from likeli.checkpoint.generation import (
+    FOLDER,
+    MANIFEST,
+    PARTIAL,
+    SERIAL,
+    Checkpoint,
+    contents,
+    generations,
+    name_of,
+    read_generation,
+    write_generation,
+)
+from likeli.checkpoint.history import NAME, PENDING, begin_pending, pending, sync_history, truncate_history
+from likeli.config import describe
+from likeli.contract import GenerativeModel
+from likeli.errors import CheckpointError, InputError, LikeliError, require
+
+
+def save(
+    model: GenerativeModel,
+    folder: Path | str,
+    *,
+    info: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    state_tensors: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+    keep: int = 2,
+) -> Path:
+    """Add a generation to a run folder; the one before stays loadable whatever happens meanwhile.
+
+    A folder that this process does not hold by `lock` must be new or empty, or be replaced with `overwrite`: the old run goes
+    when the new generation is in place.
+
+    Arguments:
+        model: the weights to use.
+        folder: the run folder.
+        info: data, split, training settings, names, metrics: plain values for config.json and the model card.
+        state: the trainer's plain values, among them `step`; every finite float keeps its bits.
+        state_tensors: the trainer's tensors, of any type.
+        overwrite: replace what is there.
+        keep: how many generations stay.
+
+    Returns:
+        The generation's folder, itself a complete model folder.
+
+    Raises:
+        InputError: values that cannot be saved, or a folder that is in use.
+        LikeliError: a file call failed (a full disk, for one); the path and the cause are named.
+    """
+    require(isinstance(keep, int) and keep >= 1, "keep", "at least 1", keep)
+    files = contents(model, info or {}, state, state_tensors)
+    folder = Path(folder)
+    ours = locking.held(folder)
+    if not ours:
+        prepare_folder(folder, overwrite=overwrite)
+    with nullcontext() if ours else locking.lock(folder):
+        parent = folder / FOLDER
+        disk.make_folder(parent)
+        serial = max(generations(folder), default=0) + 1
+        sync_history(folder)
+        write_generation(files, parent / name_of(serial), parent / PARTIAL)
+        finish_replacement(folder)
+        remove_generations(folder, generations(folder)[:-keep])
+    return parent / name_of(serial)
+
+
+def load(folder: Path | str, *, device: str | torch.device = "cpu") -> GenerativeModel:
+    """The model of a run folder or of a flat model folder, every byte verified, in evaluation mode.
+
+    If the newest generation is damaged the one before is loaded, with a warning that names it.
+
+    Raises:
+        CheckpointError: missing, damaged, tampered with, or not what this code expects.
+    """
+    return _read(Path(folder), device, train_state=False).model
+
+
+def read(folder: Path | str, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """`load` with everything else that was saved: info, and the trainer's state for resuming."""
+    return _read(Path(folder), device, train_state=True)
+
+
+def save_pretrained(model: GenerativeModel, folder: Path | str, *, info: Mapping[str, Any] | None = None) -> None:
+    """Write one flat model folder (config.json, model.safetensors, README.md, manifest.json), whole or not at all.
+
+    Raises:
+        InputError: the folder exists and is not empty, or cannot be written.
+        LikeliError: a file call failed; the path and the cause are named.
+    """
+    folder = Path(folder).resolve()
+    files = contents(model, info or {})
+    require_empty(folder)
+    with input_errors():
+        disk.make_folder(folder.parent)
+        write_generation(files, folder, folder.parent / f".{folder.name}{PARTIAL}")
+
+
+def from_pretrained(folder: Path | str, *, device: str | torch.device = "cpu") -> GenerativeModel:
+    """The model of a folder that `save_pretrained` or `save` wrote; the same as `load`."""
+    return load(folder, device=device)
+
+
+def inspect(folder: Path | str) -> dict[str, Any]:
+    """What a run or model folder holds, after verifying all of it, as plain values.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    folder = Path(folder)
+    found = _verified(folder, train_state=True)
+    model = found.model
+    return {
+        "path": str(folder),
+        "generation": str(found.path),
+        "class": model.kind(),
+        "knows": knows_here(model).value,
+        "measure": model.space.measure,
+        "strategy": model.strategy,
+        "space": describe(model.space),
+        "arguments": {k: v for k, v in found.config["model"].items() if k not in ("class", "space")},
+        "dtype": found.config["dtype"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "step": found.step,
+        "metrics": found.info.get("metrics", {}),
+        "info": found.info,
+        "resumable": bool(found.state),
+        "format": found.config["format"],
+        "likeli": found.config["likeli"],
+        "torch": found.config["torch"],
+        "files": found.files,
+        "warnings": list(found.warnings),
+    }
+
+
+def _read(folder: Path, device: str | torch.device, *, train_state: bool) -> Checkpoint:
+    found = _verified(folder, train_state=train_state)
+    for text in found.warnings:
+        warnings.warn(text, stacklevel=4)
+    try:
+        return replace(found, model=found.model.to(device))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(disk.one_line(f"device: expected one that this machine has, got {str(device)!r}: {error}")) from error
+
+
+def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
+    with disk.opened_folder(folder) as fd:
+        names = disk.listing(fd, folder)
+        if MANIFEST in names:
+            return read_generation(fd, folder, train_state=train_state)
+        refuse(FOLDER not in names, folder, f"a saved run or model, with {FOLDER} or {MANIFEST}", "neither")
+        with disk.opened_folder(folder / FOLDER, fd) as inner:
+            return _newest(inner, folder, train_state=train_state)
+
+
+def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
+    failures: list[CheckpointError] = []
+    seen: list[str] = []
+    while (names := _serials(runs, folder)) != seen:  # a writer may have moved on while we read
+        failures, seen = [], names
+        for name in reversed(names):
+            try:
+                with disk.opened_folder(folder / FOLDER / name, runs) as fd:
+                    found = read_generation(fd, folder / FOLDER / name, train_state=train_state)
+            except CheckpointError as error:
+                failures.append(error)
+            else:
+                return replace(found, warnings=tuple(f"{error}; loading {found.path} instead" for error in failures))
+    if failures:
+        raise failures[0]
+    raise CheckpointError(f"{folder}: expected a saved generation, got none: the run stopped before its first checkpoint")
+
+
+def _serials(runs: int, folder: Path) -> list[str]:
+    return sorted(filter(SERIAL.fullmatch, disk.listing(runs, folder / FOLDER)))
+
+
+# what the system says to a path that the user should not have given
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOENT}
+
+
+def prepare_folder(folder: Path | str, overwrite: bool = False, resume: bool = False) -> bool:
+    """Make a folder ready for a run, before anything costly; nothing that can be loaded is touched.
+
+    Leftovers of a crash are removed.  With `overwrite` the old run stays whole, and is what loads, until the new one has saved.
+
+    Arguments:
+        folder: created if need be.
+        overwrite: a run in it is to be replaced; files that are not a run's are left alone.
+        resume: a run in it is to be continued.
+
+    Returns:
+        Whether there is a generation to resume from.
+
+    Raises:
+        InputError: not empty and neither asked for, not a run to resume, in use by another writer, or not writable.
+    """
+    folder = Path(folder)
+    require(not (overwrite and resume), "overwrite", "not together with resume", "both")
+    if not (overwrite or resume):
+        require_empty(folder, "; overwrite replaces it, resume continues it")
+    names = _names(folder)
+    require(MANIFEST not in names, str(folder), "a run folder", "a single model; use another folder")
+    if resume and names and FOLDER not in names:
+        ours = all(name in (locking.NAME, NAME) or PENDING.fullmatch(name) for name in names)
+        require(ours, str(folder), "a run to resume", f"one with {_some(names)}")
+    with input_errors(), nullcontext() if locking.held(folder) else locking.lock(folder):
+        return _prepare(folder, overwrite, resume, bool(names - {locking.NAME}))
+
+
+def _prepare(folder: Path, overwrite: bool, resume: bool, used: bool) -> bool:
+    _recover(folder)
+    serials = generations(folder)
+    if overwrite and used:
+        begin_pending(folder, max(serials, default=0))
+    if resume and not serials and used:
+        truncate_history(folder, 0)  # rows of a run that never saved: it starts again
+    return resume and bool(serials)
+
+
+def _recover(folder: Path) -> None:
+    disk.remove_folder(folder / FOLDER / PARTIAL)
+    found = pending(folder)
+    if found and not finish_replacement(folder):
+        disk.remove_file(folder / found[0])
+
+
+def finish_replacement(folder: Path) -> bool:
+    """If a run has saved that was to replace another, remove the other; interrupted anywhere, it can be done again."""
+    found = pending(folder)
+    if not found or max(generations(folder), default=0) <= found[1]:
+        return False
+    remove_generations(folder, [serial for serial in generations(folder) if serial <= found[1]])
+    disk.rename(folder / found[0], folder / NAME)
+    return True
+
+
+def remove_generations(folder: Path, serials: list[int]) -> None:
+    """Remove generations, each by way of the temporary name, so that a half-removed one is never taken for a whole."""
+    parent = folder / FOLDER
+    for serial in serials:
+        disk.rename(parent / name_of(serial), parent / PARTIAL)
+        disk.remove_folder(parent / PARTIAL)
+
+
+def require_empty(folder: Path, hint: str = "") -> None:
+    """Raise the `InputError` unless the folder is missing or empty; a lock that a dead process left does not count."""
+    names = _names(folder) - {locking.NAME}
+    require(not names, str(folder), "a new or empty folder", f"one with {_some(names)}{hint}")
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Inside the block, a path that the system will not let us write is the user's mistake."""
+    try:
+        yield
+    except LikeliError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in REFUSALS and not isinstance(error, InputError):
+            raise InputError(str(error)) from error.__cause__
+        raise
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError):
+        pass  # the call below says why
+    with disk.opened_folder(folder) as fd:
+        return set(disk.listing(fd, folder))
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")

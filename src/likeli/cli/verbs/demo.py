@@ -1,0 +1,119 @@
+"""five families and two yardsticks on handwritten digits, ranked, with a report
+
+likeli demo                     about three minutes on two cores; runs/demo/report.html and samples.png at the end
+
+Fits gmm, ppca, vae, vdm and flow on scikit-learn's 8x8 digits, and beside them two yardsticks that any good model must beat:
+independent pixels and a mixture of categoricals.  Ranks them by held-out log p(x), says what kind of number each one is, and
+writes every run, a page that opens offline, and a picture of samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked
+from likeli.cli.objects import load_plugins, read_data
+from likeli.cli.output import emit, log, new_file
+from likeli.cli.plan import Plan
+from likeli.cli.verbs.compare import ranking
+from likeli.errors import InputError, require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from likeli.data import Data
+    from likeli.show.report import Entry
+
+NEURAL = {"vdm": 1.5, "vae": 0.9, "flow": 0.75}  # minutes
+YARDSTICKS = ("categorical_mixture", "independent")
+OPTIONS = {
+    "gmm": ("--model.components=20", "--model.regularization=0.1"),  # best of 12 on the validation split
+    "ppca": ("--model.latent_dim=30",),
+}
+EVALUATE = {"vae": ("--likelihood.samples=500",)}
+SHOWN = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="where everything goes [runs/demo]")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything [0]")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="families fitted at the same time [2]")
+    parser.add_argument("--minutes", type=float, metavar="M", help="for each neural family, in place of the demo's own budgets")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, rank, report."""
+    folder = Path(args.out)
+    if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
+        raise InputError(f"out: expected a new or empty folder, got {folder}; --overwrite replaces an earlier demo")
+    require(args.minutes is None or args.minutes > 0, "minutes", "a number above 0", args.minutes)
+    require(1 <= args.jobs <= 16, "jobs", "a number from 1 to 16", args.jobs)
+    load_plugins(args.plugin)
+    data = read_data(Plan("digits", None, seed=args.seed))
+    jobs = [_job(args, family) for family in (*NEURAL, *YARDSTICKS, "gmm", "ppca")]
+    contest = Contest(jobs, args.jobs, say=lambda line: log(f"likeli: {line}"))
+    rows = ranked(contest.rows())
+    notes = caveats(rows)
+    entries = [_entry(folder, row, data, args.seed) for row in rows]
+    _write(folder, entries, notes, data, jobs)
+    from likeli.show.report import verdict
+
+    lines = [ranking(rows), *verdict(entries), *notes, f"open {folder / 'report.html'} in a browser"]
+    emit(args, {"out": str(folder), "rows": rows, "notes": [*verdict(entries), *notes]}, "\n".join(lines))
+    return exit_code(contest, rows)
+
+
+def _job(args: argparse.Namespace, family: str) -> Job:
+    words = ["digits", "--model", family, f"--seed={args.seed}"]
+    if family in NEURAL:
+        words.append(f"--minutes={args.minutes or NEURAL[family]}")
+    if args.overwrite:
+        words.append("--overwrite")
+    return Job(family, (*words, *OPTIONS.get(family, ())), str(Path(args.out) / family), EVALUATE.get(family, ()))
+
+
+def _entry(folder: Path, row: Row, data: Data, seed: int) -> Entry:
+    """The row with its history and its samples."""
+    import likeli
+    from likeli.checkpoint import read_history
+    from likeli.show.pictures import grid
+    from likeli.show.report import Entry
+    from likeli.training.fit import in_nats
+
+    role = "neural" if row["model"] in NEURAL else "yardstick" if row["model"] in YARDSTICKS else ""
+    if "error" in row:
+        return Entry(row, role=role)
+    run_folder = folder / row["model"]
+    model = likeli.load(run_folder)
+    samples = grid(model.sample(SHOWN, seed=seed), data.space, columns=8, zoom=4)
+    return Entry(row, read_history(run_folder), samples, role, in_nats(model))
+
+
+def _write(folder: Path, entries: Sequence[Entry], notes: Sequence[str], data: Data, jobs: Sequence[Job]) -> None:
+    """report.html and samples.png."""
+    from likeli.show.pictures import grid, strip
+    from likeli.show.report import Report
+
+    real = grid(data.split("test")[0][:SHOWN], data.space, columns=8, zoom=4)
+    parts = {"training": len(data.train), "validation": len(data.valid), "held out": len(data.test)}
+    facts = {"data": data.name} | parts | {"seed": data.seed}
+    commands = [
+        f"likeli demo --out {folder} --overwrite",
+        *(f"likeli fit {' '.join(job.fit)} --out {job.folder}" for job in jobs),
+        *(f"likeli evaluate {' '.join((job.folder, *job.evaluate))}" for job in jobs),
+    ]
+    title = "likeli: generative models on handwritten digits"
+    report = Report(title, facts, data.space.dimensions, entries, notes, real, commands)
+    with new_file(str(folder / "report.html"), overwrite=True) as path:
+        path.write_text(report.html(), encoding="utf-8")
+    pictures: dict[str, Image] = {"held-out data": real}
+    pictures |= {e.row["model"]: e.samples for e in entries if e.samples is not None}
+    with new_file(str(folder / "samples.png"), overwrite=True) as path:
+        strip(pictures).save(path, optimize=True)
+
+

@@ -1,0 +1,180 @@
+"""train a family on some data and save the run
+
+likeli fit digits --model vdm --out runs/x
+likeli fit table.csv --model gmm --model.components 5
+likeli fit digits --model vae --minutes 2 --train.lr 3e-4 --out runs/vae
+likeli fit --out runs/x --resume --steps 5000
+
+DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .txt), a folder of images, or
+hf:NAME.
+Ctrl-C saves and exits; --resume goes on from there, on the same trajectory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from likeli.cli.catalogue import catalogue, training_options
+from likeli.cli.objects import build_model, load_plugins, read_data, stored_data
+from likeli.cli.output import emit, log
+from likeli.cli.plan import Plan, make_plan
+from likeli.cli.verbs.list import options_help, training_help
+from likeli.errors import InputError, require
+
+if TYPE_CHECKING:
+    from likeli.contract import GenerativeModel
+    from likeli.data import Data
+    from likeli.training import History
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_plan_arguments(parser)
+    parser.add_argument("--model", metavar="FAMILY", help="see likeli list; its options are --model.NAME VALUE")
+    parser.add_argument("--out", metavar="FOLDER", help="the run folder [runs/DATA-FAMILY]")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out once the new one has saved")
+    parser.add_argument("--config", metavar="FILE.yaml", help="options from a file; the command line has the last word")
+    parser.add_argument("--print-config", action="store_true", help="print all options as such a file, and stop")
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of everything that trains."""
+    parser.add_argument("data", nargs="?", metavar="DATA", help="what to fit")
+    parser.add_argument("--kind", help="what the cells are, if not what they look like")
+    parser.add_argument(
+        "--labels", nargs="?", const=True, metavar="COLUMN", help="fit p(x|y): y is the data's own labels, or this column"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes")
+    parser.add_argument("--seed", type=int, metavar="S", help="of the split, the first weights and the batches [0]")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def epilog(argv: list[str]) -> str:
+    """What `--help` adds: the options of the family named in `argv`, and of training."""
+    known = catalogue(tuple(value_of(argv, "--plugin")))
+    families = [f for f in value_of(argv, "--model") if f in known.models]
+    family = families[-1] if families else None
+    model = options_help(known, family) if family else "options of a family: likeli fit --model FAMILY --help"
+    return f"{model}\n\n{training_help(known, family)}"
+
+
+def value_of(argv: list[str], option: str) -> list[str]:
+    """Every value that `argv` gives to `option`."""
+    after = [b for a, b in pairwise(argv) if a == option]
+    return after + [a.split("=", 1)[1] for a in argv if a.startswith(f"{option}=")]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, save, say how it went."""
+    known = catalogue(tuple(args.plugin))
+    plan = make_plan(args, known)
+    if args.print_config:
+        print(plan.text(known))
+        return 0
+    require(args.resume or plan.data is not None, "data", "a source, such as digits", "nothing")
+    require(args.resume or plan.model is not None, "model", f"--model with one of {', '.join(known.models)}", "nothing")
+    folder = plan.out or (f"runs/{Path(str(plan.data)).stem}-{plan.model['class']}" if plan.data and plan.model else None)
+    if folder is None:
+        raise InputError("out: expected the run folder to resume, got nothing")
+    load_plugins(args.plugin)
+    model, history = resume(plan, folder, args) if args.resume else start(plan, folder, args)
+    return report(args, folder, model, history)
+
+
+def start(plan: Plan, folder: str, args: argparse.Namespace) -> tuple[GenerativeModel, History]:
+    """A new run."""
+    from likeli.checkpoint.folder import require_empty
+
+    require(plan.data is not None, "data", "a source, such as digits", "nothing")
+    if not args.overwrite and not args.resume:
+        require_empty(Path(folder), "; --overwrite replaces it, --resume continues it")
+    model, data = make(plan, args)
+    return model, train(plan, folder, args, model, data)
+
+
+def resume(plan: Plan, folder: str, args: argparse.Namespace) -> tuple[GenerativeModel, History]:
+    """Go on with a run, by its own record; what is given again must agree with it."""
+    from likeli import checkpoint
+    from likeli.checkpoint.generation import generations
+
+    if not (Path(folder).is_dir() and generations(Path(folder))):  # killed before its first checkpoint
+        return start(plan, folder, args)
+    saved = checkpoint.read(folder)
+    record = saved.info.get("training", {})
+    settings = {k: record[k] for k in training_options() if k in record}
+    budget = {k: record.get(k) for k in ("steps", "minutes")} if plan.steps is plan.minutes is None else {}
+    seed = record.get("seed", 0) if plan.seed == 0 else plan.seed
+    plan = replace(plan, seed=seed, train=settings | plan.train, **budget)
+    data = stored_data(saved.info) if plan.data is None else read_data(plan)
+    model = saved.model if plan.model is None else make_model(plan, args, data)
+    return model, train(plan, folder, args, model, data)
+
+
+def make(plan: Plan, args: argparse.Namespace) -> tuple[GenerativeModel, Data]:
+    """The data and the untrained model of a plan."""
+    data = read_data(plan)
+    return make_model(plan, args, data), data
+
+
+def make_model(plan: Plan, args: argparse.Namespace, data: Data) -> GenerativeModel:
+    """The untrained model of a plan, conditional if labels are asked for.
+
+    Raises:
+        InputError: labels are asked for, and the family or the data have none.
+    """
+    spec, known = plan.model, catalogue(tuple(args.plugin))
+    if spec is None:
+        raise InputError(f"model: expected --model FAMILY, one of {', '.join(known.models)}, got nothing")
+    conditional = plan.labels not in (None, False)
+    family = known.family(spec["class"])
+    able = [n for n, c in known.models.items() if known.takes(c, "condition")]
+    takes = known.takes(family, "condition")
+    require(takes or not conditional, "labels", f"a family that takes them: {', '.join(able)}", spec["class"])
+    require(not conditional or data.condition is not None, "labels", "data that have labels", data.name)
+    return build_model(spec, data, seed=plan.seed, conditional=conditional)
+
+
+def train(plan: Plan, folder: str, args: argparse.Namespace, model: GenerativeModel, data: Data) -> History:
+    """Run the trainer."""
+    import likeli
+
+    return likeli.fit(
+        model,
+        data,
+        steps=plan.steps,
+        minutes=plan.minutes,
+        seed=plan.seed,
+        out=folder,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        progress=not args.quiet and not args.json,
+        **plan.train,
+    )
+
+
+def report(args: argparse.Namespace, folder: str, model: GenerativeModel, history: History) -> int:
+    """Say how it went."""
+    payload = {
+        "run": folder,
+        "model": model.kind(),
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "stopped_because": history.stopped_because,
+        "best": history.best,
+        "loss": history.rows[-1].get("loss") if history.rows else None,
+        "notes": history.notes,
+        "warnings": history.warnings,
+    }
+    for warning in history.warnings:
+        log(f"likeli: warning: {warning}")
+    best = f"; best validation loss {history.best['valid']:.4g} at step {history.best['step']}" if history.best else ""
+    how = f"{history.steps} steps in {history.seconds:.1f} s ({history.stopped_because})"
+    lines = [f"{model.kind()}: {how}{best}", *history.notes]
+    emit(args, payload, "\n".join([*lines, f"saved in {folder}; next: likeli evaluate {folder}"]))
+    return history.exit_code

@@ -1,0 +1,230 @@
+"""The contract: a generative model can be fitted, can sample, and says honestly what it knows of log p(x)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from likeli.config import Configurable
+from likeli.errors import InputError, Unsupported, require
+from likeli.random import BLOCK, Noise, Streams, blocks, seeded
+from likeli.spaces.base import Space
+
+Measure = Literal["density", "mass", "mixed"]
+
+
+class Knows(Enum):
+    """What a number says of log p(x)."""
+
+    EXACT = "exact"
+    LOWER_BOUND = "lower bound"
+    ESTIMATE = "estimate"
+    UNNORMALIZED = "unnormalized"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """log p(x), labelled with what it is.
+
+    Arguments:
+        value: (B,) nats per example, in the units of the user's data (the preprocessing's Jacobian is included).
+        knows: what `value` is of log p(x).
+        measure: `density`, `mass`, or `mixed` (a density of some columns and a mass of others).
+        stderr: (B,) Monte Carlo standard error of `value`; None when it is deterministic.
+        errors: other sources of error in nats, by name.
+        dimensions: cells of one example, for bits/dim.
+    """
+
+    value: Tensor
+    knows: Knows
+    measure: Measure
+    stderr: Tensor | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    dimensions: int = 1
+
+    def bits_per_dim(self) -> Tensor:
+        """−log₂ p(x) / D, shape (B,).
+
+        Raises:
+            Unsupported: the value is unnormalised, so it has no unit.
+        """
+        if self.knows in (Knows.UNNORMALIZED, Knows.NOTHING):
+            raise Unsupported(f"bits per dimension of a value that is {self.knows.value}: it has no absolute unit")
+        return -self.value / (self.dimensions * math.log(2))
+
+    def mean(self) -> tuple[float, float]:
+        """The average over examples in nats and its standard error over examples (NaN for one example)."""
+        value = self.value.double()
+        return value.mean().item(), (value.std() / math.sqrt(len(value))).item() if len(value) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """E_q log p(x|z₁) − Σ_t KL_t, one row per example.
+
+    Arguments:
+        reconstruction: (B,) log p(x|z₁) at the drawn z, nats in the user's units.
+        kl: (B, depth), level 1 (next to the data) first.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """reconstruction − Σ_t kl_t, shape (B,)."""
+        return self.reconstruction - self.kl.sum(1)
+
+
+@runtime_checkable
+class LatentCodec(Protocol):
+    """Every family with a code: a VAE's mean, a flow's inverse, the probability-flow ODE, PPCA's posterior mean."""
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, *shape) → (B, *code), deterministic."""
+        ...
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, *code) → (B, *shape), deterministic, in the user's units (a mean may be fractional)."""
+        ...
+
+
+class GenerativeModel(Configurable, nn.Module, ABC):
+    """A distribution over one `Space`.
+
+    The constructor only stores its arguments and builds modules from them; `Model(space)` works with defaults.  x is always in
+    the user's units, shape (B, *space.shape).
+
+    Arguments:
+        space: what one example is.
+        condition: what y is, for conditional models; None for p(x).
+    """
+
+    knows: ClassVar[Knows]
+    strategy: ClassVar[str]
+    takes_missing: ClassVar[bool] = False
+    condition: Space | None = None
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, *shape) → (B,), minimised by training; promises no unit.  Draws from torch's ambient generator."""
+
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        first: int = 0,
+        **options: Any,
+    ) -> Tensor:
+        """Draw n examples, (n, *shape) in the user's units.
+
+        Sample i is a function of (seed, i) alone: `sample(8)` is the first eight rows of `sample(16)`, to the bit.
+
+        Arguments:
+            n: how many.
+            y: (n, *condition.shape) or one row for all, for a conditional model.
+            seed: the seed of the whole set.
+            generator: takes the place of `seed` by drawing one from it.
+            first: index of the first sample, to continue or to share a set among processes.
+            options: what the family offers (see its `draw`).
+
+        Raises:
+            InputError: n < 1, or a y that does not fit.
+        """
+        require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
+        if generator is not None:
+            seed = int(torch.randint(2**62, (), generator=generator))
+        y = self.check_condition(y, n)
+        start = first - first % BLOCK  # blocks are aligned, so that a row's place in its block never changes
+        parts = []
+        with evaluating(self), torch.no_grad():
+            for block in blocks(first + n - start):
+                rows = [start + i for i in block]
+                noise = Streams(seed, rows, self.dtype, self.device)
+                parts.append(self.draw(noise, _rows(y, rows, first, n), **options))
+        return torch.cat(parts)[first - start : first - start + n]
+
+    @abstractmethod
+    def draw(self, noise: Noise, y: Tensor | None = None) -> Tensor:
+        """Turn a source of noise into `noise.rows` examples in the user's units."""
+
+    def log_likelihood(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0, **options: Any) -> LogLikelihood:
+        """What the model knows of log p(x) (or log p(x|y)): (B, *shape) → nats per example, labelled.
+
+        Monte Carlo draws are a function of `seed`; torch's global state is left untouched.
+
+        Raises:
+            InputError: x or y does not fit the model's space.
+            Unsupported: the family has no log p(x).
+        """
+        x = self.space.check(x, missing=self.takes_missing).to(self.device)
+        y = self.check_condition(y, len(x))
+        with evaluating(self), torch.no_grad(), seeded(seed, "log_likelihood"):
+            return self.measure_likelihood(x, y, **options)
+
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
+        """`log_likelihood` for checked input; families write this one."""
+        raise Unsupported(f"{self.kind()} has no log p(x)")
+
+    def check_condition(self, y: Any, n: int) -> Tensor | None:
+        """y as a tensor of n rows (one row is repeated), or None for an unconditional model.
+
+        Raises:
+            InputError: y is missing, not wanted, or outside its space.
+        """
+        if self.condition is None:
+            require(y is None, "y", "nothing, since this model is not conditional", y)
+            return None
+        if y is None:
+            raise InputError(f"y: expected {self.condition.describe_shape()}, since {self.kind()} is conditional, got nothing")
+        y = self.condition.check(y, what="y").to(self.device)
+        require(len(y) in (1, n), "y", f"{n} rows or one", f"{len(y)} rows")
+        return y.expand(n, *y.shape[1:]) if len(y) != n else y
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the model computes in."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors are."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.parameters()
+        yield from self.buffers()
+
+
+def _rows(y: Tensor | None, rows: list[int], first: int, n: int) -> Tensor | None:
+    if y is None:
+        return None
+    return y[torch.tensor(rows).sub(first).clamp(0, n - 1)]  # rows outside the request only fill the block
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Dropout off inside the block, every submodule's mode as it was after it."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode

@@ -1,0 +1,154 @@
+"""Data that needs no file: real digits, distributions known exactly, and drawn scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.data.builtin import scenes, toys
+from likeli.data.readers.frames import Frame
+from likeli.errors import InputError, nearest, require
+from likeli.spaces.base import Labels, Pixels, Space, Tokens
+
+
+@dataclass
+class Raw:
+    """What a source gives before it is split and its space is fitted.
+
+    Arguments:
+        name: for tables and file names.
+        values: an array or columns.
+        y: labels, if any.
+        space: given by the source, or None to be fitted.
+        kind: how the values are taken.
+        condition: what y is, or None to be fitted.
+        truth: the distribution the rows were drawn from.
+        labelled: whether y is what the user's `labels` named.
+        in_order: whether the split keeps the rows' order.
+        warnings: what was odd.
+        extras: what else is known of each row.
+    """
+
+    name: str
+    values: Tensor | Frame
+    y: Any = None
+    space: Space | None = None
+    kind: str | None = None
+    condition: Space | None = None
+    truth: toys.Toy | None = None
+    labelled: bool = False
+    in_order: bool = False
+    warnings: list[str] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One built-in source.
+
+    Arguments:
+        about: one line.
+        make: (seed, **options) → Raw.
+        options: whole-number options and their defaults.
+        truth: whether log p(x) is known.
+    """
+
+    about: str
+    make: Callable[..., Raw]
+    options: dict[str, int] = field(default_factory=dict)
+    truth: bool = False
+
+
+def _digits(seed: int) -> Raw:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x, y = torch.from_numpy(bunch.images).to(torch.uint8), torch.from_numpy(bunch.target).long()
+    return Raw("digits", x, y, Pixels((8, 8), 17), "pixels", Labels(10))
+
+
+def _scenes(seed: int, n: int, size: int) -> Raw:
+    factors = scenes.draw_factors(n, seed)
+    extras = {"factors": factors, "captions": [scenes.caption(f) for f in factors], "names": scenes.FACTORS}
+    return Raw("scenes", scenes.render(factors, size), None, Pixels((3, size, size)), "pixels", extras=extras)
+
+
+def _real_toy(name: str, build: Callable[..., toys.Toy]) -> Callable[..., Raw]:
+    def make(seed: int, n: int, **options: int) -> Raw:
+        truth = build(**options)
+        return Raw(name, truth.sample(n, seed), kind="real", truth=truth)
+
+    return make
+
+
+def _markov(seed: int, n: int, length: int, vocab: int, draw: int) -> Raw:
+    truth = toys.markov(length, vocab, draw)
+    return Raw("markov", truth.sample(n, seed), space=Tokens(length, vocab), kind="tokens", truth=truth)
+
+
+def _toy(build: Callable[..., toys.Toy], **options: int) -> Source:
+    about = (build.__doc__ or "").split("\n")[0].rstrip(".")
+    return Source(about, _real_toy(build.__name__, build), {"n": 10_000, **options}, truth=True)
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source("1,797 handwritten digits of 8 × 8 pixels with 17 grey levels, labelled 0 to 9 (scikit-learn)", _digits),
+    "gaussian": _toy(toys.gaussian, dims=2),
+    "ring8": _toy(toys.ring8),
+    "checkerboard": _toy(toys.checkerboard, dims=2),
+    "ppca_draw": _toy(toys.ppca_draw, dims=8, latent=2, draw=0),
+    "gmm_draw": _toy(toys.gmm_draw, dims=2, components=5, draw=0),
+    "markov": Source(
+        "A Markov chain over tokens with drawn probabilities",
+        _markov,
+        {"n": 10_000, "length": 16, "vocab": 5, "draw": 0},
+        truth=True,
+    ),
+    "scenes": Source(
+        "Drawn pictures of one object on a floor before a wall, with six known factors and captions",
+        _scenes,
+        {"n": 4000, "size": 32},
+    ),
+}
+
+
+def make_source(name: str, seed: int, given: dict[str, str]) -> tuple[Raw, dict[str, int]]:
+    """The rows of the built-in source `name`, and the options given, checked.
+
+    Raises:
+        InputError: an option that it does not have, or that is no whole number.
+    """
+    source, chosen = SOURCES[name], {}
+    for key, value in given.items():
+        if key not in source.options:
+            listed = ", ".join(source.options) or "no options"
+            raise InputError(f"{name}: unknown option {key!r}; it has {listed}{nearest(key, source.options)}")
+        low, number = 0 if key == "draw" else 1, str(value)
+        whole = number.isdecimal() and low <= int(number) <= 10**7
+        require(whole, f"{name}: {key}", f"a whole number from {low} to 10,000,000", value)
+        chosen[key] = int(number)
+    options = {**source.options, **chosen}
+    cells = options.get("n", 1) * max(options.get("dims", 1), options.get("length", 1), options.get("size", 1) ** 2 * 3)
+    require(cells <= 2**28, name, f"at most {2**28:,} cells", f"{cells:,}")
+    return source.make(seed, **options), chosen
+
+
+def describe_sources() -> list[dict[str, Any]]:
+    """Every built-in source and form of file, for a listing: name, about, options, whether log p(x) is known."""
+    builtin = [
+        {"name": name, "about": s.about, "options": dict(s.options), "truth": s.truth} for name, s in SOURCES.items()
+    ]
+    forms = {
+        "FILE.npy": "an array (rows, …)",
+        "FILE.npz:KEY": "one array of several; without KEY, the only one, or x with y as labels",
+        "FILE.csv, .tsv": "a table with a header line; blank, NA, nan and ? are missing",
+        "FILE.parquet": "a table (extra: data)",
+        "FILE.txt:length=64": "rows of 64 characters, split in order",
+        "FOLDER": "pictures of one size; subfolders are classes",
+        "hf:NAME": "a data set of the Hugging Face hub (extra: data)",
+    }
+    return builtin + [{"name": name, "about": about, "options": {}, "truth": False} for name, about in forms.items()]

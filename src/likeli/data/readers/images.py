@@ -1,0 +1,90 @@
+"""A folder of pictures: one size, all grey or all in colour; subfolders are classes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from likeli.data.readers.npy import memory_limit, open_regular
+from likeli.errors import InputError, require
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 4096 * 4096
+GREY = frozenset({"1", "L"})
+
+
+def read_folder(folder: str | Path) -> tuple[np.ndarray, list[str] | None, list[str]]:
+    """(pictures uint8 (N, H, W) or (N, 3, H, W), class of each or None, warnings), in the order of their sorted names.
+
+    Raises:
+        InputError: no pictures, sizes that differ, a damaged or huge picture; the file is named.
+    """
+    root = Path(folder)
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, root))
+    require(len(files) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
+    classes = [p.relative_to(root).parts[0] if len(p.relative_to(root).parts) > 1 else None for p in files]
+    mixed = None in classes and any(classes)
+    require(not mixed, str(folder), "pictures either in subfolders or beside each other", "both")
+    pictures, alpha = read_pictures(files)
+    notes = [f"{folder}: {alpha} pictures have transparency, which was dropped"] * (alpha > 0)
+    return pictures, [str(c) for c in classes] if any(classes) else None, notes
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
+    """Pictures of one size, uint8 (N, H, W) when all are grey, else (N, 3, H, W), and how many lost transparency."""
+    shapes = [_look(path) for path in files]
+    (size, _), first = shapes[0], files[0]
+    for path, (other, _) in zip(files, shapes):
+        require(other == size, str(path), f"{size[0]} x {size[1]} pixels as {first.name}", f"{other[0]} x {other[1]}")
+    grey = all(mode in GREY for _, mode in shapes)
+    shape = (len(files), size[1], size[0]) if grey else (len(files), 3, size[1], size[0])
+    fits = int(np.prod(shape, dtype=object)) <= memory_limit()
+    require(fits, str(first.parent), "pictures that fit into memory", f"{len(files)} of {size[0]} x {size[1]}")
+    pictures = np.empty(shape, np.uint8)
+    for i, path in enumerate(files):
+        pictures[i] = _decode(path, size, grey)
+    return pictures, sum("A" in mode or mode == "a" for _, mode in shapes)
+
+
+def _look(path: Path) -> tuple[tuple[int, int], str]:
+    """Size and mode from the header alone, before any pixel is decoded."""
+    from PIL import Image
+
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is far below Pillow's
+        try:
+            with Image.open(file, formats=FORMATS) as picture:
+                size, mode = picture.size, picture.mode
+        except Exception as error:  # decoders meet hostile bytes in many ways
+            bomb = isinstance(error, Image.DecompressionBombError)
+            raise InputError(_huge(path) if bomb else f"{path}: is not a picture ({', '.join(FORMATS)}), or damaged") from error
+    require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
+    require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
+    wide = mode.startswith(("I", "F"))
+    require(not wide, str(path), "8 bits a channel", f"mode {mode}; load it as .npy with kind='pixels:65536'")
+    return size, mode
+
+
+def _huge(path: Path) -> str:
+    return f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more"
+
+
+def _decode(path: Path, size: tuple[int, int], grey: bool) -> np.ndarray:
+    from PIL import Image
+
+    with open_regular(path) as file:
+        try:
+            with Image.open(file, formats=FORMATS) as picture:
+                same = picture.size == size
+                array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
+        except Exception as error:  # decoders meet hostile bytes in many ways
+            raise InputError(f"{path}: the picture is damaged or truncated") from error
+    require(same, str(path), "the size it had a moment ago", "another")
+    return array if grey else array.transpose(2, 0, 1)

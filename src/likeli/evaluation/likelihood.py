@@ -1,0 +1,271 @@
+"""How much of some data a model explains: mean log p(x) with its standard error, its kind, and why it may be off."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure
+from likeli.diffusion.levels import checked
+from likeli.errors import require
+from likeli.models.density import DensityModel
+from likeli.random import derive
+
+MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
+
+MEANING = {
+    Knows.EXACT: "exact: log p(x) itself, up to floating-point error",
+    Knows.LOWER_BOUND: "lower bound: log p(x) is at least this, so the model may be better than its number",
+    Knows.ESTIMATE: "estimate: may lie on either side of log p(x); see its errors",
+    Knows.UNNORMALIZED: "unnormalised: log p(x) plus an unknown constant; only differences mean anything",
+    Knows.NOTHING: "nothing: the family has no log p(x)",
+}
+ERRORS = {
+    "terminal_mismatch": "KL between where the noising process ends and the prior that sampling starts from",
+    "ode_tolerance": "error of the numerical ODE solution",
+    "probe_noise": "noise of the random probes of the divergence",
+    "dequantisation": "at least this much of the bound is lost to drawing integers as reals",
+}
+ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "examples", "seconds", "parameters", "seed", "notes")
+_STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean of log p(x) over examples.
+
+    Arguments:
+        model: the family's name.
+        knows: what the number is of log p(x).
+        measure: density, mass or mixed.
+        nats: mean over examples, in the user's units.
+        stderr: standard error of that mean over examples; Monte Carlo noise of the examples is part of it.
+        bits_per_dim: −nats / (D log 2); None where the value has no unit.
+        examples: how many.
+        seconds: time taken by the evaluation.
+        parameters: numbers that the model has learned.
+        seed: of the Monte Carlo draws.
+        notes: why the number may be off, in words.
+        errors: other sources of error in nats, by name: the largest over batches.
+        dimensions: cells of one example.
+    """
+
+    model: str
+    knows: Knows
+    measure: Measure
+    nats: float
+    stderr: float
+    bits_per_dim: float | None
+    examples: int
+    seconds: float
+    parameters: int
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    dimensions: int = 1
+
+    @property
+    def bits_stderr(self) -> float | None:
+        """The standard error of `bits_per_dim`."""
+        return None if self.bits_per_dim is None else self.stderr / (self.dimensions * math.log(2))
+
+    def row(self) -> dict[str, Any]:
+        """The evaluation as JSON values, under the names that every table of likeli uses."""
+        return {name: getattr(self, name) for name in ROW} | {"knows": self.knows.value}
+
+
+def evaluate(
+    model: GenerativeModel, x: Any, y: Any = None, *, batch: int = 256, seed: int = 0, **options: Any
+) -> Evaluation:
+    """Mean log p(x) over the rows of x, batch by batch.
+
+        mean = (1/N) Σ log p(xᵢ),   s.e. = sd(log p(xᵢ)) / √N
+
+    Arguments:
+        model: any family with a log p(x).
+        x: (N, *shape) in the user's units.
+        y: (N, *condition.shape), for a conditional model.
+        batch: rows at a time; draws are a function of (seed, batch number).
+        seed: of the Monte Carlo draws.
+        options: what the family's `log_likelihood` takes, such as `samples`.
+
+    Raises:
+        InputError: x, y or batch does not fit.
+        Unsupported: the family has no log p(x).
+    """
+    require(batch >= 1, "batch", "at least 1", batch)
+    x = model.space.check(x, missing=model.takes_missing)
+    y = model.check_condition(y, len(x))
+    started = time.perf_counter()
+    parts = list(score(model, x, y, batch=batch, seed=seed, **options))
+    return summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+
+
+def summarise(
+    model: GenerativeModel, parts: list[LogLikelihood], *, seconds: float, seed: int, options: Mapping[str, Any]
+) -> Evaluation:
+    """The evaluation of what `score` has given.
+
+    Arguments:
+        model, seed, options: what `score` was given.
+        parts: batches, in their order.
+        seconds: that it took.
+    """
+    whole = _join(parts)
+    nats, stderr = whole.mean()
+    unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
+    bits = -nats / (whole.dimensions * math.log(2)) if unit else None
+    return Evaluation(
+        model=model.kind(),
+        knows=whole.knows,
+        measure=whole.measure,
+        nats=nats,
+        stderr=stderr,
+        bits_per_dim=bits,
+        examples=len(whole.value),
+        seconds=seconds,
+        parameters=count_parameters(model),
+        seed=seed,
+        notes=_about(model, whole, options) + _notes(whole),
+        errors=whole.errors,
+        dimensions=whole.dimensions,
+    )
+
+
+def score(
+    model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
+) -> Iterator[LogLikelihood]:
+    """log p of each row of x, in batches; memory does not grow with the number of rows."""
+    for i, start in enumerate(range(0, len(x), batch)):
+        rows = slice(start, start + batch)
+        yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate", i), **options)
+
+
+def count_parameters(model: GenerativeModel) -> int:
+    """Numbers learned from data: parameters, and for families fitted without gradients their floating-point buffers."""
+    learned: list[Tensor] = [*model.parameters()] or [b for b in model.buffers() if b.is_floating_point()]
+    return sum(p.numel() for p in learned)
+
+
+def _join(parts: list[LogLikelihood]) -> LogLikelihood:
+    knows = max((p.knows for p in parts), key=_STRENGTH.index)
+    errors = {name: max(abs(p.errors.get(name, 0.0)) for p in parts) for p in parts for name in p.errors}
+    drawn = [p.stderr.double() for p in parts if p.stderr is not None]
+    return LogLikelihood(
+        value=torch.cat([p.value.double() for p in parts]),
+        knows=knows,
+        measure=parts[0].measure,
+        stderr=torch.cat(drawn) if len(drawn) == len(parts) else None,
+        errors=errors,
+        dimensions=parts[0].dimensions,
+    )
+
+
+def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, Any]) -> list[str]:
+    notes = [] if result.knows is Knows.EXACT else [MEANING[result.knows]]
+    if isinstance(model, DensityModel) and result.measure != "density":
+        notes.append("the family is a density, so integers were dequantised: the gap to log P(x) is part of the bound")
+    if result.stderr is not None and bool(result.stderr.isfinite().any()):
+        parameter = inspect.signature(model.measure_likelihood).parameters.get("samples")
+        draws = options.get("samples", parameter.default if parameter else None)
+        spread = result.stderr[result.stderr.isfinite()].mean()
+        notes.append(f"random draws{f' ({draws} per example)' if draws else ''}: {spread:.2g} nats s.e. per example")
+    own = getattr(model, "notes", ())
+    return notes + ([own] if isinstance(own, str) else list(own))
+
+
+def _notes(result: LogLikelihood) -> list[str]:
+    notes = []
+    for name, nats in result.errors.items():
+        alarm = " (alarm: above 0.01)" if name == "terminal_mismatch" and nats > MISMATCH_ALARM else ""
+        size = "not known" if math.isnan(nats) else f"{nats:.3g} nats{alarm}"
+        notes.append(f"{ERRORS.get(name, name.replace('_', ' '))}: {size}")
+    value = result.value
+    if value.isneginf().any():
+        notes.append(f"examples that are impossible under the model (log p = -inf): {int(value.isneginf().sum())}")
+    if value.isnan().any():
+        notes.append(f"values that are not numbers, so far are the data from the model's range: {int(value.isnan().sum())}")
+    if len(value) < 30:
+        notes.append(f"only {len(value)} examples: the standard error itself is rough")
+    return notes
+
+
+@dataclass(frozen=True)
+class BoundAndFlow:
+    """Two evaluations of one denoiser on the same rows.  They are of two models: the chain's p(x), and the flow's.
+
+    Arguments:
+        bound: of the reverse chain.
+        flow: of the probability-flow ODE.
+        gap: mean over rows of flow − bound, nats.
+        stderr: of `gap` over rows; the rows are compared one by one, so that their own spread is not in it.
+        doubt: nats that the flow may be short by, other than by chance: the ODE's tolerance, and what drawing integers as reals
+            is known to cost.
+    """
+
+    bound: Evaluation
+    flow: Evaluation
+    gap: float
+    stderr: float
+    doubt: float
+
+    @property
+    def ordered(self) -> bool | None:
+        """Whether the bound lies below the flow's value, within four standard errors and the doubt; None if not known."""
+        allowed = 4 * self.stderr + self.doubt
+        return None if math.isnan(allowed) else self.gap > -allowed
+
+    def row(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        pair = {name: e.row() | {"errors": e.errors} for name, e in (("bound", self.bound), ("flow", self.flow))}
+        return pair | {"gap": self.gap, "gap_stderr": self.stderr, "doubt": self.doubt, "ordered": self.ordered}
+
+
+def bound_and_flow(
+    model: GenerativeModel,
+    x: Any,
+    y: Any = None,
+    *,
+    batch: int = 256,
+    seed: int = 0,
+    samples: int = 64,
+    draws: int = 2,
+    probes: int | None = None,
+    rtol: float = 1e-3,
+) -> BoundAndFlow:
+    """Held-out log p(x) by the bound and by the flow, with what may be wrong with each.
+
+    Arguments:
+        model: a Gaussian diffusion.
+        x: (N, *shape) in the user's units.
+        y: the condition.
+        batch: rows at a time.
+        seed: of all draws.
+        samples: noises of the bound for each row.
+        draws: of the dequantisation, for each row of integers; from two on their cost is known.
+        probes: of the flow's divergence; exact up to 32 cells and 16 random ones beyond, if not given.
+        rtol: relative and absolute tolerance of the ODE.
+
+    Raises:
+        Unsupported: another family.
+        InputError: x, y or a number does not fit.
+    """
+    model, x, y = checked(model, x, y)
+    found, values = [], []
+    for options in ({"samples": samples}, {"method": "ode", "samples": draws, "probes": probes, "rtol": rtol}):
+        started = time.perf_counter()
+        parts = list(score(model, x, y, batch=batch, seed=seed, **options))
+        seconds = time.perf_counter() - started
+        found.append(summarise(model, parts, seconds=seconds, seed=seed, options=options))
+        values.append(torch.cat([p.value.double() for p in parts]))
+    gaps = values[1] - values[0]
+    stderr = gaps.std().item() / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+    doubt = found[1].errors["ode_tolerance"] + found[1].errors.get("dequantisation", 0.0)
+    return BoundAndFlow(found[0], found[1], gaps.mean().item(), stderr, doubt)

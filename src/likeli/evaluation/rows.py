@@ -1,0 +1,209 @@
+"""Which rows are unlike the data, at a stated rate of false alarms.
+
+    score s(x) = −log p(x), or the error of reconstruction;    p-value (1 + #{i : s(x_i) ≥ s(x)}) / (n + 1)
+
+over n held-out rows x_i.  If x is one more row of the same kind, its rank among them is uniform, so P(p ≤ α) ≤ α whatever the
+model is worth; a better model only finds more of the strange rows.  A high density is no proof of being ordinary: in many
+dimensions rows near the mode are as rare as rows far out, and a small reconstruction error says as little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from likeli.contract import GenerativeModel, Knows, evaluating
+from likeli.errors import InputError, Unsupported, require
+from likeli.evaluation.likelihood import score
+from likeli.random import derive
+from likeli.spaces.base import Labels
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """What a row's score says.
+
+    Arguments:
+        score: (B,) surprise in nats, or reconstruction error; larger is stranger.
+        p_value: (B,) share of ordinary rows that are at least as strange; its finest step is 1/(n + 1).
+        flagged: (B,) p_value ≤ rate.
+    """
+
+    score: Tensor
+    p_value: Tensor
+    flagged: Tensor
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model with the scores of ordinary rows that it was not fitted to.
+
+    Arguments:
+        model: any family with log p(x), a bound on it, or a reconstruction.
+        reference: (n,) scores of the held-out rows, rising.
+        rate: α, the false alarms that are allowed.
+        unit: what a score is.
+        options: what the family's `log_likelihood` takes.
+        batch, seed: of the scoring.
+    """
+
+    model: GenerativeModel
+    reference: Tensor
+    rate: float
+    unit: str
+    options: dict[str, Any] = field(default_factory=dict)
+    batch: int = 256
+    seed: int = 0
+
+    @property
+    def threshold(self) -> float:
+        """Scores above it are flagged: the ⌊α(n + 1)⌋-th largest of the reference."""
+        return self.reference[len(self.reference) - self._allowed].item()
+
+    @property
+    def false_alarms(self) -> tuple[float, float]:
+        """Where the rate of false alarms lies with 95 % chance, given how few reference rows set the threshold.
+
+        Over ordinary rows the rate is at most a Beta(k, n + 1 − k) variable, k = ⌊α(n + 1)⌋.
+        """
+        k = self._allowed
+        low, high = stats.beta(k, len(self.reference) + 1 - k).interval(0.95)
+        return float(low), float(high)
+
+    @property
+    def _allowed(self) -> int:
+        return math.floor(self.rate * (len(self.reference) + 1) + 1e-9)
+
+    def __call__(self, x: Any, y: Any = None) -> Anomaly:
+        """Score rows, (B, *shape) in the user's units, each with its p-value.
+
+        Raises:
+            InputError: x or y does not fit the model.
+        """
+        found = _scores(self.model, x, y, self.batch, derive(self.seed, "rows"), self.options)
+        stranger = len(self.reference) - torch.searchsorted(self.reference, found)  # those that score at least as much
+        return Anomaly(found, (1 + stranger) / (len(self.reference) + 1), stranger < self._allowed)
+
+
+def anomaly(
+    model: GenerativeModel,
+    x: Any,
+    y: Any = None,
+    *,
+    rate: float = 0.05,
+    batch: int = 256,
+    seed: int = 0,
+    **options: Any,
+) -> Detector:
+    """A detector whose false alarms are known, from rows that the model was not fitted to.
+
+    Arguments:
+        model: any family with log p(x) or a bound (its score is −log p), or an autoencoder (its score is ‖r(x) − x‖²).
+        x: (n, *shape) ordinary rows in the user's units, held out.
+        y: (n, *condition.shape), for a conditional model.
+        rate: α, the share of ordinary rows that may be flagged; at least 1/(n + 1).
+        batch: rows at a time.
+        seed: of Monte Carlo draws.
+        options: what the family's `log_likelihood` takes, such as `samples`.
+
+    Raises:
+        InputError: rows that do not fit, or too few for the rate.
+        Unsupported: the family has neither.
+
+    Source: Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, for the p-value.
+    """
+    require(0 < rate < 1, "rate", "a number between 0 and 1", rate)
+    reference = _scores(model, x, y, batch, derive(seed, "reference"), options)
+    require(rate * (len(reference) + 1) >= 1 - 1e-9, "rate", f"at least 1/{len(reference) + 1} with that many rows", rate)
+    unit = "‖r(x) − x‖², model units" if model.knows is Knows.NOTHING else f"−log p(x), nats ({model.knows.value})"
+    return Detector(model, reference.sort().values, rate, unit, options, batch, seed)
+
+
+def _scores(model: GenerativeModel, x: Any, y: Any, batch: int, seed: int, options: dict[str, Any]) -> Tensor:
+    require(batch >= 1, "batch", "at least 1", batch)
+    x = model.space.check(x, missing=model.takes_missing)
+    y = model.check_condition(y, len(x))
+    if model.knows is not Knows.NOTHING:
+        return torch.cat([-part.value.double() for part in score(model, x, y, batch=batch, seed=seed, **options)]).cpu()
+    error = getattr(model, "reconstruction_error", None)
+    if error is None:
+        raise Unsupported(f"{model.kind()} has neither log p(x) nor a reconstruction, so nothing says how strange a row is")
+    require(not options, "options", "none, since the score is an error of reconstruction", sorted(options))
+    with evaluating(model), torch.no_grad():
+        return torch.cat([error(rows.to(model.device)).double() for rows in x.split(batch)]).cpu()
+
+
+@dataclass(frozen=True)
+class Classes:
+    """p(y|x) of each row.
+
+    Arguments:
+        log_posterior: (B, K) in nats.
+        exact: whether every log p(x|y) was exact; bounds and estimates leave p(y|x) approximate, to either side.
+    """
+
+    log_posterior: Tensor
+    exact: bool
+
+    @property
+    def best(self) -> Tensor:
+        """The most probable class, (B,)."""
+        return self.log_posterior.argmax(1)
+
+
+def classify(
+    model: GenerativeModel | Sequence[GenerativeModel],
+    x: Any,
+    *,
+    prior: Sequence[float] | Tensor | None = None,
+    batch: int = 256,
+    seed: int = 0,
+    **options: Any,
+) -> Classes:
+    """p(y|x) from a conditional model of x, or from one model for each class.
+
+    Arguments:
+        model: conditional on labels, or a sequence of K unconditional models.
+        x: (B, *shape) in the user's units.
+        prior: (K,) p(y), summing to one; uniform if not given.
+        batch: rows at a time.
+        seed: of Monte Carlo draws, the same ones for every class.
+        options: what the family's `log_likelihood` takes, such as `samples`.
+
+    Raises:
+        InputError: a prior or rows that do not fit, or a model that is conditional on no label.
+        Unsupported: a family whose number is not log p(x), a bound or an estimate of it.
+    """
+    one = isinstance(model, GenerativeModel)
+    models = [model] if isinstance(model, GenerativeModel) else list(model)
+    require(len(models) > 0, "model", "at least one model", "none")
+    silent = [m.kind() for m in models if m.knows in (Knows.NOTHING, Knows.UNNORMALIZED)]
+    if silent:
+        raise Unsupported(f"{silent[0]} has no normalised log p(x), so classes cannot be weighed against each other")
+    condition = models[0].condition
+    if one and not isinstance(condition, Labels):
+        raise InputError(f"model: expected one that is conditional on labels, or one a class, got {models[0].kind()}")
+    x = models[0].space.check(x, missing=models[0].takes_missing)
+    count = condition.classes if one and isinstance(condition, Labels) else len(models)
+    columns = []
+    for k in range(count):
+        y = torch.full((len(x),), k) if one else None
+        parts = list(score(models[0 if one else k], x, y, batch=batch, seed=seed, **options))
+        columns.append((torch.cat([p.value.double() for p in parts]), parts[0].knows is Knows.EXACT))
+    joint = torch.stack([values for values, _ in columns], 1) + _log_prior(prior, count).to(columns[0][0].device)
+    return Classes(joint.log_softmax(1), all(exact for _, exact in columns))
+
+
+def _log_prior(prior: Sequence[float] | Tensor | None, count: int) -> Tensor:
+    if prior is None:
+        return torch.full((count,), -math.log(count), dtype=torch.float64)
+    p = torch.as_tensor(prior, dtype=torch.float64)
+    fits = tuple(p.shape) == (count,) and bool((p >= 0).all()) and abs(p.sum().item() - 1) < 1e-6
+    require(fits, "prior", f"{count} probabilities that sum to 1", p.tolist())
+    return p.log()

@@ -1,0 +1,157 @@
+"""Pictures of samples and of learning: grids of images, scatter plots, curves."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from likeli.errors import Unsupported, require
+from likeli.spaces.base import Pixels, Real, Space
+
+MAX_PIXELS = 100_000_000
+PAPER = (255, 255, 255)
+
+
+def picture(x: Tensor, space: Space) -> Image.Image:
+    """Examples as one picture: images as a grid, rows of two numbers as points.
+
+    Arguments:
+        x: (B, *shape) in the user's units.
+        space: what one example is.
+
+    Raises:
+        Unsupported: nothing that can be shown in a plane.
+    """
+    if is_image(space):
+        return grid(x, space)
+    if space.shape == (2,):
+        return scatter({"samples": x})
+    what = f"{space.kind()} data of shape {space.shape}"
+    raise Unsupported(f"a picture of {what}: it takes images or two columns; write .npy or .csv instead")
+
+
+def is_image(space: Space) -> bool:
+    """Whether an example is an image, (H, W) or (C, H, W) with 1 or 3 channels."""
+    shape = space.shape
+    return isinstance(space, (Pixels, Real)) and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)))
+
+
+def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | None = None, gap: int = 2) -> Image.Image:
+    """Images side by side, row by row.
+
+    Arguments:
+        x: (B, H, W) or (B, C, H, W) in the user's units.
+        space: gives the grey levels; real images are stretched from their least to their greatest value.
+        columns: images in a row; about as many as there are rows if not given.
+        zoom: screen pixels per image pixel; by default small images are enlarged to about 48.
+        gap: screen pixels between images.
+    """
+    tiles = _bytes(x, space)
+    n, height, width, _ = tiles.shape
+    zoom = zoom or max(1, round(48 / max(height, width)))
+    columns = min(columns or math.ceil(math.sqrt(n)), n)
+    rows = -(-n // columns)
+    step_y, step_x = height * zoom + gap, width * zoom + gap
+    require(rows * step_y * columns * step_x <= MAX_PIXELS, "n", f"a picture of at most {MAX_PIXELS} pixels; use .npy", n)
+    sheet = np.full((rows * step_y + gap, columns * step_x + gap, 3), PAPER, dtype=np.uint8)
+    for i, tile in enumerate(tiles.repeat(zoom, 1).repeat(zoom, 2)):
+        top, left = gap + i // columns * step_y, gap + i % columns * step_x
+        sheet[top : top + height * zoom, left : left + width * zoom] = tile
+    return Image.fromarray(sheet)
+
+
+def _bytes(x: Tensor, space: Space) -> np.ndarray:
+    """(B, H, W, 3) of 0 … 255."""
+    values = x.detach().cpu().double().numpy()
+    low, high = (0.0, space.levels - 1.0) if isinstance(space, Pixels) else (float(values.min()), float(values.max()))
+    values = np.clip((values - low) / max(high - low, 1e-300), 0, 1) * 255
+    values = values[:, None] if values.ndim == 3 else values
+    return np.broadcast_to(values, (len(values), 3, *values.shape[2:])).transpose(0, 2, 3, 1).round().astype(np.uint8)
+
+
+def scatter(sets: Mapping[str, Tensor]) -> Image.Image:
+    """Sets of points (B, 2) in the plane, at most 5000 of each."""
+    figure, axes = _figure(5.0, 5.0)
+    for name, points in sets.items():
+        xy = points[:5000].detach().cpu().double().numpy()
+        axes.scatter(xy[:, 0], xy[:, 1], s=4, alpha=0.5, linewidths=0, label=name)
+    axes.set_aspect("equal", adjustable="datalim")
+    if len(sets) > 1:
+        axes.legend()
+    return _rendered(figure)
+
+
+def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x: str, y: str) -> Image.Image:
+    """Lines of (x, y) by name; the values of the first tenth may leave the frame."""
+    figure, axes = _figure(4.2, 2.8)
+    settled: list[float] = []
+    for name, (horizontal, vertical) in series.items():
+        axes.plot(horizontal, vertical, label=name, linewidth=1.2)
+        settled += [v for v in vertical[len(vertical) // 10 :] if math.isfinite(v)]
+    if settled:
+        low, high = min(settled), max(settled)
+        margin = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _rendered(figure)
+
+
+def strip(pictures: Mapping[str, Image.Image], *, columns: int = 4, gap: int = 12) -> Image.Image:
+    """Pictures of one size on one sheet, each under its name."""
+    font = ImageFont.load_default(size=16)
+    width = max(p.width for p in pictures.values()) + gap
+    height = max(p.height for p in pictures.values()) + gap + 22
+    columns = min(columns, len(pictures))
+    sheet = Image.new("RGB", (columns * width + gap, -(-len(pictures) // columns) * height + gap), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, (name, image) in enumerate(pictures.items()):
+        left, top = gap + i % columns * width, gap + i // columns * height
+        pen.text((left, top), name, fill=(0, 0, 0), font=font)
+        sheet.paste(image, (left, top + 22))
+    return sheet
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def animation(frames: Sequence[Tensor], space: Space, *, milliseconds: int = 80, hold: int = 2000) -> bytes:
+    """Grids of images one after the other as an animated WebP file that runs for ever.
+
+    Arguments:
+        frames: each (B, *shape) in the user's units.
+        space: what one example is.
+        milliseconds: that each frame stays.
+        hold: that the last one stays.
+    """
+    pictures, file = [grid(frame, space) for frame in frames], io.BytesIO()
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    pictures[0].save(
+        file, format="WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=2
+    )
+    return file.getvalue()
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _rendered(figure: Any) -> Image.Image:
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())

@@ -1,0 +1,177 @@
+"""Heads for whole numbers 0, 1, 2, …; terms that cancel are computed in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from likeli.errors import require
+from likeli.random import Noise
+from likeli.spaces.base import Counts
+from likeli.spaces.head import Cells, Observation, open_uniform
+
+LARGEST = 25.0  # log of a mean
+
+
+class CountCells(Cells):
+    """Independent counts; `out` is (B, channels, *shape), its first channel the log of the mean."""
+
+    def __init__(self, out: Tensor) -> None:
+        super().__init__(out)
+        self.log_mean = out[:, 0].double().clamp(-LARGEST, LARGEST)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_mean.exp().to(self.out)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Σ_i log P(x_i|z), (B,)."""
+        return super().log_prob(x.double()).to(self.out.dtype)
+
+    def log_pmf(self, symbols: int = 256) -> Tensor:
+        """log P(x_i = k | z) for k below `symbols`, (B, *shape, symbols); what is left of the mass lies above."""
+        k = torch.arange(symbols, device=self.out.device, dtype=torch.double)
+        shape = (len(self.out), *self.event_shape)
+        return torch.stack([self.cell_log_prob(k[i].expand(shape)) for i in range(symbols)], -1)
+
+
+class PoissonCells(CountCells):
+    """Independent Poisson counts."""
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        return x * self.log_mean - self.log_mean.exp() - (x + 1).lgamma()
+
+    def draw(self, noise: Noise) -> Tensor:
+        return as_counts(stats.poisson.ppf(quantiles(noise, self), self.log_mean.exp().detach().cpu()), self)
+
+
+class NegativeBinomialCells(CountCells):
+    """Independent negative-binomial counts of mean μ and variance μ + μ²/r.
+
+    Arguments:
+        out: (B, channels, *shape).
+        log_dispersion: log r, (*shape) or what broadcasts to it.
+    """
+
+    def __init__(self, out: Tensor, log_dispersion: Tensor) -> None:
+        super().__init__(out)
+        self.log_r = log_dispersion.double().clamp(-LARGEST, LARGEST)
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        r, odds = self.log_r.exp(), self.log_mean - self.log_r
+        ways = (x + r).lgamma() - r.lgamma() - (x + 1).lgamma()
+        return ways + r * F.logsigmoid(-odds) + x * F.logsigmoid(odds)
+
+    def draw(self, noise: Noise) -> Tensor:
+        return as_counts(self.quantile(quantiles(noise, self)), self)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The smallest count whose cdf reaches u."""
+        r, p = self.log_r.exp().detach().cpu(), (self.log_r - self.log_mean).sigmoid().detach().cpu()
+        return torch.as_tensor(stats.nbinom.ppf(u, r, p))
+
+
+class ZeroInflatedCells(CountCells):
+    """Independent counts that are 0 with probability π = σ(g) and negative-binomial otherwise; g is the second channel.
+
+    Arguments:
+        out: (B, 2, *shape).
+        log_dispersion: log r of the negative binomial.
+    """
+
+    def __init__(self, out: Tensor, log_dispersion: Tensor) -> None:
+        super().__init__(out)
+        self.counts, self.gate = NegativeBinomialCells(out, log_dispersion), out[:, 1].double()
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        count = F.logsigmoid(-self.gate) + self.counts.cell_log_prob(x)
+        return torch.where(x == 0, torch.logaddexp(F.logsigmoid(self.gate), count), count)
+
+    @property
+    def mean(self) -> Tensor:
+        return (-self.gate).sigmoid().to(self.out) * self.counts.mean
+
+    def draw(self, noise: Noise) -> Tensor:
+        u, zero = quantiles(noise, self), self.gate.detach().sigmoid().cpu()
+        rest = ((u - zero) / (1 - zero)).clamp(1e-12, 1 - 1e-12)
+        return as_counts(torch.where(u < zero, 0.0, self.counts.quantile(rest)), self)
+
+
+def quantiles(noise: Noise, p: Cells) -> Tensor:
+    """One quantile for each cell, on the CPU, where scipy inverts the cdf."""
+    return open_uniform(noise, *p.event_shape).cpu()
+
+
+def as_counts(values: object, p: CountCells) -> Tensor:
+    """Whole numbers on the device of p."""
+    return torch.as_tensor(values).clamp(min=0).long().to(p.out.device)
+
+
+class Poisson(Observation):
+    """Counts of mean and variance λ = eˡ, l from the decoder."""
+
+    spaces = (Counts,)
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def read(self, out: Tensor) -> PoissonCells:
+        return PoissonCells(out)
+
+
+class DispersedCounts(Observation):
+    """Counts with one learned dispersion for each cell; subclasses store `dispersion`, where it starts."""
+
+    spaces = (Counts,)
+    dispersion: float
+
+    def bind(self) -> None:
+        require(self.dispersion > 0, "dispersion", "a positive number", self.dispersion)
+        self.log_dispersion = nn.Parameter(torch.full(self.space.shape, math.log(self.dispersion)))
+
+
+class NegativeBinomial(DispersedCounts):
+    """Overdispersed counts: mean μ = eˡ from the decoder, variance μ + μ²/r, r learned for each cell.
+
+        P(x) = Γ(x + r) / (Γ(r) x!) · (r/(r + μ))ʳ (μ/(r + μ))ˣ
+
+    Arguments:
+        dispersion: r at the start.
+    """
+
+    def __init__(self, dispersion: float = 1.0) -> None:
+        super().__init__()
+        self.dispersion = dispersion
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def read(self, out: Tensor) -> NegativeBinomialCells:
+        return NegativeBinomialCells(out, self.log_dispersion)
+
+
+class ZeroInflatedNegativeBinomial(DispersedCounts):
+    """Negative-binomial counts with extra zeros: P(x) = π·[x = 0] + (1 − π)·NB(x), π from the decoder.
+
+    Arguments:
+        dispersion: r at the start.
+
+    Source: Lopez et al. (2018), Nature Methods 15, 1053.
+    """
+
+    def __init__(self, dispersion: float = 1.0) -> None:
+        super().__init__()
+        self.dispersion = dispersion
+
+    @property
+    def channels(self) -> int:
+        return 2
+
+    def read(self, out: Tensor) -> ZeroInflatedCells:
+        return ZeroInflatedCells(out, self.log_dispersion)

@@ -1,0 +1,105 @@
+"""What a head is, and what it gives: a distribution whose cells are independent given z."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch import distributions as D
+
+from likeli.config import Configurable, describe, parameters_of
+from likeli.errors import require
+from likeli.probability.draw import at_least_single
+from likeli.random import Noise
+from likeli.spaces.base import Space
+
+
+class Cells(D.Distribution, ABC):
+    """p(x|z) = ∏ p(x_i|z) over the cells of one example; the batch is (B,), the event `space.shape`.
+
+    Arguments:
+        out: (B, channels, *shape), what the decoder gave.
+    """
+
+    arg_constraints: ClassVar[dict[str, D.constraints.Constraint]] = {}
+
+    def __init__(self, out: Tensor) -> None:
+        super().__init__(out.shape[:1], out.shape[2:], validate_args=False)
+        self.out = out
+
+    @abstractmethod
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(B, *shape) in the user's units → nats of each cell, (B, *shape)."""
+
+    @abstractmethod
+    def draw(self, noise: Noise) -> Tensor:
+        """One x for each row, (B, *shape) in the user's units."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[x|z], (B, *shape) in the user's units; fractional for whole numbers."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Σ_i log p(x_i|z), (B,)."""
+        return self.cell_log_prob(x).reshape(len(x), -1).sum(1)
+
+
+class MassCells(Cells):
+    """Cells that take finitely many values 0 … symbols−1."""
+
+    @abstractmethod
+    def log_pmf(self) -> Tensor:
+        """log P(x_i = k | z) of every cell and symbol, (B, *shape, symbols): what a coder needs."""
+
+
+class Observation(Configurable, nn.Module, ABC):
+    """A head: the numbers that a decoder gives, read as a distribution of x.
+
+    Made from its options alone; `on(space)` gives the head of one space, with its own parameters if it has some.
+    """
+
+    spaces: ClassVar[tuple[type[Space], ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space: Space | None = None
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Numbers for each cell that a decoder must give."""
+
+    @abstractmethod
+    def read(self, out: Tensor) -> Cells:
+        """`forward` for numbers of at least single precision."""
+
+    def forward(self, out: Tensor) -> Cells:
+        """(B, channels, *space.shape) → p(x|z), in nats of the user's units."""
+        return self.read(at_least_single(out))
+
+    def bind(self) -> None:
+        """Make what depends on the space; families of heads with parameters of their own write this one."""
+
+    def on(self, space: Space) -> Observation:
+        """A new head of the same options for `space`.
+
+        Raises:
+            InputError: such a space has no such head.
+        """
+        kinds = " or ".join(s.kind() for s in self.spaces)
+        require(isinstance(space, self.spaces), "head", f"one for {space.kind()} data", f"{self.kind()}, which is for {kinds}")
+        head = type(self)(**{k: getattr(self, k) for k in parameters_of(type(self))})
+        head.space = space
+        head.bind()
+        return head
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return ", ".join(f"{k}={v}" for k, v in describe(self).items() if k != "class")
+
+
+def open_uniform(noise: Noise, *shape: int) -> Tensor:
+    """Uniform on (0, 1) without its ends, where quantile functions are infinite; in double precision."""
+    return noise.uniform(*shape).double().clamp(2.0**-26, 1 - 2.0**-26)

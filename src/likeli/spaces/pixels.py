@@ -1,0 +1,223 @@
+"""Heads for cells of finitely many values: binary cells, symbols, grey levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from likeli.errors import require
+from likeli.random import Noise
+from likeli.spaces.base import Pixels, Tokens
+from likeli.spaces.head import MassCells, Observation, open_uniform
+
+INITIAL_SCALE = 0.25  # of a logistic at the start, in model units, where the grey levels span [−1, 1]
+LINEAR_FROM = 40.0  # log(1 + eˡ) is l from here on, to the last bit of a double
+NARROWEST = -5.0  # log of a logistic's scale in bins: a bin then holds all its mass but e^−74
+
+
+class Bernoulli(Observation):
+    """Cells of 0 or 1: log p(x) = log σ((2x − 1)·l), l the decoder's logit."""
+
+    spaces = (Pixels,)
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def bind(self) -> None:
+        require(self.space.levels == 2, "head", f"one for {self.space.levels} levels", "bernoulli, which is for 2")
+
+    def read(self, out: Tensor) -> BernoulliCells:
+        return BernoulliCells(out)
+
+
+class BernoulliCells(MassCells):
+    """Independent cells of 0 or 1 with logits `out` (B, 1, *shape)."""
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        return F.logsigmoid(x.to(self.out.dtype).mul(2).sub_(1) * self.out[:, 0])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        total: Tensor = _BernoulliSum.apply(self.out.reshape(len(x), -1), x.reshape(len(x), -1))
+        return total
+
+    @property
+    def mean(self) -> Tensor:
+        return self.out[:, 0].sigmoid()
+
+    def log_pmf(self) -> Tensor:
+        logits = self.out[:, 0]
+        return F.logsigmoid(torch.stack([-logits, logits], -1))
+
+    def draw(self, noise: Noise) -> Tensor:
+        return (noise.uniform(*self.event_shape).to(self.out) < self.mean).long()
+
+
+class _BernoulliSum(torch.autograd.Function):
+    """−Σ_i log(1 + exp (1 − 2x_i)l_i) with derivative x_i − σ(l_i), (B, n) → (B,): few passes over a decoder's output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, x: Tensor) -> Tensor:
+        against = torch.addcmul(logits, logits, x, value=-2)
+        return -F.softplus(against, threshold=LINEAR_FROM).sum(1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        logits, x = ctx.saved_tensors
+        return (logits.sigmoid() - x.to(torch.uint8)) * -g[:, None], None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        logits, x = ctx.saved_tensors
+        return torch.linalg.vecdot(tangent, x.to(torch.uint8) - logits.sigmoid())
+
+
+class Categorical(Observation):
+    """One of the space's symbols: P(x = k) = softmax(l)_k, one logit a symbol; for tokens, or pixels of few levels."""
+
+    spaces = (Pixels, Tokens)
+
+    @property
+    def channels(self) -> int:
+        return self.space.levels if isinstance(self.space, Pixels) else self.space.vocab
+
+    def read(self, out: Tensor) -> CategoricalCells:
+        return CategoricalCells(out)
+
+
+class CategoricalCells(MassCells):
+    """Independent symbols with logits `out` (B, symbols, *shape)."""
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        return -F.cross_entropy(self.out, x.long(), reduction="none")
+
+    @property
+    def mean(self) -> Tensor:
+        symbols = torch.arange(self.out.shape[1], device=self.out.device).to(self.out)
+        return self.log_pmf().exp() @ symbols
+
+    def log_pmf(self) -> Tensor:
+        return self.out.log_softmax(1).movedim(1, -1)
+
+    def draw(self, noise: Noise) -> Tensor:
+        cdf = self.log_pmf().double().exp().cumsum(-1)
+        u = noise.uniform(*self.event_shape).to(cdf)[..., None] * cdf[..., -1:]
+        return torch.searchsorted(cdf, u, right=True)[..., 0].clamp(max=cdf.shape[-1] - 1)
+
+
+class DiscretisedLogistic(Observation):
+    """Grey levels as a mixture of logistics cut into bins; the first and last bins reach to infinity, so Σ_k P(k) = 1.
+
+        P(k) = Σ_c π_c [σ((b_k − μ_c)/s_c) − σ((a_k − μ_c)/s_c)],   [a_k, b_k) the bin of level k,  a_0 = −∞,  b_last = ∞
+
+    Arguments:
+        components: logistics in the mixture of each cell.
+
+    Source: Salimans et al. (2017), arXiv:1701.05517, without the autoregression over colours.
+    """
+
+    spaces = (Pixels,)
+
+    def __init__(self, components: int = 2) -> None:
+        super().__init__()
+        self.components = components
+        require(components >= 1, "components", "at least 1", components)
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.components if self.components > 1 else 2
+
+    def read(self, out: Tensor) -> LogisticCells:
+        return LogisticCells(out, self.space.levels, self.components)
+
+
+class LogisticCells(MassCells):
+    """Independent mixtures of discretised logistics.
+
+    Each component has a location, in model units (the levels span [−1, 1]) and starting from its own place in that range, the
+    log of its scale, and, where there are several, a weight's logit.
+
+    Arguments:
+        out: (B, channels, *shape).
+        levels: number of grey levels.
+        components: logistics in each cell.
+    """
+
+    def __init__(self, out: Tensor, levels: int, components: int) -> None:
+        super().__init__(out)
+        self.levels, self.components, self.width = levels, components, 2 / levels
+        parts = out.unflatten(1, (-1, components)).unbind(1)
+        self.location = parts[0] + spread(components, parts[0])
+        self.log_bins = (parts[1] + math.log(INITIAL_SCALE / self.width)).clamp(min=NARROWEST)  # log of the scale in bins
+        self.log_weight = parts[2].log_softmax(1) if components > 1 else None
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(1)
+        a = x.to(self.out.dtype).mul(self.width).sub_(1)  # the bin's lower edge
+        inverse = (-self.log_bins).exp()  # bin width over scale
+        m = (a - self.location) * (inverse / self.width)
+        mass = log_bin_mass(m, inverse, bottom=x == 0, top=x == self.levels - 1)
+        return mass[:, 0] if self.log_weight is None else (mass + self.log_weight).logsumexp(1)
+
+    def log_pmf(self) -> Tensor:
+        shape = (len(self.out), *self.event_shape)
+        levels = self.out.new_tensor(range(self.levels))
+        return torch.stack([self.cell_log_prob(k.expand(shape)) for k in levels], -1)
+
+    @property
+    def mean(self) -> Tensor:
+        symbols = torch.arange(self.levels, device=self.out.device).to(self.out)
+        return self.log_pmf().exp() @ symbols
+
+    def draw(self, noise: Noise) -> Tensor:
+        value = draw_logistic(noise, self.location, self.log_bins.exp() * self.width, self.log_weight)
+        return ((value + 1) / self.width).floor().clamp(0, self.levels - 1).long()
+
+
+def spread(components: int, like: Tensor) -> Tensor:
+    """Where each component starts, evenly over [−1, 1]: (components, 1, …, 1), to add to `like` (B, components, *shape)."""
+    places = (torch.arange(components, device=like.device, dtype=like.dtype) * 2 + 1) / components - 1
+    return places.reshape(-1, *[1] * (like.ndim - 2))
+
+
+def log_bin_mass(m: Tensor, width: Tensor, bottom: Tensor | None = None, top: Tensor | None = None) -> Tensor:
+    """log [σ(m + w) − σ(m)], the mass of a standard logistic between m and m + w.
+
+    From σ(p) − σ(m) = σ(p)·σ(−m)·(1 − e^{m−p}), so that no nearly equal numbers are subtracted.
+
+    Arguments:
+        m: lower edges.
+        width: w > 0.
+        bottom, top: where the lower edge is −∞, and where the upper one is +∞.
+    """
+    upper, lower, within = F.logsigmoid(m + width), F.logsigmoid(-m), (-width).expm1().neg().log()
+    if bottom is None or top is None:
+        return upper + lower + within
+    return upper.masked_fill(top, 0) + lower.masked_fill(bottom, 0) + within.masked_fill(top | bottom, 0)
+
+
+def draw_logistic(noise: Noise, location: Tensor, scale: Tensor, log_weight: Tensor | None) -> Tensor:
+    """One draw of a mixture of logistics for each cell.
+
+    Arguments:
+        location, scale: (B, components, *shape).
+        log_weight: the same shape, or None for one component.
+    """
+    shape = location.shape[2:]
+    if log_weight is not None:
+        cdf = log_weight.double().exp().cumsum(1)
+        u = noise.uniform(*shape).to(cdf)[:, None] * cdf[:, -1:]
+        chosen = (cdf <= u).sum(1, keepdim=True).clamp(max=location.shape[1] - 1)
+        location, scale = location.gather(1, chosen), scale.gather(1, chosen)
+    return location[:, 0] + scale[:, 0] * open_uniform(noise, *shape).to(location.device).logit()

@@ -1,0 +1,154 @@
+"""Heads for real cells; densities are per user unit, and a missing cell (NaN) contributes nothing, which integrates it out."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor, nn
+
+from likeli.errors import require
+from likeli.random import Noise
+from likeli.spaces.base import Real
+from likeli.spaces.head import Cells, Observation, open_uniform
+
+Scale = Literal["fixed", "learned", "cells", "decoder"]
+NARROWEST = 1e-3  # standard deviation, in model units: likelihoods of repeated values would grow without bound below
+
+
+class RealCells(Cells):
+    """Cells of a location-scale family: x = mean + scale·(location + width·ε), ε of a standard law.
+
+    Arguments:
+        location, log_width: of each cell in model units, (B, *shape) or what broadcasts to it.
+        space: gives the user's units.
+    """
+
+    def __init__(self, location: Tensor, log_width: Tensor, space: Real) -> None:
+        super().__init__(location[:, None])
+        self.location, self.log_width, self.space = location, log_width, space
+
+    @abstractmethod
+    def standard_log_prob(self, e: Tensor) -> Tensor:
+        """log density of ε."""
+
+    @abstractmethod
+    def standard_draw(self, noise: Noise) -> Tensor:
+        """ε of every cell."""
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        u = self.space.to_model(x, self.location.dtype)
+        missing = u.isnan()
+        e = (u.masked_fill(missing, 0) - self.location) * (-self.log_width).exp()
+        per_unit = self.space.gradient(torch.ones((), dtype=torch.double, device=u.device)).log().to(u.dtype)
+        return (self.standard_log_prob(e) - self.log_width + per_unit).masked_fill(missing, 0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.space.from_model(self.location)
+
+    def draw(self, noise: Noise) -> Tensor:
+        e = self.standard_draw(noise).to(self.location)
+        return self.space.from_model(self.location + self.log_width.exp() * e)
+
+
+class GaussianCells(RealCells):
+    """Independent normal cells."""
+
+    def standard_log_prob(self, e: Tensor) -> Tensor:
+        return -0.5 * e.square() - 0.5 * math.log(2 * math.pi)
+
+    def standard_draw(self, noise: Noise) -> Tensor:
+        return noise.normal(*self.event_shape)
+
+
+class StudentTCells(RealCells):
+    """Independent Student-t cells.
+
+    Arguments:
+        df: degrees of freedom, a scalar tensor above 1.
+    """
+
+    def __init__(self, location: Tensor, log_width: Tensor, space: Real, df: Tensor) -> None:
+        super().__init__(location, log_width, space)
+        self.df = df
+
+    def standard_log_prob(self, e: Tensor) -> Tensor:
+        half = (self.df + 1) / 2
+        constant = half.lgamma() - (self.df / 2).lgamma() - 0.5 * (self.df * math.pi).log()
+        return constant - half * (e.square() / self.df).log1p()
+
+    def standard_draw(self, noise: Noise) -> Tensor:
+        return torch.from_numpy(stdtrit(self.df.item(), open_uniform(noise, *self.event_shape).cpu().numpy()))
+
+
+class LocationScale(Observation):
+    """A location for each cell from the decoder, and a scale that is fixed, learned once, learned for each cell, or decoded.
+
+    Subclasses store `scale` and `width`.
+    """
+
+    spaces = (Real,)
+    scale: Scale
+    width: float
+
+    @property
+    def channels(self) -> int:
+        return 2 if self.scale == "decoder" else 1
+
+    def bind(self) -> None:
+        require(self.scale in ("fixed", "learned", "cells", "decoder"), "scale", "fixed, learned, cells or decoder", self.scale)
+        require(self.width >= NARROWEST, "width", f"at least {NARROWEST:g}", self.width)
+        start = torch.full(self.space.shape if self.scale == "cells" else (), math.log(self.width))
+        if self.scale in ("learned", "cells"):
+            self.log_width = nn.Parameter(start)
+        else:
+            self.register_buffer("log_width", start, persistent=False)
+
+    def parts(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log width in model units."""
+        log_width = self.log_width.to(out.dtype)
+        if self.scale == "decoder":
+            log_width = log_width + out[:, 1]
+        return out[:, 0], log_width.clamp(min=math.log(NARROWEST))
+
+
+class Gaussian(LocationScale):
+    """Real cells N(μ(z), σ²), in the user's units: log N(u; μ, σ²) − Σ log scale at u = (x − mean)/scale.
+
+    Arguments:
+        scale: σ is `fixed`, one `learned` number, one for each of the `cells`, or a second output of the `decoder`.
+        width: σ in model units (of the standardised data), where it is fixed; where it starts, if it is learned.
+    """
+
+    def __init__(self, scale: Scale = "cells", width: float = 0.5) -> None:
+        super().__init__()
+        self.scale, self.width = scale, width
+
+    def read(self, out: Tensor) -> GaussianCells:
+        return GaussianCells(*self.parts(out), self.space)
+
+
+class StudentT(LocationScale):
+    """Real cells of Student's t, whose heavy tails forgive outliers; degrees of freedom are learned, above 1.
+
+    Arguments:
+        scale: as for the Gaussian head.
+        width: as for the Gaussian head; the scale of t, not its standard deviation.
+        df: degrees of freedom at the start, above 1.
+    """
+
+    def __init__(self, scale: Scale = "cells", width: float = 0.5, df: float = 4.0) -> None:
+        super().__init__()
+        self.scale, self.width, self.df = scale, width, df
+        require(df > 1, "df", "above 1, so that the mean exists", df)
+
+    def bind(self) -> None:
+        super().bind()
+        self.log_df = nn.Parameter(torch.tensor(math.log(self.df - 1)))
+
+    def read(self, out: Tensor) -> StudentTCells:
+        return StudentTCells(*self.parts(out), self.space, 1 + self.log_df.exp().to(out.dtype))

@@ -1,0 +1,205 @@
+"""Rows of named columns of several types: reals, whole numbers and categories, any of them possibly missing.
+
+A row is (columns,) float64: categories as codes 0 … K−1, NaN for a missing cell.  log p(x) of a row is a density in its real
+columns and a mass in the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from likeli.config import Configurable
+from likeli.errors import InputError, nearest, require
+from likeli.random import Noise
+from likeli.spaces.arrays import as_tensor, pandas_column
+from likeli.spaces.base import MAX_COUNT, Space, within_bin
+
+MISSING_TEXT = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "?", "null", "NULL", "None", "<NA>"})
+
+
+class Column(Configurable):
+    """One column of a table.
+
+    Arguments:
+        name: as in the file's header.
+        type: `real` (a density), `integer` or `categorical` (a mass).
+        mean, scale: standardisation u = (x − mean)/scale of a real or integer column.
+        categories: the texts that the codes 0 … K−1 stand for.
+        missing: whether the network gets an indicator of a missing cell.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        type: Literal["real", "integer", "categorical"] = "real",
+        mean: float = 0.0,
+        scale: float = 1.0,
+        categories: tuple[str, ...] = (),
+        missing: bool = False,
+    ) -> None:
+        self.name, self.type, self.mean, self.scale, self.missing = name, type, mean, scale, missing
+        self.categories = tuple(categories)
+        require(type in ("real", "integer", "categorical"), "type", "real, integer or categorical", type)
+        require(scale > 0, "scale", "a positive number", scale)
+        require((type == "categorical") == bool(self.categories), f"column {name}", "categories if categorical", categories)
+        require(len(set(self.categories)) == len(self.categories), f"column {name}", "distinct categories", categories)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a network sees of this column."""
+        return max(len(self.categories), 1) + self.missing
+
+
+class Table(Space):
+    """Rows of typed columns.
+
+    Arguments:
+        columns: at least one, with distinct names.
+    """
+
+    def __init__(self, columns: tuple[Column, ...]) -> None:
+        self.columns = tuple(columns)
+        self.shape, self.names = (len(self.columns),), tuple(c.name for c in self.columns)
+        require(len(self.columns) >= 1, "columns", "at least one column", "none")
+        require(len(set(self.names)) == len(self.names), "columns", "distinct names", ", ".join(self.names))
+        self._mean = torch.tensor([c.mean for c in self.columns], dtype=torch.float64)
+        self._scale = torch.tensor([c.scale for c in self.columns], dtype=torch.float64)
+        self._whole = torch.tensor([c.type != "real" for c in self.columns])
+        self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
+
+    @property
+    def measure(self) -> Literal["density", "mass", "mixed"]:
+        discrete = {c.type != "real" for c in self.columns}
+        return "mixed" if len(discrete) == 2 else "mass" if discrete == {True} else "density"
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        return (sum(c.width for c in self.columns),)
+
+    @property
+    def obstacle(self) -> str:
+        """Names the first categorical column, which no density can see."""
+        name = next((c.name for c in self.columns if c.type == "categorical"), None)
+        return "" if name is None else f"column {name} is categorical and has no continuous form"
+
+    def check(self, x: Any, *, what: str = "x", missing: bool = False) -> Tensor:
+        """Also takes a data frame or a mapping of column name to values, with categories as text; see `encode`."""
+        frame = {str(name): x[name] for name in x.columns} if hasattr(x, "columns") and hasattr(x, "iloc") else x
+        return super().check(self.encode(frame, what) if isinstance(frame, Mapping) else x, what=what, missing=missing)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        x = x.double()
+        self._refuse(x, x.isinf(), what, "finite numbers")
+        if not missing:
+            self._refuse(x, x.isnan(), what, "a value in every cell (this family cannot take missing cells)")
+        whole, top = self._whole.to(x.device), self._top.to(x.device)
+        self._refuse(x, whole & (x != x.round()) & ~x.isnan(), what, "whole numbers")
+        low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
+        outside = whole & ((x < low) | (x > top))
+        if outside.any():
+            k = int(top[torch.nonzero(outside)[0, 1]])
+            self._refuse(x, outside, what, f"codes from 0 to {k}" if k < MAX_COUNT else "whole numbers below 2**53")
+        return x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, columns) → (B, features): standardised numbers and one-hot categories (0 where missing), missing indicators."""
+        gone = x.isnan()
+        u = torch.where(gone, 0, (x.double() - self._mean.to(x.device)) / self._scale.to(x.device))
+        parts = []
+        for i, column in enumerate(self.columns):
+            if column.type == "categorical":
+                codes = torch.where(gone[:, i], 0, x[:, i]).long()
+                parts.append(F.one_hot(codes, len(column.categories)) * ~gone[:, i, None])
+            else:
+                parts.append(u[:, i, None])
+            if column.missing:
+                parts.append(gone[:, i, None])
+        return torch.cat([p.to(dtype) for p in parts], 1)
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """u = (x + n − mean)/scale with n ~ U[0, 1) in integer columns and 0 in real ones."""
+        if self.obstacle:
+            return super().continuous(x, noise, dtype)
+        x, mean, scale = x.double(), self._mean.to(x.device), self._scale.to(x.device)
+        rounding = torch.finfo(dtype).eps * (x - mean).abs() + 4 * torch.finfo(torch.float64).eps * (x.abs() + mean.abs())
+        n = torch.where(self._whole.to(x.device), within_bin(noise.uniform(*self.shape), rounding), 0)
+        log_scale = torch.where(x.isnan(), 0, scale.log())
+        return ((x + n - mean) / scale).to(dtype), -log_scale.sum(1).to(dtype)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        """Standardised numbers and codes (B, columns), or features as `to_model` gives them → float64 values of the types."""
+        u = u if u.shape[1] == len(self.columns) else self._from_features(u)
+        x = u.double() * self._scale.to(u.device) + self._mean.to(u.device)
+        x = torch.where(self._whole.to(u.device), x.floor(), x)
+        low = torch.where(self._top == MAX_COUNT, -MAX_COUNT, 0).to(u.device)
+        return torch.where(self._whole.to(u.device), x.clamp(low, self._top.to(u.device)), x)
+
+    def _from_features(self, u: Tensor) -> Tensor:
+        """(B, features) → (B, columns): the largest of a one-hot's numbers; missing indicators are dropped.
+
+        `to_model` puts a whole number at the low edge of its bin, so half a bin is added for `from_model` to round it.
+        """
+        blocks = u.split([c.width for c in self.columns], 1)
+        pairs = zip(blocks, self.columns)
+        cells = [b[:, : len(c.categories)].argmax(1).to(u) if c.categories else b[:, 0] for b, c in pairs]
+        return torch.stack(cells, 1) + torch.where(self._whole, 0.5 / self._scale, 0).to(u)
+
+    def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
+        """Named columns as rows of codes and numbers, (B, columns) float64; columns are matched by name, others are left out.
+
+        Raises:
+            InputError: a column is absent, a category unknown, or the columns differ in length.
+        """
+        for name in self.names:
+            if name not in values:
+                raise InputError(f"{what}: expected a column {name}, got {', '.join(values)[:80]}{nearest(name, values)}")
+        cells = [encode_column(values[c.name], c.categories, f"{what}, column {c.name}") for c in self.columns]
+        lengths = {len(c) for c in cells}
+        require(len(lengths) == 1, what, "columns of one length", f"lengths {sorted(lengths)}")
+        return torch.from_numpy(np.stack(cells, 1))
+
+    def decode(self, x: Tensor) -> dict[str, list[Any]]:
+        """Rows (B, columns) as named columns: text for categories, whole numbers as int, None for a missing cell."""
+        columns = zip(self.columns, x.double().T.tolist())
+        return {c.name: [None if v != v else _decoded(v, c) for v in values] for c, values in columns}
+
+
+def _decoded(value: float, column: Column) -> Any:
+    if column.type == "categorical":
+        return column.categories[int(value)]
+    return int(value) if column.type == "integer" else value
+
+
+def encode_column(values: Any, categories: Sequence[str], what: str) -> np.ndarray:
+    """One column as float64: numbers as they are, texts as codes into `categories`, missing ones NaN.
+
+    Raises:
+        InputError: a text that is not among the categories (its row is named), or a text where numbers are expected.
+    """
+    if not categories:
+        if hasattr(values, "to_numpy"):
+            return pandas_column(values, what).astype(np.float64)
+        return as_tensor([np.nan if v is None else v for v in values], what).double().numpy()
+    codes = {text: float(i) for i, text in enumerate(categories)}
+    out = np.full(len(values), np.nan)
+    for row, text in enumerate(texts_of(values)):
+        if text is not None:
+            if text not in codes:
+                raise InputError(f"{what}, row {row}: unknown category {text[:40]!r}{nearest(text, codes)}")
+            out[row] = codes[text]
+    return out
+
+
+def texts_of(values: Iterable[Any]) -> list[str | None]:
+    """Each value as stripped text; None where it is missing (None, NaN, NA or one of the usual marks)."""
+    return [None if v is None or v != v or (text := str(v).strip()) in MISSING_TEXT else text for v in _plain(values)]
+
+
+def _plain(values: Any) -> Iterable[Any]:
+    return values.astype(object).where(values.notna(), None) if hasattr(values, "notna") else values  # pd.NA has no truth

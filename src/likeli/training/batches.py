@@ -1,0 +1,90 @@
+"""The rows that a run trains on and validates with, checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likeli.contract import GenerativeModel
+from likeli.errors import InputError, require
+from likeli.spaces.arrays import as_tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows to train on or to validate with.
+
+    Arguments:
+        x: (N, *shape) in the user's units.
+        y: (N, *condition.shape), for a conditional model.
+    """
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The rows of `index`."""
+        return self.x.index_select(0, index), None if self.y is None else self.y.index_select(0, index)
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self.x[rows], None if self.y is None else self.y[rows]
+
+    def to(self, device: torch.device) -> Examples:
+        """The same rows on `device`."""
+        return Examples(self.x.to(device), None if self.y is None else self.y.to(device))
+
+
+def gather(model: GenerativeModel, data: Any, y: Any = None) -> tuple[Examples, Examples | None]:
+    """Training rows and validation rows (None for an array, or an empty split), checked against the model's space.
+
+    Arguments:
+        model: whose space and condition the rows must fit.
+        data: a `Data`, or an array of training rows.
+        y: the conditions of an array's rows.
+
+    Raises:
+        InputError: fewer than two rows, values outside the space, y missing or not wanted.
+    """
+    if not (hasattr(data, "train") and hasattr(data, "valid")):
+        return _checked(model, data, y), None
+    require(y is None, "y", "nothing, since the data bring their own", y)
+    if not model.takes_missing and hasattr(data, "refuse_missing"):
+        data.refuse_missing(model.kind())
+    train, valid = data.split("train"), data.split("valid")
+    wanted = model.condition is not None
+    rows = [(x, y if wanted else None) for x, y in (train, valid)]
+    return _checked(model, *rows[0]), _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
+
+
+def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples:
+    x = as_tensor(x)
+    if x.ndim and len(x) < least:
+        raise InputError(f"x: got {len(x)} row{'s' * (len(x) != 1)}; need at least {least}")
+    x = model.space.check(x, missing=model.takes_missing)
+    require(not (x.is_floating_point() and bool(x.isnan().all())), "x", "an observed cell", "none: all cells are missing")
+    if y is not None:
+        y = as_tensor(y, "y")
+        require(y.ndim > 0 and len(y) == len(x), "y", f"{len(x)} rows", f"{len(y) if y.ndim else 0} rows")
+    return Examples(x, model.check_condition(y, len(x)))
+
+
+def fingerprint(*examples: Examples | None) -> str:
+    """sha256 of the rows' bytes, types and shapes."""
+    digest = hashlib.sha256()
+    for part in examples:
+        for tensor in (part.x, part.y) if part is not None else ():
+            if tensor is not None:
+                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

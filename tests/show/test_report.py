@@ -1,0 +1,106 @@
+"""The report opens offline, escapes what came from the data, and says it when the yardsticks win."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from likeli.show.pictures import curves, grid, picture, png, strip
+from likeli.show.report import Entry, Report, verdict
+from likeli.spaces.base import Pixels, Real, Tokens
+
+EVIL = "<script>alert('x')</script>"
+
+
+def row(model, bits, **more):
+    number = {"nats": None if bits is None else -100.0 * bits, "stderr": 1.0, "bits_per_dim": bits}
+    facts = {"model": model, "knows": "lower bound", "measure": "mass", "examples": 9, "seconds": 1.0, "parameters": 1234}
+    return facts | number | {"seed": 0, "notes": [EVIL]} | more
+
+
+class Checker(HTMLParser):
+    """Collects tags, and every address that the page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses, self.stack = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in {"src", "href", "action", "data"}]
+        if tag not in {"meta", "img", "br"}:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+@pytest.fixture
+def report():
+    image = grid(torch.zeros(4, 8, 8), Pixels((8, 8), 17))
+    history = [{"step": i, "loss": 100.0 / i, "valid": 90.0 / i, "seconds": float(i)} for i in range(1, 30)]
+    failed = dict.fromkeys(row("x", 1.0)) | {"model": EVIL, "notes": [], "error": f"no {EVIL}"}
+    entries = [
+        Entry(row("vae", 1.5), history, image, "neural"),
+        Entry(row("mixture", 2.0, knows="exact"), (), image, "yardstick"),
+        Entry(row("flow", 2.5), history, None, "neural"),
+        Entry(failed),
+    ]
+    return Report(EVIL, {"data": EVIL}, 64, entries, ["a note"], image, [f"likeli fit {EVIL}"])
+
+
+def test_the_page_is_whole_and_refers_to_nothing(report):
+    page, checker = report.html(), Checker()
+    checker.feed(page)
+    assert not checker.stack
+    assert checker.addresses
+    assert all(a.startswith("data:image/png;base64,") for a in checker.addresses)
+    assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
+    assert "default-src 'none'" in page
+
+
+def test_nothing_from_the_data_becomes_markup(report):
+    page, checker = report.html(), Checker()
+    checker.feed(page)
+    assert "script" not in checker.tags
+    assert page.count("&lt;script&gt;") >= 5
+
+
+def test_kinds_errors_and_notes_are_in_the_page(report):
+    page = report.html()
+    for words in ("lower bound", "exact: log p(x) itself", "a note", "1.500 ± 0.010", "1,234", "likeli fit"):
+        assert words in page
+
+
+def test_the_verdict_says_who_loses():
+    entries = [Entry(row("a", 1.5), role="neural"), Entry(row("b", 2.2), role="neural"), Entry(row("y", 2.0), role="yardstick")]
+    first, second = verdict(entries)
+    assert "a (1.500 bits/dim) beats the yardsticks y (2.000)" in first
+    assert "b (2.200 bits/dim) does not beat y (2.000)" in second
+    gone = Entry(row("c", None), role="neural")
+    assert verdict([gone, entries[2]]) == ["c has no number, so it beats no yardstick."]
+    assert verdict(entries[:2]) == []
+
+
+def test_a_grid_holds_every_pixel():
+    space = Pixels((2, 3), levels=5)
+    x = torch.arange(5 * 6).reshape(5, 2, 3) % 5
+    image = torch.tensor(list(grid(x, space, columns=2, zoom=1, gap=1).tobytes())).reshape(3 * 3 + 1, 2 * 4 + 1, 3)
+    for i in range(5):
+        top, left = 1 + i // 2 * 3, 1 + i % 2 * 4
+        assert torch.equal(image[top : top + 2, left : left + 3, 0], (x[i] * 255 / 4).round().long())
+    assert (image[7:, 5:] == 255).all()  # the sixth place is paper
+
+
+def test_pictures_of_what_can_be_shown():
+    assert picture(torch.randn(20, 2), Real((2,))).size == (550, 550)
+    assert picture(torch.randint(0, 256, (4, 3, 5, 5)), Pixels((3, 5, 5))).mode == "RGB"
+    with pytest.raises(Exception, match="images or two columns"):
+        picture(torch.zeros(2, 4, dtype=torch.long), Tokens(4, 3))
+    with pytest.raises(ValueError, match="at most 100000000 pixels"):
+        grid(torch.zeros(1, 1, 1).expand(50_000, 60, 60), Pixels((60, 60)))
+    both = strip({"a": grid(torch.zeros(4, 8, 8), Pixels((8, 8))), "b": grid(torch.zeros(4, 8, 8), Pixels((8, 8)))})
+    assert both.width > both.height
+    line = curves({"loss": ([0.0, 1.0, 2.0], [5.0, 1.0, float("nan")])}, title="t", x="x", y="y")
+    assert png(line).startswith(b"\x89PNG")

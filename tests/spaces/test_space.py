@@ -1,0 +1,258 @@
+"""Spaces: what goes in comes out, and the log-Jacobian is the Jacobian's logarithm."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from likeli.config import build, describe
+from likeli.errors import InputError, Unsupported
+from likeli.random import Ambient, Replay, seeded
+from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Space, Tokens
+from likeli.spaces.table import Column, Table
+
+TABLE = Table((
+    Column("height", "real", mean=170.0, scale=8.0),
+    Column("age", "integer", mean=40.5, scale=13.0, missing=True),
+    Column("job", "categorical", categories=("clerk", "guard", "smith"), missing=True),
+))
+NUMBERS = Table((Column("r", "real", mean=-3.0, scale=0.25), Column("i", "integer", mean=1e5, scale=4e3)))
+SPACES = {
+    "real": Real((3,), mean=(1.0, -2.0, 3.0), scale=(0.5, 2.0, 10.0), names=("a", "b", "c")),
+    "real image": Real((2, 2), mean=0.5, scale=0.25),
+    "pixels17": Pixels((2, 3), 17),
+    "pixels256": Pixels((3, 2, 2)),
+    "pixels65536": Pixels((4,), 65536),
+    "binary": Binary((5,)),
+    "counts": Counts((4,)),
+    "numbers": NUMBERS,
+}
+
+
+def values_in(space: Space, n: int = 4000) -> torch.Tensor:
+    g = torch.Generator().manual_seed(5)
+    if isinstance(space, Pixels):
+        return torch.randint(space.levels, (n, *space.shape), generator=g)
+    if isinstance(space, Counts):
+        return (10 ** (5 * torch.rand(n, *space.shape, generator=g, dtype=torch.float64))).long() - 1
+    u = torch.randn(n, *space.shape, generator=g, dtype=torch.float64)
+    x = u * space._scale + space._mean
+    return torch.where(space._whole, x.round(), x) if isinstance(space, Table) else x
+
+
+def edges(n: int, space: Space, dtype: torch.dtype) -> torch.Tensor:
+    """Dequantisation noise that stresses the ends of the bins: exactly 0, the largest float below 1, and between."""
+    choices = torch.tensor([0.0, 1 - torch.finfo(dtype).eps / 2, 0.5, 0.123], dtype=dtype)
+    return choices[torch.randint(4, (n, *space.shape), generator=torch.Generator().manual_seed(1))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SPACES)
+def test_from_model_inverts_continuous(name, dtype):
+    space = SPACES[name]
+    x = space.check(values_in(space))
+    back = space.from_model(space.continuous(x, Replay([edges(len(x), space, dtype)]), dtype)[0])
+    if space.measure == "mass":
+        assert torch.equal(back, x.long())
+        return
+    scale = space._scale
+    eps = torch.finfo(dtype).eps
+    # one rounding of u (|u| < 6 here) and, in the user's units, one of the result
+    assert ((back.double() - x).abs() <= eps * (6 * scale + x.abs())).all()
+    if isinstance(space, Table):
+        assert torch.equal(back[:, 1], x[:, 1])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_log_det_is_that_of_autograds_jacobian(name):
+    space = SPACES[name]
+    for row in space.check(values_in(space, 5)):
+        noise = torch.full((1, *space.shape), 0.3, dtype=torch.float64)
+
+        def to_u(x, noise=noise):
+            return space.continuous(x[None], Replay([noise]), torch.float64)[0].flatten()
+
+        jacobian = torch.autograd.functional.jacobian(to_u, row.double()).flatten(1)
+        expected = torch.linalg.slogdet(jacobian)[1]
+        got = space.continuous(row[None], Replay([noise]), torch.float64)[1][0]
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "space, support",
+    [(Pixels((1,), 17), 17), (Binary((1,)), 2), (Counts((1,)), 4000), (Table((Column("i", "integer", 3.0, 2.0),)), 60)],
+)
+def test_a_density_of_mass_one_in_model_units_gives_a_mass_of_one_in_users_units(space, support):
+    """Σ_x ∫₀¹ p_u(u(x+n)) |du/dx| dn = ∫ p_u over u's range, by the midpoint rule (error O(h²))."""
+    n = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    x = torch.arange(support, dtype=torch.float64).repeat_interleave(400)[:, None]
+    if isinstance(space, Table):
+        x = x - 27
+    u, log_det = space.continuous(x, Replay([n.repeat(support)[:, None]]), torch.float64)
+    if isinstance(space, Pixels):
+        log_p = torch.full((len(u),), -math.log(2.0), dtype=torch.float64)  # uniform on [-1, 1]
+    elif isinstance(space, Counts):
+        log_p = -u[:, 0]  # Exp(1) on u > 0
+    else:
+        log_p = -0.5 * u[:, 0] ** 2 - 0.5 * math.log(2 * math.pi)
+    total = (log_p + log_det).exp().sum() / 400
+    missing = 1 / (1 + support) if isinstance(space, Counts) else 0.0  # P(u > log(1 + support)) under Exp(1)
+    assert total.item() == pytest.approx(1 - missing, abs=2e-6)
+
+
+def test_missing_cells_stay_missing_and_add_nothing_to_the_jacobian():
+    x = torch.tensor([[1.0, math.nan, 3.0]], dtype=torch.float64)
+    space = SPACES["real"]
+    u, log_det = space.continuous(x, Ambient(x), torch.float64)
+    assert u.isnan().tolist() == [[False, True, False]]
+    assert log_det.item() == pytest.approx(-math.log(0.5) - math.log(10.0), rel=1e-12)
+    x = torch.tensor([[1.0, math.nan]])
+    u, log_det = NUMBERS.continuous(x, Ambient(x), torch.float64)
+    assert u.isnan().tolist() == [[False, True]]
+    assert log_det.item() == pytest.approx(-math.log(0.25), rel=1e-12)
+
+
+@pytest.mark.parametrize("offset, scale", [(1e8, 1.0), (1e8, 1e-3), (0.0, 1e-20), (0.0, 1e30), (-1e12, 5.0)])
+def test_offset_and_scale_cost_no_digits(offset, scale):
+    """float64 resolves offset·2⁻⁵³; a float32 code u loses 2⁻²³|u| of a standard deviation, whatever the offset."""
+    space = Real((2,), mean=offset, scale=scale)
+    u = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = space.check(u * scale + offset)
+    seen = space.to_model(x)
+    assert seen.dtype == torch.float32
+    resolution = abs(offset) * 2**-52 / scale
+    assert ((seen.double() - u).abs() <= resolution + 2**-23 * u.abs() + 1e-15).all()
+    back = space.from_model(seen).double()
+    assert ((back - x).abs() / scale <= resolution + 2**-22 * (1 + u.abs())).all()
+
+
+def test_what_a_float32_network_sees_of_a_table():
+    x = TABLE.check([[178.0, 40, 2], [170.0, math.nan, 0], [162, 53, math.nan]], missing=True)
+    expected = [[1, -0.5 / 13, 0, 0, 0, 1, 0], [0, 0, 1, 1, 0, 0, 0], [-1, 12.5 / 13, 0, 0, 0, 0, 1]]
+    torch.testing.assert_close(TABLE.to_model(x), torch.tensor(expected))
+    assert TABLE.model_shape == (7,)
+    assert TABLE.measure == "mixed"
+    assert NUMBERS.measure == "mixed"
+    assert Table((Column("a"),)).measure == "density"
+    assert Table((TABLE.columns[2],)).measure == "mass"
+
+
+def test_a_categorical_column_has_no_density_and_says_which():
+    with pytest.raises(Unsupported, match="column job is categorical"):
+        TABLE.continuous(torch.zeros(1, 3), Ambient(torch.zeros(1, 3)))
+    assert "job" in TABLE.obstacle
+    assert NUMBERS.obstacle == ""
+
+
+def test_a_table_reads_and_writes_named_columns():
+    ages = pd.array([30, None, 50], dtype="Int64")
+    frame = pd.DataFrame({"job": [" smith", "?", "guard"], "age": ages, "height": [1.5, 2, 3]})
+    x = TABLE.check(frame, missing=True)
+    assert torch.equal(x.isnan(), torch.tensor([[False] * 3, [False, True, True], [False] * 3]))
+    assert x[0].tolist() == [1.5, 30, 2]
+    assert TABLE.decode(x) == {"height": [1.5, 2, 3], "age": [30, None, 50], "job": ["smith", None, "guard"]}
+    assert torch.equal(TABLE.encode(TABLE.decode(x)).nan_to_num(-9), x.nan_to_num(-9))
+
+
+REFUSED = [
+    (SPACES["real"], [[1, 2, math.nan]], "row 0, column c.*|got nan at row 0, column c"),
+    (SPACES["real"], [[1, 2, 3], [1, -math.inf, 3]], "finite numbers, got -inf at row 1, column b"),
+    (SPACES["real"], [[1, 2, 3], [1, 1e300, 3]], "fit float32.*1e\\+300 at row 1, column b"),
+    (SPACES["real"], [1.0, 2.0, 3.0], "a batch of.*one example"),
+    (SPACES["real"], np.zeros((60, 7)), r"shape \(rows, 3\), got shape \(60, 7\)"),
+    (SPACES["real"], np.zeros((0, 3)), "at least one row"),
+    (SPACES["real"], 3.0, r"got shape \(\)"),
+    (SPACES["pixels17"], np.full((2, 2, 3), 17), "0 to 16, got 17 at row 0, column 0, 0"),
+    (SPACES["pixels17"], np.full((2, 2, 3), 0.5), "whole numbers"),
+    (SPACES["pixels17"], np.full((2, 2, 3), math.nan), "whole numbers.*nan"),
+    (SPACES["pixels17"], np.full((2, 2, 3), 1e300), r"whole numbers.*1e\+300"),
+    (SPACES["binary"], np.full((2, 5), 2), "0 to 1, got 2"),
+    (SPACES["counts"], np.full((2, 4), -1), "whole numbers from 0, got -1"),
+    (SPACES["counts"], np.full((2, 4), math.inf), "whole numbers from 0, got inf"),
+    (Tokens(3, 4), [[0, 1, 4]], "symbols from 0 to 3, got 4 at row 0"),
+    (Labels(10), [0, 10], "labels from 0 to 9, got 10 at row 1"),
+    (Labels(10), [0, 10**9], r"got 1e\+09"),
+    (Labels(10), [0.5], "labels from 0 to 9, got 0.5"),
+    (Labels(10), [math.nan], "got nan"),
+    (Labels(10), [-1], "got -1"),
+    (Labels(2), [[0.5, 0.6]], "sum to 1"),
+    (TABLE, [[170.0, 40.5, 0]], "whole numbers, got 40.5 at row 0, column age"),
+    (TABLE, [[170.0, 40, 3]], "codes from 0 to 2, got 3 at row 0, column job"),
+    (TABLE, [[170.0, 40, math.nan]], "a value in every cell.*row 0, column job"),
+    (TABLE, [[math.inf, 40, 1]], "inf at row 0, column height"),
+    (TABLE, pd.DataFrame({"height": [1.0], "age": [1], "job": ["smiht"]}), "column job, row 0: unknown.*did you mean smith"),
+    (TABLE, {"height": [1.0], "aeg": [1], "job": ["smith"]}, "a column age.*did you mean aeg"),
+    (TABLE, {"height": [1.0], "age": ["x"], "job": ["smith"]}, "column age: expected real numbers"),
+    (TABLE, {"height": [1.0, 2.0], "age": [1], "job": ["smith"]}, "one length"),
+]
+
+
+@pytest.mark.parametrize("space, x, pattern", REFUSED)
+def test_values_outside_are_refused_by_row_and_column(space, x, pattern):
+    with pytest.raises(InputError, match=pattern) as caught:
+        space.check(x)
+    assert "\n" not in str(caught.value)
+    assert 10 < len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32])
+def test_the_range_check_does_not_wrap_round_in_a_narrow_type(dtype):
+    x = torch.tensor([[0, 255]]).to(dtype)
+    assert Pixels((2,), 256).check(x).tolist() == [[0, 255]]
+    assert Pixels((2,), 65536).check(x).tolist() == [[0, 255]]
+    assert Tokens(2, 300).check(x).tolist() == [[0, 255]]
+    assert Counts((2,)).check(x).tolist() == [[0, 255]]
+    with pytest.raises(InputError, match="got 255 at row 0"):
+        Pixels((2,), 255).check(x)
+
+
+@pytest.mark.parametrize("space", [*SPACES.values(), TABLE, Tokens(3, 4, "abcd"), Labels(3, ("x", "y", "z"))])
+def test_a_space_is_plain_json(space):
+    text = json.dumps(describe(space), allow_nan=False)
+    again = build(json.loads(text), Space)
+    assert describe(again) == describe(space)
+    assert again.model_shape == space.model_shape
+
+
+@pytest.mark.parametrize("bad", [
+    {"columns": ()},
+    {"columns": (Column("a"), Column("a"))},
+])
+def test_tables_that_cannot_be(bad):
+    with pytest.raises(InputError):
+        Table(**bad)
+
+
+@pytest.mark.parametrize("bad", [
+    {"name": "a", "type": "categorical"},
+    {"name": "a", "type": "real", "categories": ("x",)},
+    {"name": "a", "type": "categorical", "categories": ("x", "x")},
+    {"name": "a", "scale": 0.0},
+    {"name": "a", "type": "date"},
+])
+def test_columns_that_cannot_be(bad):
+    with pytest.raises(InputError):
+        Column(**bad)
+
+
+def test_dequantisation_noise_is_uniform_in_its_bin():
+    """Mean and variance of n over 10⁵ draws within 5 standard errors (false alarm below 10⁻⁵)."""
+    space, x = Pixels((1,), 17), torch.full((100_000, 1), 7)
+    with seeded(3):
+        u, _ = space.continuous(x, Ambient(x.float()), torch.float64)
+    n = (u + 1) / space.bin_width - 7
+    assert abs(n.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / 1e5)
+    assert abs(n.var().item() - 1 / 12) < 5 * math.sqrt(1 / 180 / 1e5)
+
+
+def test_a_tables_features_lead_back_to_its_cells():
+    """What a network sees, one-hots and indicators included, is what a decoder gives back."""
+    x = torch.tensor([[171.5, 33.0, 2.0], [150.0, 0.0, 0.0]], dtype=torch.float64)
+    features = TABLE.to_model(x, torch.float64)
+    assert features.shape == (2, 7)
+    assert torch.allclose(TABLE.from_model(features), x)

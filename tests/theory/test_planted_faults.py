@@ -1,0 +1,326 @@
+"""A check that cannot fail is worth nothing: a fault is planted where each of these looks, and each must see it."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from likeli.contract import Elbo
+from likeli.evaluation import collapse, two_sample
+from likeli.evaluation import rows as anomaly
+from likeli.gaussian import missing as conditional
+from likeli.latent import chain as hierarchy
+from likeli.latent import codes as latent
+from likeli.latent import estimators
+from likeli.models import autoencoder, gmm, hvae, independent, markov_hvae, ppca, vae
+from likeli.probability import information
+from likeli.probability.importance import Diagnostics
+from likeli.theory import check as verify
+from likeli.theory import hierarchy as levels
+from likeli.theory import linear, uses, variational
+from likeli.theory import truth as order
+from likeli.theory import uses as codes
+from likeli.theory import uses as strokes
+
+FAULTS = {}
+
+
+def fault(check):
+    """Register a plant: a function of pytest's monkeypatch that spoils something `check` looks at."""
+
+    def register(plant):
+        FAULTS[f"{check}: {plant.__name__}"] = (check, plant)
+        return plant
+
+    return register
+
+
+def raised(monkeypatch, owner, name, by):
+    """`owner.name` with `by` added to its result."""
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, functools.wraps(original)(lambda *a, **k: original(*a, **k) + by))
+
+
+@fault("gaussian-kl-quadrature")
+def kl_without_its_half(m):
+    original = information.gaussian_kl
+    m.setattr(information, "gaussian_kl", lambda *a: 2 * original(*a))
+
+
+@fault("levels-sum-to-the-bound")
+def bound_that_adds_the_kl(m):
+    m.setattr(Elbo, "value", property(lambda self: self.reconstruction + self.kl.sum(1)))
+
+
+@fault("chain-is-the-textbook")
+def z_drawn_with_the_variance(m):
+    original = hierarchy.draw
+    m.setattr(hierarchy, "draw", lambda q, noise: q.mean + (original(q, noise) - q.mean) * q.base_dist.scale)
+
+
+@fault("elbo-three-ways")
+def posterior_a_little_too_wide(m):
+    original = ppca.PPCA.posterior
+
+    def wide(self, x):
+        q = original(self, x)
+        return torch.distributions.MultivariateNormal(q.loc, scale_tril=1.001 * q.scale_tril)
+
+    m.setattr(ppca.PPCA, "posterior", wide)
+
+
+@fault("exact-posterior-has-no-variance")
+def weights_without_the_prior(m):
+    def no_prior(self, x, y=None, *, context=None, noise=None):
+        q = self.q(self.infer(x))
+        z = q.rsample()
+        return self.observation(z).log_prob(x) - q.log_prob(z)
+
+    m.setattr(vae.VAE, "log_weight", no_prior)
+
+
+@fault("naive-monte-carlo")
+def sum_in_place_of_the_mean(m):
+    original = estimators.log_mean_exp
+    m.setattr(estimators, "log_mean_exp", lambda w: (original(w)[0] + math.log(5000), original(w)[1]))
+
+
+@fault("naive-monte-carlo-warns")
+def diagnostics_that_trust_everything(m):
+    m.setattr(Diagnostics, "trusted", property(lambda self: torch.ones_like(self.ess, dtype=torch.bool)))
+
+
+@fault("bounds-rise")
+def sum_of_weights_in_place_of_the_mean(m):
+    original = variational.importance_bound
+
+    def high(*a, k, **options):
+        found = original(*a, k=k, **options)
+        return type(found)(found.value + math.log(k), found.knows, found.measure, found.stderr)
+
+    m.setattr(variational, "importance_bound", high)
+
+
+@fault("gmm-marginal")
+def mixture_without_its_weights(m):
+    original = gmm.GMM._log_joint
+    m.setattr(gmm.GMM, "_log_joint", lambda self, u: original(self, u) - self.weights.log())
+
+
+@fault("em-is-monotone")
+def em_that_slips(m):
+    original = gmm.GMM.em
+    m.setattr(gmm.GMM, "em", lambda self, x, **k: (v - 0.01 * (i == 7) for i, v in enumerate(original(self, x, **k))))
+
+
+@fault("ppca-fills-holes")
+def holes_filled_with_the_mean(m):
+    original = conditional.condition
+
+    def mean_fill(*a, **k):
+        found = original(*a, **k)
+        return found._replace(shift=torch.zeros_like(found.shift))
+
+    m.setattr(conditional, "condition", mean_fill)
+
+
+@fault("imputed-intervals-cover")
+def intervals_too_narrow(m):
+    original = gmm.GMM.sample_conditional
+
+    def narrow(self, x, n=1, *, seed=0):
+        draws = original(self, x, n, seed=seed)
+        return draws.mean(0) + 0.8 * (draws - draws.mean(0))
+
+    m.setattr(gmm.GMM, "sample_conditional", narrow)
+
+
+@fault("false-alarms-are-as-stated")
+def threshold_from_the_rows_that_were_fitted(m):
+    m.setattr(anomaly.Detector, "_allowed", property(lambda self: math.floor(1.5 * self.rate * (len(self.reference) + 1))))
+
+
+@fault("strange-rows-are-found")
+def score_that_ignores_half_of_the_row(m):
+    original = anomaly._scores
+    m.setattr(anomaly, "_scores", lambda model, x, *rest: original(model, torch.stack([x[:, 0], x[:, 0]], 1), *rest))
+
+
+@fault("bayes-is-qda")
+def bounds_called_exact(m):
+    original = linear.classify
+    m.setattr(linear, "classify", lambda *a, **k: type(original(*a, **k))(original(*a, **k).log_posterior, True))
+
+
+@fault("quick-families-keep-their-order")
+def density_without_its_constant(m):
+    raised(m, ppca.PPCA, "log_density", 0.5 * math.log(2 * math.pi))
+
+
+@fault("every-symbol-counted")
+def frequencies_that_are_not_normalised(m):
+    raised(m, independent.Symbols, "log_prob", 0.01)
+
+
+@fault("printed-factors-are-used")
+def levels_that_forget_what_is_above(m):
+    original = hvae.HVAE.descend
+    m.setattr(hvae.HVAE, "descend", lambda self, level, state, z: original(self, level, torch.zeros_like(state), z))
+
+
+@fault("printed-factors-are-used")
+def decoder_that_drops_y(m):
+    original = vae.VAE.observation
+    m.setattr(vae.VAE, "observation", lambda self, state, y=None: original(self, state, None))
+
+
+@fault("kl-recursion")
+def product_of_groups_without_the_outer_kl(m):
+    m.setattr(levels, "gaussian_kl", lambda *a: information.gaussian_kl(*a) * (a[0].ndim > 0))
+
+
+@fault("product-of-gaussians")
+def standard_deviations_that_add(m):
+    def product(m0, s0, m1, s1):
+        std = 1 / (1 / s0 + 1 / s1)
+        return std * (m0 / s0 + m1 / s1), std
+
+    m.setattr(levels, "gaussian_product", product)
+
+
+@fault("linear-hierarchy-is-one-gaussian")
+def top_prior_forgotten(m):
+    original = markov_hvae.MarkovHVAE.recognise
+    m.setattr(markov_hvae.MarkovHVAE, "recognise", lambda self, level, z, y=None: original(self, level, 0.99 * z, y))
+
+
+@fault("ratio-and-closed-bounds-agree")
+def kl_the_wrong_way_round(m):
+    m.setattr(hierarchy, "kl", lambda q, p, z: information.kl(p, q, z))
+
+
+@fault("denoiser-is-the-score")
+def score_over_sigma(m):
+    original = autoencoder.DAE.score
+    m.setattr(autoencoder.DAE, "score", lambda self, x: original(self, x) * self.noise_std)
+
+
+@fault("trained-denoiser-is-the-score")
+def corruption_left_out_of_the_loss(m):
+    m.setattr(autoencoder.DAE, "loss", lambda self, x, y=None: self.reconstruction_error(x))
+
+
+@fault("denoising-contracts")
+def corruption_too_weak(m):
+    original = torch.randn_like
+    m.setattr(autoencoder.torch, "randn_like", lambda t: 0.9 * original(t))
+
+
+@fault("contraction-is-the-jacobian")
+def penalty_of_the_norm_itself(m):
+    original = autoencoder.CAE.jacobian_norm
+    m.setattr(autoencoder.CAE, "jacobian_norm", lambda self, x: original(self, x).sqrt())
+
+
+@fault("latent-information")
+def information_of_too_narrow_codes(m):
+    original = codes.diagnose_latents
+    m.setattr(codes, "diagnose_latents", lambda vae, x, **k: original(vae, 0.5 * x, **k))
+
+
+@fault("two-heaps-are-a-mismatch")
+def alarm_that_never_rings(m):
+    m.setattr(collapse, "HOLE_MISMATCH", math.inf)
+
+
+@fault("traversal-moves-a-factor")
+def untrained_decoder(m):
+    _untrained(m)
+
+
+@fault("style-is-kept")
+def untrained_style(m):
+    _untrained(m)
+
+
+@fault("kind-is-what-was-asked")
+def untrained_kind(m):
+    _untrained(m)
+
+
+@fault("arithmetic-flips-an-attribute")
+def untrained_arithmetic(m):
+    _untrained(m)
+
+
+def _untrained(m):
+    m.setattr(strokes, "fit", lambda *a, **k: None)
+    strokes._trained.cache_clear()
+
+
+@fault("likelihood-is-not-sample-quality")
+def classifier_that_cannot_tell(m):
+    m.setattr(uses, "c2st", lambda a, b: two_sample.c2st(a, a.clone()))
+
+
+@fault("interpolation-ends")
+def path_that_stops_short(m):
+    original = latent.interpolate
+    m.setattr(codes, "interpolate", lambda a, b, steps, path: original(a, a + 0.99 * (b - a), steps, path))
+
+
+@fault("conditional-vae-is-exact")
+def encoder_that_does_not_see_y(m):
+    original = vae.VAE.infer
+    m.setattr(vae.VAE, "infer", lambda self, x, y=None: original(self, x, None))
+
+
+@fault("learned-prior-marginal")
+def draws_from_another_prior(m):
+    original = vae.VAE.prior
+    drawn = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(10, 1).double(), 2.0), 1)
+    m.setattr(vae.VAE, "prior", lambda self, level, state, *y: drawn if len(state) == 10 else original(self, level, state, *y))
+
+
+@fault("means-are-not-draws")
+def means_with_noise(m):
+    original = vae.VAE.sample
+    m.setattr(vae.VAE, "sample", lambda self, n, *, mean=False: original(self, n, mean=False))
+
+
+@fault("held-out-bounds-keep-their-order")
+def estimate_without_the_gaussians_constant(m):
+    original = order.importance
+
+    def high(*a, **k):
+        found = original(*a, **k)
+        found.likelihood.value.add_(2 * math.log(2 * math.pi))
+        return found
+
+    m.setattr(order, "importance", high)
+
+
+@fault("gaussian-maximum-likelihood")
+def unbiased_covariance(m):
+    original = gmm.maximise
+
+    def unbiased(*a):
+        better, floored = original(*a)
+        return better._replace(factor=better.factor * math.sqrt(500 / 499)), floored
+
+    m.setattr(gmm, "maximise", unbiased)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_fault_is_seen(name, monkeypatch):
+    check, plant = FAULTS[name]
+    try:
+        plant(monkeypatch)
+        (result,) = verify.run([check])
+    finally:
+        monkeypatch.undo()
+        strokes._trained.cache_clear()
+    assert not result.passed, f"{check} passes with {plant.__name__}: error {result.error:.3g}"
+    assert not result.note, f"{plant.__name__} broke the check itself: {result.note}"
+
