@@ -43,7 +43,7 @@ class Lucid(GaussianDiffusion):
     """The peer's chain, with its grey levels at 2k/255 − 1 and p(x|z_1) a mixture around x̂(z_1)."""
 
     def __init__(self, net, betas):
-        super().__init__(space())
+        super().__init__(space(), levels=len(betas), continuous=False)
         self.denoiser = Read(net, LucidSchedule(betas))
         self.log_std = nn.Parameter(torch.tensor([-7.0, -4.5, -2.0]))
         self.weight = nn.Parameter(torch.tensor([0.0, 0.0, -2.0, -4.0]))
@@ -51,21 +51,11 @@ class Lucid(GaussianDiffusion):
     def loss(self, x, y=None):
         return -self.bound(x, torch.rand(len(x), dtype=torch.float64), y).value
 
-    @property
-    def continuous(self):
-        return False
-
-    def grid(self):
-        return torch.linspace(0, 1, len(self.schedule.gammas), dtype=torch.float64)
-
     def infer(self, x, y=None):
         return 2 * x.float() / (LEVELS - 1) - 1
 
-    def diffusion_estimate(self, u, eps, t, y=None):
-        return self.level_estimate(u, eps, t, y)
-
-    def emit(self, z, at, y=None):
-        return CategoricalCells(self.decoder(self.denoiser(z, at, y).x))
+    def observation(self, state, y=None):
+        return CategoricalCells(self.decoder(self.denoiser(state.z, state.at, y).x))
 
     def decoder(self, x):
         """log P(k|x̂), (B, *shape) → (B, K, *shape)."""

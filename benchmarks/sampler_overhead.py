@@ -29,14 +29,14 @@ def least(run):
 def ours(folder, sampler):
     import torch
 
-    from likeli.diffusion.denoiser import Bound, Prediction
+    from likeli.diffusion.denoiser import Denoise, Prediction
     from likeli.diffusion.sampler import trajectory
     from likeli.diffusion.schedule import LinearBeta
     from likeli.diffusion.times import uniform
     from likeli.random import Ambient
 
     eps, z = torch.zeros(SHAPE), torch.ones(SHAPE)
-    bound = Bound(LinearBeta(), lambda z, at: Prediction.of_eps(eps, z, *(v.to(z) for v in (at.alpha, at.sigma))))
+    bound = Denoise(LinearBeta(), lambda z, at: Prediction.of_eps(eps, z, *(v.to(z) for v in (at.alpha, at.sigma))))
 
     def run():
         for _ in trajectory(bound, z, uniform(STEPS), Ambient(z), sampler):

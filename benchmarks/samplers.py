@@ -95,7 +95,7 @@ def ours(folder, d, process, nfe):
     import numpy as np
     import torch
 
-    from likeli.diffusion.denoiser import Bound, Prediction
+    from likeli.diffusion.denoiser import Denoise, Prediction
     from likeli.diffusion.sampler import trajectory
     from likeli.diffusion.schedule import VarianceExploding
     from likeli.diffusion.times import optimal
@@ -103,7 +103,7 @@ def ours(folder, d, process, nfe):
 
     denoise, sigma = Counted(mixture(d)), levels(process)[1]
     schedule = VarianceExploding(float(sigma[0]), float(sigma[-1]))
-    bound = Bound(schedule, lambda z, at: Prediction.of_x(denoise(z, at.sigma), z, at.alpha, at.sigma))
+    bound = Denoise(schedule, lambda z, at: Prediction.of_x(denoise(z, at.sigma), z, at.alpha, at.sigma))
     z = torch.from_numpy(starts(d)) * sigma[-1]
     *_, (_, z) = trajectory(bound, z, optimal(schedule, nfe, d), Ambient(z), "adams")
     assert denoise.calls == nfe

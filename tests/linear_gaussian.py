@@ -23,9 +23,7 @@ class LinearGaussianChain(Hierarchy):
             self.encoder = nn.Parameter(0.1 * torch.randn(latents, d, dtype=torch.float64))
             self.log_s = nn.Parameter(torch.full((latents,), -0.7, dtype=torch.float64))
 
-    @property
-    def depth(self):
-        return 1
+    depth = 1
 
     def infer(self, x, y=None):
         if self.full:

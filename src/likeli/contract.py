@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
@@ -84,6 +85,16 @@ class Elbo:
         """reconstruction − Σ_t kl_t, shape (B,)."""
         return self.reconstruction - self.kl.sum(1)
 
+    @property
+    def prior(self) -> Tensor:
+        """KL of the top level, (B,): of a diffusion the terminal mismatch KL(q(z_1|x) ‖ p(z_1))."""
+        return self.kl[:, -1]
+
+    @property
+    def diffusion(self) -> Tensor:
+        """The KLs below the top level, (B, depth − 1), or (B, 1) for their estimated sum."""
+        return self.kl[:, :-1]
+
 
 @runtime_checkable
 class Coded(Protocol):
@@ -122,12 +133,12 @@ class ByEM(Protocol):
 class Stepwise(Protocol):
     """A family that samples step by step, and shows every state on the way."""
 
-    def trajectory(self, noise: Noise, y: Tensor | None = None, **options: Any) -> Iterator[tuple[Any, Tensor]]:
-        """(point, z) from t = 1 down, for `noise.rows` rows."""
+    def trajectory(self, noise: Noise, y: Tensor | None = None, **options: Any) -> Iterator[Any]:
+        """States from t = 1 down, for `noise.rows` rows."""
         ...
 
-    def finish(self, noise: Noise, at: Any, z: Tensor, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """x ~ p(x|z) for the last state of a trajectory, or E[x|z]."""
+    def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
+        """p(x|z) at one of those states."""
         ...
 
 
@@ -228,8 +239,10 @@ class GenerativeModel(Configurable, nn.Module, ABC):
 
     @property
     def notes(self) -> list[str]:
-        """What an evaluation should say beside the number, such as that the training loss is no bound."""
-        return []
+        """What an evaluation should say beside the number."""
+        bound = self.loss_in_nats or self.knows not in (Knows.EXACT, Knows.LOWER_BOUND)
+        said = "the training loss is a weighted error, not a bound on log p(x); the reported log-likelihood is"
+        return [] if bound else [said]
 
     @property
     def facts(self) -> dict[str, str]:

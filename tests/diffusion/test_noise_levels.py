@@ -41,7 +41,7 @@ def test_each_level_holds_its_share_of_the_information(steps):
     """Best denoiser of N(0, s²): ½ log of (1 + s² SNR) from end to end, or the sum over the chain's levels; 4.5 s.e. each."""
     model = chain(steps)
     found = noise_levels(model, gaussian_rows(4000), levels=8)
-    gamma = model.schedule.gamma(model.grid() if steps else torch.linspace(0, 1, 2, dtype=F64))
+    gamma = model.schedule.levels(model.depth if steps else 2).gamma
     mmse = SPREAD**2 / (SPREAD**2 + gamma[1:].exp())
     kl = 0.5 * gamma.diff().expm1() * mmse
     for level in found.levels:
@@ -264,5 +264,5 @@ def test_integers_begin_where_symbols_are_told_apart(levels):
     space, want = Pixels((2, 2), levels), 2 * math.log(2 / levels / 8)
     models = [ScoreSDE(space, (4,), process=p) for p in ("vp", "ve", "subvp")] + [EDM(space, (4,)), FlowMatching(space, (4,))]
     for model in models:
-        assert model.ends()[0].item() == pytest.approx(want, abs=1e-9)
-    assert ScoreSDE(Real((2,)), (4,)).ends()[0].item() < -13
+        assert model.schedule.gamma_ends()[0].item() == pytest.approx(want, abs=1e-9)
+    assert ScoreSDE(Real((2,)), (4,)).schedule.gamma_ends()[0].item() < -13

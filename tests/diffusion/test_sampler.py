@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from likeli.diffusion.denoiser import Bound, Denoiser, Prediction
+from likeli.diffusion.denoiser import Denoise, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.sampler import DDIM, Ancestral, trajectory
 from likeli.diffusion.schedule import Karras, LogLinear, SubVP, bridge
@@ -84,7 +84,7 @@ def test_every_state_is_yielded_lazily():
         calls.append(float(at.t))
         return Prediction.of_x(z * 0, z, at.alpha, at.sigma)
 
-    run = trajectory(Bound(schedule, count), torch.ones(2, 1), uniform(10), Ambient(torch.ones(2)), DDIM())
+    run = trajectory(Denoise(schedule, count), torch.ones(2, 1), uniform(10), Ambient(torch.ones(2)), DDIM())
     for _ in range(3):
         next(run)
     assert calls == pytest.approx([1.0, 0.9])

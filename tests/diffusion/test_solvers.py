@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from likeli.config import registered
-from likeli.diffusion.denoiser import Bound, Prediction
+from likeli.diffusion.denoiser import Denoise, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector, langevin, mala
 from likeli.diffusion.sampler import DDIM, Sampler, invert, trajectory
@@ -145,14 +145,14 @@ def test_evaluations_per_step():
             calls.append(at)
             return Prediction.of_x(0.5 * z, z, at.alpha, at.sigma)
 
-        end(Bound(schedule, count), torch.zeros(1, 2), uniform(7), sampler)
+        end(Denoise(schedule, count), torch.zeros(1, 2), uniform(7), sampler)
         assert len(calls) == 7 * per_step
 
 
 def test_a_straight_path_to_a_point_needs_one_step():
     """With x̂ = c for all z the flow is a straight line: Euler on the straight schedule, and every other solver, are exact."""
     schedule, c, z = Straight(), 0.3, torch.randn(5, 2, dtype=F64)
-    denoise = Bound(schedule, lambda z, at: Prediction.of_x(torch.full_like(z, c), z, at.alpha, at.sigma))
+    denoise = Denoise(schedule, lambda z, at: Prediction.of_x(torch.full_like(z, c), z, at.alpha, at.sigma))
     t, s = schedule.at(1.0), schedule.at(0.0)
     truth = s.alpha * c + s.sigma * (z - t.alpha * c) / t.sigma
     for sampler in (Euler(), DDIM(), Heun(), DPMSolver(), Multistep()):

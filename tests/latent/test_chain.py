@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from likeli.contract import Knows
 from likeli.errors import InputError
+from likeli.latent.chain import log_weight
 from likeli.latent.codes import reconstruct
 from likeli.latent.estimators import annealed, importance, prior_monte_carlo
 from likeli.latent.refinement import gaps
@@ -91,7 +92,7 @@ def test_bound_is_tight_for_the_exact_posterior_and_loses_the_divergence_for_ano
 def test_weights_and_bound_agree_about_one_draw():
     vae, x = linear_vae(0.3), rows(50)
     noise = torch.randn(50, 2, dtype=torch.double)
-    log_w, bound = vae.log_weight(x, noise=Replay([noise])), vae.elbo(x, noise=Replay([noise]))
+    log_w, bound = log_weight(vae, x, noise=Replay([noise])), vae.elbo(x, noise=Replay([noise]))
     q, p = vae.posterior(1, None, vae.infer(x), None), vae.prior(1, vae.root(Replay([noise])))
     z = q.mean + q.stddev * noise
     assert torch.allclose(bound.value - log_w, q.log_prob(z) - p.log_prob(z) - bound.kl[:, 0], atol=1e-12)

@@ -6,7 +6,7 @@ import torch
 from families import FAMILIES
 from likeli import checkpoint
 from likeli.config import parameters_of
-from likeli.latent.chain import LatentVariableModel, factorisation
+from likeli.latent.chain import Graph, LatentVariableModel, factorisation
 from likeli.models.hvae import HVAE
 from likeli.models.vae import VAE
 from likeli.spaces.base import Labels, Real
@@ -29,9 +29,9 @@ def test_printed_factors_are_those_of_the_bound(family, conditional):
 
 def test_a_false_declaration_is_found():
     vae = VAE(Real((3,)), 2, hidden=(8,), condition=Labels(2))
-    vae.reads_y = frozenset({"top", "posterior", "observation"})
+    vae.graph = Graph(reads_y=frozenset({"top", "posterior", "observation"}))
     assert mistakes(vae) == 1
-    vae.reads_y = frozenset({"posterior"})
+    vae.graph = Graph(reads_y=frozenset({"posterior"}))
     assert mistakes(vae) == 1
 
 

@@ -10,6 +10,7 @@ import torch
 from likeli.contract import Knows
 from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.latent.chain import LatentVariableModel
 from likeli.models.ddpm import DDPM
 from likeli.models.edm import EDM
 from likeli.models.flow_matching import FlowMatching
@@ -17,6 +18,7 @@ from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
 from likeli.spaces.base import Pixels, Real
+from likeli.theory.diffusion_truths import levels_in_closed_form
 
 F64 = torch.float64
 FAMILIES = {
@@ -84,7 +86,8 @@ def test_learned_variances_tighten_the_bound_of_few_steps():
                     model.loss(x).mean().backward()
                 optimiser.step()
         with torch.no_grad(), seeded(1, "bound"):
-            bounds[variance] = model.ledger(x).value.mean().item()
+            eps = [torch.randn_like(x) for _ in range(model.depth)]
+            bounds[variance] = levels_in_closed_form(model, x, eps).value.mean().item()
     assert bounds["learned"] > bounds["large"] + 0.01
     assert bounds["learned"] > bounds["small"] + 1
     truth = -0.5 * math.log(2 * math.pi * math.e * 2)
@@ -92,7 +95,7 @@ def test_learned_variances_tighten_the_bound_of_few_steps():
 
 
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
-def test_the_chain_follows_the_ledger_at_any_variance(variance):
+def test_the_chain_follows_the_closed_form_at_any_variance(variance):
     """Levels of the chain against the closed form at the same z, and the default sampler is the chain itself."""
     with seeded(0, variance):
         model = DDPM(Pixels((2, 2), 5), steps=6, hidden=(8,), variance=variance, dropout=0.0, beta_max=0.5).double()
@@ -102,17 +105,13 @@ def test_the_chain_follows_the_ledger_at_any_variance(variance):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         chain = model.elbo(x, noise=Replay(noise))
-        u, state, given = model.infer(x), model.root(Replay(noise)), []
-        for level in range(6, 0, -1):
-            q = model.posterior(level, state, u, None)
-            z = q.mean + q.stddev * noise[6 - level]
-            state = model.descend(level, state, z)
-            given.append((z - state.at.alpha * u) / state.at.sigma)
-        ledger = model.ledger(x, noise=Replay(given))
-        torch.testing.assert_close(chain.kl[:, :-1], ledger.diffusion, rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(chain.value, ledger.value, rtol=1e-8, atol=1e-8)
+        u = model.infer(x)
+        given = [(s.z - s.state.at.alpha * u) / s.state.at.sigma for s in model.walk(Replay(noise), context=u)]
+        closed = levels_in_closed_form(model, x, given)
+        torch.testing.assert_close(chain.kl, closed.kl, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(chain.value, closed.value, rtol=1e-8, atol=1e-8)
         draws = [*noise, torch.rand(3, 2, 2, dtype=F64)]
-        chain = super(DDPM.__mro__[1], model).draw(Replay(draws))
+        chain = LatentVariableModel.draw(model, Replay(draws))
         torch.testing.assert_close(model.draw(Replay(draws)), chain)
 
 
@@ -129,7 +128,7 @@ def test_default_rates_are_forgotten_and_short_ones_raise_the_alarm():
 def test_edm_s_grid_preconditioning_and_weight():
     """18 steps of the published grid; the loss is F's plain squared error against its target."""
     model = EDM(Real((3,)), hidden=(8,)).double()
-    sigma = model.schedule.at(model.grid()).sigma.flip(0)
+    sigma = model.schedule.levels(model.depth).sigma.flip(0)
     want = (80 ** (1 / 7) + torch.arange(19, dtype=F64) / 18 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(sigma, want, rtol=1e-6, atol=0)
     x = torch.randn(50, 3, dtype=F64)
@@ -162,7 +161,7 @@ def test_the_likelihood_weight_is_the_bound_s_diffusion_term():
         loss = model.loss(x)
     with seeded(0, "weight"):
         t = (torch.rand((), dtype=F64) + torch.arange(16, dtype=F64) / 16) % 1
-        torch.testing.assert_close(loss, model.diffusion_estimate(model.infer(x), torch.randn(16, 2), t))
+        torch.testing.assert_close(loss, model._diffusion(model.infer(x), torch.randn(16, 2), t, None))
 
 
 def test_a_small_image_gets_a_u_net_and_symbols_of_few_levels_their_probabilities():

@@ -10,6 +10,7 @@ from torch import distributions as D
 
 from likeli.data import load_data
 from likeli.errors import InputError
+from likeli.latent.chain import log_weight
 from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
@@ -122,7 +123,7 @@ def test_importance_weights_recover_the_enumerated_truth(options):
     model = near_the_prior(perturb(model, scale=0.1)).requires_grad_(False)
     x = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
     with seeded(5):
-        log_w = model.log_weight(x.repeat(4000, 1)).reshape(4000, 8).double()
+        log_w = log_weight(model, x.repeat(4000, 1)).reshape(4000, 8).double()
         elbo = model.elbo(x.repeat(4000, 1)).value.reshape(4000, 8).double()
     p, stderr = log_w.exp().mean(0), log_w.exp().std(0) / 4000**0.5
     assert abs(p.sum().item() - 1) < 4 * stderr.norm().item()
@@ -140,7 +141,7 @@ def test_a_pyramid_of_grids_is_a_distribution(inference):
     assert model.levels[1].prior(torch.zeros(1, 6)).shape == (1, 4)
     x = torch.tensor([[i >> k & 1 for k in range(4)] for i in range(16)]).reshape(16, 2, 2)
     with seeded(5):
-        log_w = model.log_weight(x.repeat(3000, 1, 1)).reshape(3000, 16).double()
+        log_w = log_weight(model, x.repeat(3000, 1, 1)).reshape(3000, 16).double()
     p, stderr = log_w.exp().mean(0), log_w.exp().std(0) / 3000**0.5
     assert abs(p.sum().item() - 1) < 4 * stderr.norm().item()
     noise = [torch.randn(16, 2), torch.randn(16, 1, 2, 2)]
@@ -180,8 +181,8 @@ def test_bottom_up_bound_equals_its_log_weights_in_expectation_and_stays_below()
     x = torch.tensor([[0, 1, 1], [1, 0, 0]])
     with seeded(0):
         a = model.elbo(x.repeat(3000, 1)).value.detach().reshape(3000, 2)
-        b = model.log_weight(x.repeat(3000, 1)).detach().reshape(3000, 2)
-        w = model.log_weight(x.repeat(3000, 1)).detach().reshape(3000, 2).double().exp()
+        b = log_weight(model, x.repeat(3000, 1)).detach().reshape(3000, 2)
+        w = log_weight(model, x.repeat(3000, 1)).detach().reshape(3000, 2).double().exp()
     stderr = (a.var(0) / 3000 + b.var(0) / 3000).sqrt()
     assert ((a.mean(0) - b.mean(0)).abs() < 4 * stderr).all()
     assert (a.mean(0) <= w.mean(0).log() + 4 * (stderr + w.std(0) / w.mean(0) / 3000**0.5)).all()

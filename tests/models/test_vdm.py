@@ -1,4 +1,4 @@
-"""The bound of a Gaussian diffusion: chain = ledger = closed form, its limit, and what it must never exceed."""
+"""The bound of a Gaussian diffusion: chain = closed form, its limit, and what it must never exceed."""
 
 import math
 import warnings
@@ -9,18 +9,19 @@ from torch import nn
 
 from likeli.config import build, describe
 from likeli.contract import Knows
-from likeli.diffusion.bound import reference_error, reference_integral
+from likeli.diffusion.bound import level_kl, noise_error, reference_error, reference_integral, terminal_kl
 from likeli.diffusion.denoiser import Conditional, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import Monotone
+from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Schedule
 from likeli.diffusion.times import spread
 from likeli.errors import InputError, Unsupported
 from likeli.models.vdm import VDM
-from likeli.probability.draw import draw
-from likeli.random import Ambient, Replay, seeded
+from likeli.random import Replay, seeded
 from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.theory.diffusion_truths import levels_in_closed_form
 
 F64 = torch.float64
 
@@ -29,11 +30,8 @@ class Given(GaussianDiffusion):
     """A chain of `steps` transitions around a given denoiser."""
 
     def __init__(self, space, denoiser, steps):
-        super().__init__(space)
+        super().__init__(space, levels=steps + 1)
         self.denoiser, self.steps = denoiser, steps
-
-    def grid(self):
-        return torch.linspace(0, 1, self.steps + 1, dtype=F64)
 
     def loss(self, x, y=None):
         return -self.bound(x, spread(len(x)), y).value
@@ -42,7 +40,7 @@ class Given(GaussianDiffusion):
 def gaussian(steps, spread_of_data=1.7, ends=(-6.0, 6.0), schedule=LogLinear):
     """The chain with the optimal denoiser of N(0, s²)."""
     moments = torch.ones(1, dtype=F64), torch.zeros(1, 1, dtype=F64), torch.full((1, 1), spread_of_data**2, dtype=F64)
-    return Given(Real((1,)), MixtureDenoiser(schedule(*ends), *moments), steps)
+    return Given(Real((1,)), MixtureDenoiser(schedule(*ends), *moments), steps).double()
 
 
 def hermite(spread_of_data):
@@ -55,13 +53,18 @@ def hermite(spread_of_data):
 def expected_elbo(model, spread_of_data):
     """E_x ELBO of a linear-Gaussian chain, by exact quadrature of the model's own terms."""
     x, eps, weight = hermite(spread_of_data)
-    points = model.schedule.at(model.grid())
-    rows = len(points.t) - 1
+    points, rows, denoise = model.schedule.levels(model.depth), model.depth - 1, model.denoise()
     wide = [v.repeat(rows, 1) for v in (x, eps)]
-    s, t = (Point(*(v[i : rows + i].repeat_interleave(9) for v in points)) for i in (0, 1))
-    diffusion = (model.level_kl(*wide, s, t).reshape(rows, 9) * weight).sum()
-    rest = model.reconstruction(x, x, eps) - model.terminal_kl(x)
-    return ((rest * weight).sum() - diffusion).item()
+    s, t = (points.of(torch.arange(i, rows + i).repeat_interleave(9)) for i in (0, 1))
+    diffusion = (level_kl(denoise, noise_error(denoise, *wide, t), s, t).reshape(rows, 9) * weight).sum()
+    return ((rest_of(model, x, eps) * weight).sum() - diffusion).item()
+
+
+def rest_of(model, x, eps):
+    """log p(x|z_0) − KL(q(z_1|x) ‖ p(z_1)) of rows in model units at given noise, (B,)."""
+    first = model.schedule.at(0.0)
+    at = first.like(x)
+    return model.observation(State(first, at.alpha * x + at.sigma * eps)).log_prob(x) - terminal_kl(model.schedule, x)
 
 
 @pytest.mark.parametrize("steps, want", [(10, -4.667), (100, -2.139), (1000, -1.968), (10_000, -1.952)])
@@ -89,7 +92,7 @@ def test_the_diffusion_term_falls_to_its_limit(steps, excess):
     assert limit == pytest.approx(5.95601463, abs=1e-8)
     x, eps, weight = hermite(0.5)
     elbo = expected_elbo(model, 0.5)
-    rest = ((model.reconstruction(x, x, eps) - model.terminal_kl(x)) * weight).sum().item()
+    rest = (rest_of(model, x, eps) * weight).sum().item()
     assert rest - elbo - limit == pytest.approx(excess, abs=5e-5)
 
 
@@ -102,7 +105,7 @@ def test_the_continuous_bound_is_the_i_mmse_integral_whatever_the_path(schedule)
             model.schedule.weight.add_(torch.linspace(-3, 3, 32))
     t = (torch.arange(4000, dtype=F64) + 0.5) / 4000
     at = model.schedule.at(t.repeat_interleave(9))
-    error = (model.noise_error(x.repeat(4000, 1), eps.repeat(4000, 1), at).reshape(4000, 9) * weight).sum(1)
+    error = (noise_error(model.denoise(), x.repeat(4000, 1), eps.repeat(4000, 1), at).reshape(4000, 9) * weight).sum(1)
     integral = (0.5 * model.schedule.rate(t)[1] * error).mean().item()
     closed = 0.5 * math.log((1 + 2.89 * math.exp(6)) / (1 + 2.89 * math.exp(-6)))
     assert integral == pytest.approx(closed, abs=1e-4)
@@ -123,7 +126,7 @@ SPACES = [Pixels((2, 3), 5), Tokens(3, 4), Real((4,), mean=1.0, scale=(2.0, 1.0,
 @pytest.mark.parametrize(
     "space, noise", [*((s, "learned") for s in SPACES), *((s, "learned_by_cell") for s in (SPACES[0], SPACES[2]))]
 )
-def test_the_chain_equals_the_closed_form_ledger(space, noise):
+def test_the_chain_equals_the_closed_form(space, noise):
     """Level by level at the same z: KL(q‖p) of the chain is ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖², and so the sums."""
     model = random_model(space, noise=noise)
     if noise == "learned_by_cell":
@@ -134,17 +137,14 @@ def test_the_chain_equals_the_closed_form_ledger(space, noise):
         noise = [torch.randn(5, *space.model_shape, dtype=F64) for _ in range(model.depth)]
     with torch.no_grad():
         chain = model.elbo(x, noise=Replay(noise))
-        u, state, given = model.infer(x), model.root(Ambient(x)), []
-        for level in range(model.depth, 0, -1):
-            z = draw(model.posterior(level, state, u, None), Replay([noise[model.depth - level]]))
-            state = model.descend(level, state, z)
-            at = state.at.like(u)
-            given.append((z - at.alpha * u) / at.sigma)
-        ledger = model.ledger(x, noise=Replay(given))
-    torch.testing.assert_close(chain.kl[:, :-1], ledger.diffusion, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(chain.kl[:, -1], ledger.prior, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(chain.reconstruction, ledger.reconstruction, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(chain.value, ledger.value, rtol=1e-8, atol=1e-8)
+        u, given = model.infer(x), []
+        for step in model.walk(Replay(noise), context=u):
+            at = step.state.at.like(u)
+            given.append((step.z - at.alpha * u) / at.sigma)
+        closed = levels_in_closed_form(model, x, given)
+    torch.testing.assert_close(chain.kl, closed.kl, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(chain.reconstruction, closed.reconstruction, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(chain.value, closed.value, rtol=1e-8, atol=1e-8)
 
 
 def test_one_random_level_has_the_expectation_of_the_whole_chain():
@@ -266,8 +266,10 @@ def test_the_reconstruction_is_a_mass_and_sharp_at_the_clean_end(space):
         symbols = space.vocab if isinstance(space, Tokens) else space.levels
         x = torch.randint(0, symbols, (2000, *space.shape))
         u = model.infer(x)
-        lost = -model.reconstruction(x, u, torch.randn_like(u))
-        p = model.emit(u, model.schedule.at(0.0))
+        first = model.schedule.at(0.0)
+        at = first.like(u)
+        lost = -model.observation(State(first, at.alpha * u + at.sigma * torch.randn_like(u))).log_prob(x)
+        p = model.observation(State(first, u))
     torch.testing.assert_close(p.log_pmf().exp().sum(-1), torch.ones(2000, *space.shape))
     assert 0 <= lost.mean().item() / space.dimensions < 1e-3
 
@@ -320,7 +322,7 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     node, weight = torch.tensor([-(3**0.5), 0, 3**0.5], dtype=F64), torch.tensor([1, 4, 1], dtype=F64) / 6
     u = torch.full((3, 1), 0.8, dtype=F64)
     t = (torch.arange(4000, dtype=F64) + 0.5) / 4000
-    mean = torch.stack([(reference_error(u, node[:, None], schedule.at(v)) * weight).sum() for v in t[::10]])
+    mean = torch.stack([(reference_error(u, node[:, None], schedule.at(v)).flatten() * weight).sum() for v in t[::10]])
     p = (-schedule.gamma(t[::10])).sigmoid()
     torch.testing.assert_close(mean, p**2 + p * (1 - p) * 0.64)
     ends = schedule.gamma(torch.tensor([0.0, 1.0], dtype=F64))
@@ -330,9 +332,9 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     nn.init.normal_(model.denoiser.net.leave.weight, std=0.03)
     x = torch.randn(20_000, 2, dtype=F64)
     with torch.no_grad(), seeded(0, "control"):
-        with_it = model.diffusion_estimate(x, torch.randn_like(x), torch.rand(20_000, dtype=F64))
+        with_it = model._diffusion(x, torch.randn_like(x), torch.rand(20_000, dtype=F64), None)
         eps, t = torch.randn_like(x), torch.rand(20_000, dtype=F64)
-        without = 7 * model.noise_error(x, eps, model.schedule.at(t))
+        without = 7 * noise_error(model.denoise(), x, eps, model.schedule.at(t)).sum(1)
     error = math.hypot(with_it.std() / 20_000**0.5, without.std() / 20_000**0.5)
     assert abs(with_it.mean() - without.mean()).item() < 4 * error
     assert with_it.var() < without.var() / 5
@@ -387,7 +389,7 @@ def test_the_best_denoiser_loses_the_same_information_on_every_path():
         model.denoiser = Correlated(model.schedule, covariance)
         with torch.no_grad(), seeded(seed, "draws"):
             x = torch.randn(20_000, 2, dtype=F64) @ torch.linalg.cholesky(covariance).mT
-            terms = model.diffusion_estimate(x, torch.randn_like(x), torch.rand(20_000, dtype=F64))
+            terms = model._diffusion(x, torch.randn_like(x), torch.rand(20_000, dtype=F64), None)
         assert abs(terms.mean().item() - known) < 4.5 * terms.std().item() / 20_000**0.5
         assert terms.std().item() / 20_000**0.5 < 0.02 * known
 

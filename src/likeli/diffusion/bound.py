@@ -1,44 +1,93 @@
-"""What a diffusion's chain keeps: where it stands, and the rows of its bound."""
+"""The terms of a Gaussian diffusion's bound, as functions of a denoiser with its condition bound.
+
+    −log p(x) ≤ KL(q(z_1|x) ‖ p(z_1)) − E log p(x|z_0) + Σ_levels KL(q(z_s|z_t, x) ‖ p(z_s|z_t))
+
+With p's variance equal to q's a level costs ½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖², and with infinitely many levels their sum is
+½ ∫ E‖ε − ε̂‖² dγ.  Rows u (B, ...) are clean and in model units; γ may differ from cell to cell.
+
+The estimate of that integral has a control variate: the error of the denoiser of N(0, I), known in closed form,
+
+    ε − ε̂_ref = α (α ε − σ u)/(α² + σ²),    E_ε ‖ε − ε̂_ref‖² = α² (α² D + σ² ‖u‖²)/(α² + σ²)²
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
-from likeli.diffusion.schedule import Point
+from likeli.diffusion.denoiser import Denoise
+from likeli.diffusion.schedule import Point, Schedule
+from likeli.probability.draw import diagonal_gaussian
+from likeli.probability.information import gaussian_kl
 
 
-class State(NamedTuple):
-    """Where the chain stands: every level's point, the current one (None above the top) and z there."""
-
-    points: Point
-    at: Point | None
-    z: Tensor
+def terminal(schedule: Schedule, like: Tensor) -> Distribution:
+    """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
+    return diagonal_gaussian(torch.zeros_like(like), schedule.prior_std() * torch.ones_like(like))
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The bound in its three rows, nats per example in the user's units.
+def terminal_kl(schedule: Schedule, u: Tensor) -> Tensor:
+    """KL(q(z_1|x) ‖ p(z_1)), (B,) nats: how far the forward process is from having forgotten x."""
+    end, std = schedule.at(1.0).like(u), schedule.prior_std()
+    return gaussian_kl(end.alpha * u, end.sigma.to(u), torch.zeros_like(u), std.to(u)).flatten(1).sum(1)
+
+
+def noise_error(denoise: Denoise, u: Tensor, eps: Tensor, at: Point) -> Tensor:
+    """(ε − ε̂(z))² at z = α u + σ ε, cell by cell, (B, ...)."""
+    place = at.like(u)
+    return (eps - denoise(place.alpha * u + place.sigma * eps, at).eps).square()
+
+
+def level_kl(denoise: Denoise, error: Tensor, s: Point, t: Point) -> Tensor:
+    """KL(q(z_s|z_t, x) ‖ p(z_s|z_t)), (B,), of (ε − ε̂)² = `error` (B, ...) at t.
+
+    With r = log σ_p²/σ_q²:  ½ e^{−r} (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖² + ½ D (e^{−r} − 1 + r).
+    """
+    r = denoise.log_ratio(s, t)
+    excess = gaussian_kl(torch.zeros_like(r), torch.ones_like(r), torch.zeros_like(r), (r / 2).exp())
+    weight = 0.5 * torch.exp(-r).reshape(r.shape + (1,) * (t.gamma.ndim - r.ndim)) * torch.expm1(t.gamma - s.gamma)
+    return _weighted(weight, t, error) + (error[0].numel() * excess).to(error)
+
+
+def integral(denoise: Denoise, u: Tensor, eps: Tensor, at: Point, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """One draw of ½ ∫ ‖ε − ε̂‖² dγ between the schedule's ends, (B,), and what was drawn: ‖ε − ε̂‖² less its control variate.
 
     Arguments:
-        prior: (B,) KL(q(z_1|x) ‖ p(z_1)), the terminal mismatch.
-        reconstruction: (B,) log p(x|z_0).
-        diffusion: (B, levels) the KLs between, next to the data first, or (B, 1) for their estimated sum.
+        rate: 1/density that γ was drawn with, the shape of `at.gamma`: last − first if uniformly, dγ/dt along a schedule.
     """
+    excess = excess_error(denoise, noise_error(denoise, u, eps, at), u, eps, at)
+    return integral_of(denoise, excess, u, at, rate, *denoise.schedule.gamma_ends()), excess.flatten(1).sum(1)
 
-    prior: Tensor
-    reconstruction: Tensor
-    diffusion: Tensor
 
-    @property
-    def value(self) -> Tensor:
-        """reconstruction − prior − Σ diffusion, (B,)."""
-        return self.reconstruction - self.prior - self.diffusion.sum(1)
+def integral_of(
+    denoise: Denoise, excess: Tensor, u: Tensor, at: Point, rate: Tensor, first: Tensor, last: Tensor
+) -> Tensor:
+    """One draw of ½ ∫ ‖ε − ε̂‖² dγ from γ = `first` to `last`, (B,), of `excess_error` (B, ...) at a γ drawn between them."""
+    known = reference_integral(u, first, last) if denoise.errs_at_small_noise else 0
+    return 0.5 * (_weighted(rate, at, excess) + known)
+
+
+def excess_error(denoise: Denoise, error: Tensor, u: Tensor, eps: Tensor, at: Point) -> Tensor:
+    """(ε − ε̂)² less that of the denoiser of N(0, I) at the same draw, (B, ...); as it is where small noise costs nothing."""
+    return error - reference_error(u, eps, at) if denoise.errs_at_small_noise else error
+
+
+def reference_error(u: Tensor, eps: Tensor, at: Point) -> Tensor:
+    """(ε − ε̂_ref)² at z = α u + σ ε, cell by cell, (B, ...)."""
+    place = at.like(u)
+    scale = place.alpha / (place.alpha.square() + place.sigma.square())
+    return (scale * (place.alpha * eps - place.sigma * u)).square()
+
+
+def reference_integral(u: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """∫ E_ε ‖ε − ε̂_ref‖² dγ from γ = `first` to `last`, one number or one a cell, (B,)."""
+    fall = (-first).sigmoid() - (-last).sigmoid()
+    flat = (softplus(-first) - softplus(-last) - fall).to(u)
+    return (flat + fall.to(u) * u.square()).flatten(1).sum(1)
 
 
 def standard_error(draws: Tensor) -> Tensor:
@@ -46,24 +95,8 @@ def standard_error(draws: Tensor) -> Tensor:
     return draws.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
 
 
-def pick(points: Point, level: int) -> Point:
-    """The point of one level, counted from 1."""
-    return Point(*(v[level - 1] for v in points))
-
-
-def reference_error(u: Tensor, eps: Tensor, at: Point) -> Tensor:
-    """‖ε − ε̂_ref‖² at z = α u + σ ε, (B,)."""
-    return reference_cells(u, eps, at.like(u)).flatten(1).sum(1)
-
-
-def reference_cells(u: Tensor, eps: Tensor, at: Point) -> Tensor:
-    """(ε − ε̂_ref)² cell by cell, (B, ...), at a point that is ready to multiply u."""
-    scale = at.alpha / (at.alpha.square() + at.sigma.square())
-    return (scale * (at.alpha * eps - at.sigma * u)).square()
-
-
-def reference_integral(u: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """∫ E_ε ‖ε − ε̂_ref‖² dγ from γ = `first` to `last`, (B,)."""
-    fall = (-first).sigmoid() - (-last).sigmoid()
-    squares = u.square().flatten(1).sum(1)
-    return (softplus(-first) - softplus(-last) - fall).to(u) * u[0].numel() + fall.to(u) * squares
+def _weighted(weight: Tensor, at: Point, cells: Tensor) -> Tensor:
+    """Σ_cells w c, (B,): one weight, one a row, or one a cell (and row)."""
+    if weight.ndim > at.t.ndim:
+        return (at._replace(gamma=weight).like(cells).gamma * cells).flatten(1).sum(1)
+    return weight.to(cells) * cells.flatten(1).sum(1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.errors import require
+from likeli.errors import InputError, require
 
 Predict = Literal["eps", "x", "score", "v", "flow", "edm"]
 
@@ -88,32 +88,21 @@ class Prediction:
         return cls(z, alpha, sigma, x, eps)
 
 
-class Denoise(Protocol):
-    """What a sampler sees: a schedule and a prediction at one of its points, the condition already bound."""
-
-    schedule: Schedule
-
-    def __call__(self, z: Tensor, at: Point) -> Prediction:
-        """(B, ...) at one point, or at one a row, → the prediction."""
-        ...
-
-
-class Bound:
-    """A denoiser with its condition bound: a plain function of z and the point.
+@dataclass(frozen=True)
+class Denoise:
+    """What samplers, guidance and restoration work on: (z, point) → Prediction, the condition already bound.
 
     Arguments:
-        schedule: the schedule of `function`.
-        function: (z, point) → Prediction.
-        log_ratio: log of the model's own reverse variance over q's, at (s, t); an ancestral sampler follows it.
+        schedule: of `function`.
+        function: z (B, ...) at one point, or at one a row → the prediction.
+        log_ratio: log of p(z_s|z_t)'s variance over q's, at (s, t); an ancestral sampler follows it.
+        errs_at_small_noise: whether ε̂ errs there about as the denoiser of N(0, I) does, whose error is known in closed form.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        function: Callable[[Tensor, Point], Prediction],
-        log_ratio: Callable[[Point, Point], Tensor] | None = None,
-    ) -> None:
-        self.schedule, self.function, self.log_ratio = schedule, function, log_ratio
+    schedule: Schedule
+    function: Callable[[Tensor, Point], Prediction]
+    log_ratio: Callable[[Point, Point], Tensor] = lambda s, t: torch.zeros_like(t.t)
+    errs_at_small_noise: bool = False
 
     def __call__(self, z: Tensor, at: Point) -> Prediction:
         return self.function(z, at)
@@ -126,6 +115,8 @@ class Conditional(nn.Module, ABC):
         schedule: t → (α, σ).
     """
 
+    errs_at_small_noise: ClassVar[bool] = False
+
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
@@ -135,8 +126,8 @@ class Conditional(nn.Module, ABC):
         """z (B, ...), a point (one, or one a row) and the condition → the prediction."""
 
     def given(self, y: Tensor | None) -> Denoise:
-        """The function of (z, point) that samplers, guidance and restoration work on."""
-        return Bound(self.schedule, lambda z, at: self(z, at, y))
+        """With the condition bound."""
+        return Denoise(self.schedule, lambda z, at: self(z, at, y), errs_at_small_noise=self.errs_at_small_noise)
 
 
 class Denoiser(Conditional):
@@ -155,6 +146,8 @@ class Denoiser(Conditional):
         InputError: an unknown reading; in use, a network whose output is not of z's shape.
     """
 
+    errs_at_small_noise = True
+
     def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps", data: float = 1.0) -> None:
         super().__init__(schedule)
         require(predict in get_args(Predict), "predict", f"one of {', '.join(get_args(Predict))}", predict)
@@ -164,7 +157,8 @@ class Denoiser(Conditional):
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         gamma, at = level_of(at, z), at.like(z)
         out = self.net(z / torch.hypot(self.data * at.alpha, at.sigma), gamma, y)
-        require(out.shape == z.shape, "net", f"an output of z's shape {tuple(z.shape)}", tuple(out.shape))
+        if out.shape != z.shape:
+            raise InputError(f"net: expected an output of z's shape {tuple(z.shape)}, got {tuple(out.shape)}")
         if self.predict == "edm":
             return Prediction.of_edm(out, z, at.alpha, at.sigma, self.data)
         if self.predict == "score":

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating
+from likeli.diffusion.bound import excess_error, integral_of, level_kl, noise_error, terminal_kl
 from likeli.diffusion.categorical import CategoricalDenoiser, symbols
-from likeli.diffusion.denoiser import Conditional
+from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import MonotoneByCell
+from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Point
 from likeli.errors import Unsupported, require
 from likeli.random import seeded
@@ -146,24 +148,22 @@ class _Stretch(NamedTuple):
         """The points at `where` in [0, 1) of the way, and the points below them in a chain."""
         if model.continuous:
             return None, model.schedule.at(model.schedule.time_of(self.first + (self.last - self.first) * where))
-        grid = model.grid()
-        above = (self.first + (self.last - self.first) * where).floor().long() + 1
-        return model.schedule.at(grid[above - 1]), model.schedule.at(grid[above])
+        points, below = model.schedule.levels(model.depth), (self.first + (self.last - self.first) * where).floor().long()
+        return points.of(below), points.of(below + 1)
 
     def place(self, model: GaussianDiffusion) -> tuple[float, float, float, float]:
         """t and log SNR at the middle, log SNR at the ends."""
         if model.continuous:
             ends = [g.item() for g in self]
         else:
-            grid = model.grid()
-            ends = [model.schedule.gamma(grid[int(i)]).item() for i in self]
+            ends = [model.schedule.levels(model.depth).gamma[int(i)].item() for i in self]
         middle = sum(ends) / 2
         return model.schedule.time_of(torch.tensor(middle)).item(), -middle, -ends[0], -ends[1]
 
 
 def _stretches(model: GaussianDiffusion, levels: int) -> list[_Stretch]:
     if model.continuous:
-        first, last = model.ends()
+        first, last = model.schedule.gamma_ends()
         edges = first + (last - first) * torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     else:
         edges = torch.linspace(0, model.depth - 1, min(levels, model.depth - 1) + 1, dtype=torch.float64).round()
@@ -173,29 +173,30 @@ def _stretches(model: GaussianDiffusion, levels: int) -> list[_Stretch]:
 def _batch(
     model: GaussianDiffusion, x: Tensor, y: Tensor | None, stretches: list[_Stretch], draws: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    u = model.infer(x, y)
-    reconstruction = torch.stack([model.reconstruction(x, u, torch.randn_like(u), y) for _ in range(draws)]).mean(0)
-    nats, errors = [], []
+    u, first, nats, errors = model.infer(x, y), model.schedule.at(0.0), [], []
+    clean, denoise = first.like(u), model.denoise(y)
+    given = [model.observation(State(first, clean.alpha * u + clean.sigma * torch.randn_like(u)), y) for _ in range(draws)]
+    reconstruction = torch.stack([p.log_prob(x) for p in given]).mean(0)
     for stretch in stretches:
-        found = [_one(model, u, y, stretch, (torch.rand(len(u), dtype=torch.float64) + k) / draws) for k in range(draws)]
+        found = [_one(model, denoise, u, stretch, (torch.rand(len(u), dtype=torch.float64) + k) / draws) for k in range(draws)]
         share, error = (torch.stack(v).mean(0) for v in zip(*found))
         nats.append(share)
         errors.append(error)
-    rows = model.terminal_kl(u), reconstruction, torch.stack(nats, 1), torch.stack(errors, 1)
+    rows = terminal_kl(model.schedule, u), reconstruction, torch.stack(nats, 1), torch.stack(errors, 1)
     return tuple(v.double() for v in rows)  # type: ignore[return-value]
 
 
 def _one(
-    model: GaussianDiffusion, u: Tensor, y: Tensor | None, stretch: _Stretch, where: Tensor
+    model: GaussianDiffusion, denoise: Denoise, u: Tensor, stretch: _Stretch, where: Tensor
 ) -> tuple[Tensor, Tensor]:
     below, at = stretch.draw(model, where)
     eps = torch.randn_like(u)
-    error = model.noise_error(u, eps, at, y)
+    error, length = noise_error(denoise, u, eps, at), stretch.last - stretch.first
     if below is None:
-        share = model.integral(model.excess(error, u, eps, at), u, stretch.last - stretch.first, *stretch)
+        share = integral_of(denoise, excess_error(denoise, error, u, eps, at), u, at, length, *stretch)
     else:
-        share = (stretch.last - stretch.first).item() * model.error_kl(error, below, at)
-    return share, error / u[0].numel()
+        share = length.item() * level_kl(denoise, error, below, at)
+    return share, error.flatten(1).mean(1)
 
 
 def _stderr(v: Tensor) -> float:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ from likeli.diffusion.schedule import Point, bridge
 from likeli.diffusion.times import check_times
 from likeli.errors import Diverged, require
 from likeli.random import Ambient, Noise
+
+
+class State(NamedTuple):
+    """Where a run or a chain stands: a point of the schedule, and z there."""
+
+    at: Point
+    z: Tensor
 
 
 class Sampler(Configurable, ABC):
@@ -56,8 +63,7 @@ class Ancestral(Sampler):
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         a, b, std = bridge(s, t)
-        if (ratio := getattr(denoise, "log_ratio", None)) is not None:
-            std = std * (ratio(s, t) / 2).exp()
+        std = std * (denoise.log_ratio(s, t) / 2).exp()
         return a * z + b * denoise(z, t).x + std * noise.normal(*z.shape[1:]).to(z), None
 
 
@@ -87,7 +93,7 @@ class DDIM(Sampler):
 
 def trajectory(
     denoise: Denoise, z: Tensor, times: Tensor, noise: Noise, sampler: Sampler | str = "ancestral"
-) -> Iterator[tuple[Point, Tensor]]:
+) -> Iterator[State]:
     """Every state of a run, as (point, z) from times[0] to times[-1]; each is computed when it is asked for.
 
     Arguments:
@@ -107,7 +113,7 @@ def trajectory(
 
 def invert(
     denoise: Denoise, z: Tensor, times: Tensor, sampler: Sampler | str = "multistep"
-) -> Iterator[tuple[Point, Tensor]]:
+) -> Iterator[State]:
     """The noise that a deterministic sampler would make z from: every state from times[0] up to times[-1].
 
     Arguments:
@@ -132,14 +138,14 @@ def _places(denoise: Denoise, z: Tensor, times: Tensor) -> list[Point]:
 
 def _run(
     denoise: Denoise, z: Tensor, points: list[Point], noise: Noise, sampler: Sampler
-) -> Iterator[tuple[Point, Tensor]]:
+) -> Iterator[State]:
     memory, sampler = None, sampler.tuned(len(points) - 1)
-    yield points[0], z
+    yield State(points[0], z)
     for i, (t, s) in enumerate(pairwise(points)):
         z, memory = sampler.step(denoise, z, t, s, noise, memory)
         if not math.isfinite(z.sum().item()):
             raise Diverged(f"sampling: not finite at step {i + 1} of {len(points) - 1} (t = {t.t:.4g}, log SNR {-t.gamma:.3g})")
-        yield s, z
+        yield State(s, z)
 
 
 def as_sampler(sampler: Sampler | str) -> Sampler:

@@ -35,6 +35,10 @@ class Point(NamedTuple):
         """Ready to multiply z (B, ...), in z's type: one place a row becomes (B, 1, ...), cells without rows (1, ...)."""
         return Point(*(self._beside(v.to(z), z.ndim) for v in self))
 
+    def of(self, i: int | Tensor) -> Point:
+        """One of several places, or several of them: every number taken at i."""
+        return Point(*(v[i] for v in self))
+
     def _beside(self, v: Tensor, ndim: int) -> Tensor:
         if v.ndim > self.t.ndim:  # a value for each cell
             return v if self.t.ndim else v[None]
@@ -65,6 +69,15 @@ class Schedule(Configurable, nn.Module, ABC):
             require(bool(inside.all()), "t", "times in [0, 1]", t[~inside].flatten()[:8].tolist())
         alpha, sigma = self(t)
         return Point(t, alpha, sigma, self.gamma(t))
+
+    def levels(self, n: int) -> Point:
+        """n places evenly in t from 0 to 1: the levels of a chain."""
+        return self.at(torch.linspace(0, 1, n, dtype=torch.float64))
+
+    def gamma_ends(self) -> tuple[Tensor, Tensor]:
+        """γ at t = 0 and at t = 1."""
+        first, last = self.at(0.0), self.at(1.0)
+        return first.gamma, last.gamma
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """γ and dγ/dt at t."""

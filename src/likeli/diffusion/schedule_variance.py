@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from likeli.contract import GenerativeModel, evaluating
+from likeli.diffusion.bound import integral
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.levels import checked
@@ -86,7 +87,7 @@ def beta_linear(first: float, last: float) -> LinearBeta:
 
 
 def _paths(model: GaussianDiffusion, x: Tensor, y: Tensor | None, seed: int) -> dict[str, Schedule | Proposal]:
-    first, last = (g.item() for g in model.ends())
+    first, last = (g.item() for g in model.schedule.gamma_ends())
     known: dict[str, Schedule | Proposal] = {"learned": model.schedule} if isinstance(model.schedule, Monotone) else {}
     known |= {"log_linear": LogLinear(first, last), "cosine": Cosine(first, last), "beta_linear": beta_linear(first, last)}
     proposal, even = Proposal(), LogLinear(first, last)
@@ -101,7 +102,7 @@ def _paths(model: GaussianDiffusion, x: Tensor, y: Tensor | None, seed: int) -> 
 def _measure(
     model: GaussianDiffusion, x: Tensor, y: Tensor | None, name: str, path: Schedule | Proposal, draws: int, control: bool
 ) -> ScheduleVariance:
-    u, (first, last), values = model.infer(x, y), model.ends(), []
+    u, (first, last), values = model.infer(x, y), model.schedule.gamma_ends(), []
     for _ in range(draws):
         t = torch.rand(len(u), dtype=torch.float64)
         if isinstance(path, Proposal):
@@ -122,7 +123,5 @@ def _draw(
     """One draw of the diffusion term at given γ, (B,), weighted by dγ/dt."""
     gamma, rate = place
     at, eps = model.schedule.at(model.schedule.time_of(gamma)), torch.randn_like(u)
-    error = model.noise_error(u, eps, at, y)
-    if not control:
-        return 0.5 * rate.to(u) * error
-    return model.integral(model.excess(error, u, eps, at), u, rate, *model.ends())
+    denoise = model.denoise(y)
+    return integral(denoise if control else replace(denoise, errs_at_small_noise=False), u, eps, at, rate)[0]

@@ -92,7 +92,7 @@ def diagnose_latents(
     Source: Hoffman & Johnson (2016), "ELBO surgery"; Burda et al. (2015), arXiv:1509.00519.
     """
     if isinstance(model, GaussianDiffusion):
-        raise Unsupported(f"{model.kind()} has a fixed q, which cannot collapse; its ledger says what each level costs")
+        raise Unsupported(f"{model.kind()} has a fixed q, which cannot collapse; `likeli levels` says what each level costs")
     if not isinstance(model, LatentVariableModel):
         raise Unsupported(f"{model.kind()} has no latent variable with a posterior, so there is nothing to collapse")
     require(draws >= 1, "draws", "at least 1", draws)

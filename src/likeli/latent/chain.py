@@ -65,6 +65,20 @@ class Step(NamedTuple):
         return kl(self.q, self.p, self.z) if self.nested else self.log_ratio
 
 
+class Graph(NamedTuple):
+    """What the factors of a bound are conditioned on.
+
+    Arguments:
+        markov: whether each level, and x, sees only its neighbour; else all levels above.
+        bottom_up: whether q's levels see the one below, the first one x.
+        reads_y: the factors that see y, of a conditional model.
+    """
+
+    markov: bool = False
+    bottom_up: bool = False
+    reads_y: frozenset[str] = frozenset({"top", "prior", "posterior", "observation"})
+
+
 class LatentVariableModel(GenerativeModel):
     """p(x) = ∫ p(x, z) dz with an approximate posterior q(z|x), whatever its factorisation.
 
@@ -73,11 +87,8 @@ class LatentVariableModel(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.LOWER_BOUND
     strategy: ClassVar[str] = "sgd"
-
-    @property
-    @abstractmethod
-    def depth(self) -> int:
-        """Number of latent levels."""
+    graph: Graph = Graph()
+    depth: int  # latent levels
 
     @abstractmethod
     def infer(self, x: Tensor, y: Tensor | None = None) -> Any:
@@ -100,10 +111,6 @@ class LatentVariableModel(GenerativeModel):
     def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
         """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
 
-    @abstractmethod
-    def factors(self) -> tuple[list[Factor], list[Factor]]:
-        """The factors of p(x, z) and those of q(z|x) that the bound multiplies, each in the order of drawing."""
-
     @property
     def facts(self) -> dict[str, str]:
         """The factorisation of p and q."""
@@ -123,14 +130,6 @@ class LatentVariableModel(GenerativeModel):
             kls.append(step.kl)
             state = step.state
         return Elbo(self.observation(state, y).log_prob(x), torch.stack(kls[::-1], 1))
-
-    def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
-        """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
-        ratio, state, context = torch.zeros((), device=x.device), None, self.infer(x, y) if context is None else context
-        for step in self.walk(noise or Ambient(x), y, context=context):
-            ratio = ratio - step.log_ratio
-            state = step.state
-        return self.observation(state, y).log_prob(x) + ratio
 
     def codes(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
         """The posterior's mean at each level given the means before it: a deterministic code, level → (B, *latent)."""
@@ -176,15 +175,12 @@ class LatentVariableModel(GenerativeModel):
         """
         require(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
         context = self.infer(x, y)
-        value, stderr = log_mean_exp(self.log_weight(x, y, context=context) for _ in range(samples))
+        value, stderr = log_mean_exp(log_weight(self, x, y, context=context) for _ in range(samples))
         return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)
 
 
 class Hierarchy(LatentVariableModel):
     """p(x, z) = p(z_T) ∏ p(z_t|z_{>t}) p(x|z), with an approximate posterior drawn from the top level down."""
-
-    markov: bool = False  # whether each level, and x, sees only the one above it
-    reads_y: ClassVar[frozenset[str]] = frozenset({"top", "prior", "posterior", "observation"})  # the factors that do
 
     @abstractmethod
     def root(self, noise: Noise) -> Any:
@@ -214,18 +210,21 @@ class Hierarchy(LatentVariableModel):
             state = self.descend(level, state, z)
             yield Step(level, p, q, z, state)
 
-    def factors(self) -> tuple[list[Factor], list[Factor]]:
-        """p(z_T) … p(x|z) and q(z_T|x) …: a level sees all above it, or in a Markov chain the next."""
 
-        def read(factor: str) -> tuple[str, ...]:
-            return ("y",) if self.condition is not None and factor in self.reads_y else ()
+def log_weight(
+    model: LatentVariableModel, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None
+) -> Tensor:
+    """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight.
 
-        names, p, q = level_names(self.depth), list[Factor](), list[Factor]()
-        for level in range(self.depth, 0, -1):
-            above = tuple(names[level : level + 1 if self.markov else None])
-            p.append((names[level - 1], above + read("prior" if above else "top")))
-            q.append((names[level - 1], (*above, "x", *read("posterior"))))
-        return [*p, ("x", (*names[: 1 if self.markov else None], *read("observation")))], q
+    Arguments:
+        model: any model with latent levels.
+        x, y, context, noise: as in `elbo`.
+    """
+    ratio, state, context = torch.zeros((), device=x.device), None, model.infer(x, y) if context is None else context
+    for step in model.walk(noise or Ambient(x), y, context=context):
+        ratio = ratio - step.log_ratio
+        state = step.state
+    return model.observation(state, y).log_prob(x) + ratio
 
 
 def check_fixed(fixed: Mapping[int, Tensor], depth: int) -> None:
@@ -259,8 +258,25 @@ def level_names(depth: int) -> list[str]:
     return ["z"] if depth == 1 else [f"z_{level}" for level in range(1, depth + 1)]
 
 
+def factors(model: LatentVariableModel) -> tuple[list[Factor], list[Factor]]:
+    """The factors of p(x, z) and those of q(z|x) that the bound multiplies, each in the order of drawing, by `graph`."""
+    markov, bottom_up, reads_y = model.graph
+
+    def read(factor: str) -> tuple[str, ...]:
+        return ("y",) if model.condition is not None and factor in reads_y else ()
+
+    names, p, q = level_names(model.depth), list[Factor](), list[Factor]()
+    for level in range(model.depth, 0, -1):
+        above = tuple(names[level : level + 1 if markov else None])
+        p.append((names[level - 1], above + read("prior" if above else "top")))
+        given = (names[level - 2] if level > 1 else "x",) if bottom_up else (*above, "x")
+        q.append((names[level - 1], given + read("posterior")))
+    p.append(("x", (*names[: 1 if markov else None], *read("observation"))))
+    return p, q[::-1] if bottom_up else q
+
+
 def factorisation(model: LatentVariableModel) -> str:
-    """`p(x, z) = p(z) p(x|z); q(z|x) = q(z|x)`, from the model's `factors`; long ones are cut in the middle."""
+    """`p(x, z) = p(z) p(x|z); q(z|x) = q(z|x)`, from `factors`; long ones are cut in the middle."""
 
     def names(given: tuple[str, ...]) -> str:
         z, rest = ([n for n in given if n.startswith("z") == wanted] for wanted in (True, False))
@@ -272,7 +288,7 @@ def factorisation(model: LatentVariableModel) -> str:
         shown = [f"{name}({of}{'|' if given else ''}{names(given)})" for of, given in ends]
         return " ".join([shown[0], "…", *shown[1:]] if many else shown)
 
-    p, q = model.factors()
+    p, q = factors(model)
     y, given = ("", "") if model.condition is None else ("|y", ", y")
     return f"p(x, z{y}) = {product('p', p)}; q(z|x{given}) = {product('q', q)}"
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import Unsupported, require
-from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities
+from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, log_weight
 from likeli.probability.importance import Diagnostics, diagnose, log_mean_exp
 from likeli.random import Ambient, seeded
 
@@ -122,7 +122,7 @@ def importance_bound(
 def _with_encoder(model: LatentVariableModel, context: Any = None) -> Prepare:
     def prepare(x: Tensor, y: Tensor | None) -> Callable[[], Tensor]:
         q = model.infer(x, y) if context is None else context
-        return lambda: model.log_weight(x, y, context=q)
+        return lambda: log_weight(model, x, y, context=q)
 
     return prepare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.diffusion.categorical import CategoricalDenoiser, gaussian_cells
+from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import Weight, weighted_noise_error
 from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Betas, Point
 from likeli.diffusion.times import Proposal, spread
 from likeli.errors import require
+from likeli.latent.chain import Graph
 from likeli.spaces.base import Space
 from likeli.spaces.pixels import CategoricalCells
 
@@ -40,7 +44,7 @@ class DDPM(GaussianDiffusion):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
-    reads_y: ClassVar[frozenset[str]] = frozenset({"prior", "observation"})
+    graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class DDPM(GaussianDiffusion):
         dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition)
+        super().__init__(space, condition, steps, continuous=False)
         require(steps >= 2, "steps", "at least 2", steps)
         self.hidden, self.network, self.steps, self.curve, self.predict = hidden, network, steps, curve, predict
         self.beta_min, self.beta_max, self.objective, self.variance = beta_min, beta_max, objective, variance
@@ -69,39 +73,38 @@ class DDPM(GaussianDiffusion):
         self.denoiser = make_denoiser(space, Betas(steps, curve, first, last), predict, fine=True, **options)
         self.log_ratios = nn.Parameter(torch.zeros(steps)) if variance == "learned" else None
 
-    def grid(self) -> Tensor:
-        return torch.linspace(0, 1, self.steps, dtype=torch.float64)
-
     @property
     def loss_in_nats(self) -> bool:
         return self.objective == "bound"
 
-    @property
-    def continuous(self) -> bool:
-        return False
+    def denoise(self, y: Tensor | None = None) -> Denoise:
+        return replace(super().denoise(y), log_ratio=self._log_ratio)
 
-    def log_ratio(self, s: Point, t: Point) -> Tensor:
+    def _log_ratio(self, s: Point, t: Point) -> Tensor:
+        """log of p's variance over q's."""
         if self.variance == "large":
             return 2 * (t.sigma.log() - s.sigma.log())
         if self.log_ratios is None:
-            return super().log_ratio(s, t)
+            return torch.zeros_like(t.t)
         return self.log_ratios.to(t.t)[(t.t * (self.steps - 1)).round().long()]
 
-    def emit(self, z: Tensor, at: Point, y: Tensor | None = None) -> Distribution:
+    def observation(self, state: State, y: Tensor | None = None) -> Distribution:
         """p(x|z_1) around x̂(z_1), or with the network's own probabilities of each symbol."""
+        at, z = state.at, state.z.to(self.dtype)
         if isinstance(self.denoiser, CategoricalDenoiser):
             return CategoricalCells(self.denoiser.log_pmf(z, at, y))
-        return gaussian_cells(self.space, self.denoiser(z, at, y).x, at.sigma / at.alpha)
+        place = at.like(z)
+        return gaussian_cells(self.space, self.denoiser(z, at, y).x, place.sigma / place.alpha)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The weighted noise error, which is not a bound, unless the objective is the bound: then −ELBO in nats."""
         t = spread(len(x), x.device)
         if self.objective == "bound":
             return -self.bound(x, t, y).value
-        where, weight = self.place(t)
+        where, weight = self._place(t)
         u, level = self.infer(x, y), (where * self.steps).floor() / (self.steps - 1)
         error = weighted_noise_error(self.denoiser, u, level, y, self.objective)
-        self.learn_place(where, error)
+        self._learn(where, error)
         loss = error if self.log_ratios is None else error + self._variance_loss(error, level)
         return weight.to(loss) * loss
 
@@ -110,6 +113,6 @@ class DDPM(GaussianDiffusion):
         above = level > 0
         t = self.schedule.at(level.clamp(min=1 / (self.steps - 1)))
         s = self.schedule.at(t.t - 1 / (self.steps - 1))
-        r, cells = self.log_ratio(s, t), self.space.dimensions
+        r, cells = self._log_ratio(s, t), self.space.dimensions
         kl = torch.exp(-r) * (torch.expm1(t.gamma - s.gamma) * error.detach() / cells + 1) + r
         return torch.where(above, 0.5 * kl, 0.0).to(error)

@@ -17,13 +17,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from likeli.config import describe, lookup
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
-from likeli.diffusion.denoiser import Bound, Denoise
+from likeli.diffusion.bound import terminal
+from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
-from likeli.diffusion.sampler import trajectory
-from likeli.diffusion.schedule import Point
+from likeli.diffusion.sampler import State, trajectory
 from likeli.diffusion.solvers import Adams
 from likeli.diffusion.times import optimal
 from likeli.errors import Unsupported, require
@@ -91,7 +92,7 @@ class Distilled(GenerativeModel):
 
     def denoise(self, y: Tensor | None = None) -> Denoise:
         """The student, with the condition bound."""
-        return Bound(self.teacher.schedule, lambda z, at: self.student(z, at, y))
+        return Denoise(self.teacher.schedule, lambda z, at: self.student(z, at, y))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """‖x̂ − x̃‖², one of the K steps a row, and the teacher's own loss unless it is frozen; not a bound."""
@@ -113,15 +114,21 @@ class Distilled(GenerativeModel):
             wanted = (end - keep.to(u) * z) / (s.alpha - keep * t.alpha).to(u)
         return (self.student(z, t, y).x - wanted).square().flatten(1).sum(1)
 
-    def trajectory(self, noise: Noise, y: Tensor | None = None) -> Iterator[tuple[Point, Tensor]]:
-        """The student's K + 1 states, as (point, z) from t = 1 down."""
-        z = draw(self.teacher.terminal(self.teacher.root(noise).z), noise)
+    def trajectory(self, noise: Noise, y: Tensor | None = None) -> Iterator[State]:
+        """The student's K + 1 states from t = 1 down."""
+        zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
+        z = draw(terminal(self.teacher.schedule, zeros), noise)
         return trajectory(self.denoise(y), z, self.times()[:: self.substeps], noise, "ddim")
+
+    def observation(self, state: State, y: Tensor | None = None) -> Distribution:
+        """The teacher's p(x|z)."""
+        return self.teacher.observation(state, y)
 
     def draw(self, noise: Noise, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
         """x ~ p(x|z_0) of the teacher at the student's last state; with `mean`, E[x|z_0]."""
-        at, z = deque(self.trajectory(noise, y), maxlen=1)[0]
-        return self.teacher.finish(noise, at, z, y, mean=mean)
+        (last,) = deque(self.trajectory(noise, y), maxlen=1)
+        p = self.observation(last, y)
+        return p.mean if mean else draw(p, noise)
 
     def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
         raise Unsupported("distilled is a map from noise to data without log p(x); ask its teacher, `model.teacher`")

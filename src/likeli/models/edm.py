@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.special import ndtri
 
@@ -39,7 +38,6 @@ class EDM(GaussianDiffusion):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
-    default_sampler = "heun"
 
     def __init__(
         self,
@@ -55,7 +53,8 @@ class EDM(GaussianDiffusion):
         dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition)
+        super().__init__(space, condition, levels=19)
+        self.default_sampler = "heun"
         require(p_std > 0, "p_std", "a positive number", p_std)
         self.hidden, self.network, self.dropout = hidden, network, dropout
         self.sigma_min, self.sigma_max, self.rho, self.sigma_data = sigma_min, sigma_max, rho, sigma_data
@@ -73,6 +72,3 @@ class EDM(GaussianDiffusion):
         prediction, eps, at = noisy(self.denoiser, u, self.schedule.time_of(2 * log_sigma), y)
         weight = 1 + (at.sigma / self.data) ** 2
         return (weight * (eps - prediction.eps).square()).flatten(1).sum(1)
-
-    def grid(self) -> Tensor:
-        return torch.linspace(0, 1, 19, dtype=torch.float64)

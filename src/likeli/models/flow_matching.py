@@ -35,7 +35,6 @@ class FlowMatching(GaussianDiffusion):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
-    default_sampler = "multistep"
 
     def __init__(
         self,
@@ -47,6 +46,7 @@ class FlowMatching(GaussianDiffusion):
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition)
+        self.default_sampler = "multistep"
         self.hidden, self.network, self.times, self.dropout = hidden, network, times, dropout
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.errors import require
-from likeli.latent.chain import Hierarchy
+from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight
 from likeli.nn.embedding import Condition
 from likeli.nn.ladder import Grid, Level, Patches, gaussian_parameters, grow, pyramid, shrink
@@ -71,6 +71,7 @@ class HVAE(Hierarchy):
         self.latent_dims, self.width, self.blocks, self.network = tuple(latent_dims), width, blocks, network
         self.patch, self.halvings, self.inference, self.markov = patch, tuple(halvings), inference, markov
         self.kl_warmup, self.dropout, self.condition = kl_warmup, dropout, condition
+        self.depth, self.graph = len(self.latent_dims), Graph(markov=markov)
         widths = self._check()
         self.head, self.embed = observe(space, head), Condition(condition)
         self.kl_weight = KLWeight(1.0, kl_warmup)
@@ -110,10 +111,6 @@ class HVAE(Hierarchy):
         require(0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
         require(self.kl_warmup >= 0, "kl_warmup", "a number of steps", self.kl_warmup)
         return widths
-
-    @property
-    def depth(self) -> int:
-        return len(self.latent_dims)
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """The bottom-up pass: one feature map a level, level 1 first."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.errors import require
-from likeli.latent.chain import Choose, Factor, LatentVariableModel, Step, level_names
+from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
 from likeli.nn.embedding import Condition
 from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
@@ -45,6 +45,7 @@ class MarkovHVAE(LatentVariableModel):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "ema": 0.999}
+    graph = Graph(markov=True, bottom_up=True, reads_y=frozenset({"prior", "posterior", "observation"}))
 
     def __init__(
         self,
@@ -60,22 +61,12 @@ class MarkovHVAE(LatentVariableModel):
         require(len(self.latent_dims) >= 1, "latent_dims", "at least one level", latent_dims)
         require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
         require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
-        self.head = observe(space, head)
+        self.depth, self.head = len(self.latent_dims), observe(space, head)
         self.embed = Condition(condition)
         widths = (math.prod(space.model_shape), *self.latent_dims)
         self.up = nn.ModuleList(self._map(a, 2 * b) for a, b in itertools.pairwise(widths))
         self.down = nn.ModuleList(self._map(b, 2 * a) for a, b in itertools.pairwise(self.latent_dims))
         self.out = self._map(widths[1], self.head.channels * space.dimensions)
-
-    @property
-    def depth(self) -> int:
-        return len(self.latent_dims)
-
-    def factors(self) -> tuple[list[Factor], list[Factor]]:
-        """p(z_T) … p(x|z_1) from the top, q(z_1|x) … from the bottom."""
-        y, names = () if self.condition is None else ("y",), level_names(self.depth)
-        p = [(z, (above, *y)) for z, above in zip(["x", *names], names)]
-        return [(names[-1], ()), *p[::-1]], [(z, (below, *y)) for z, below in zip(names, ["x", *names])]
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z_1|x)."""

@@ -60,10 +60,10 @@ class ScoreSDE(GaussianDiffusion):
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
         u, t = self.infer(x, y), spread(len(x), x.device)
         if self.weight == "likelihood":
-            return self.diffusion_estimate(u, torch.randn_like(u), t, y)
-        where, weight = self.place(t)
+            return self._diffusion(u, torch.randn_like(u), t, y)
+        where, weight = self._place(t)
         loss = 0.5 * denoising_score_matching(self.denoiser, u, where, y)
-        self.learn_place(where, loss)
+        self._learn(where, loss)
         return weight.to(loss) * loss
 
 

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from likeli.contract import Coded
 from likeli.errors import require
-from likeli.latent.chain import Hierarchy
+from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
 from likeli.latent.prior import PriorFamily, make_prior
 from likeli.nn.conv import ConvDecoder, ConvEncoder
@@ -60,7 +60,8 @@ class VAE(Hierarchy, Coded):
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 4e-3, "ema": 0.998, "weight_decay": 1e-2}
     takes_missing: ClassVar[bool] = True
-    reads_y: ClassVar[frozenset[str]] = frozenset({"posterior", "observation"})
+    graph = Graph(reads_y=frozenset({"posterior", "observation"}))
+    depth = 1
 
     def __init__(
         self,
@@ -152,10 +153,6 @@ class VAE(Hierarchy, Coded):
         return 0.1 if isinstance(self.space, Pixels) and self.space.levels > 2 else 0.0
 
     # --- the chain, at depth 1 -----------------------------------------------------------------------------------------
-
-    @property
-    def depth(self) -> int:
-        return 1
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The numbers of q(z|x), (B, …); a missing cell enters as 0, the mean."""

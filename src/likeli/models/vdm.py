@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.bound import reference_cells, reference_integral
+from likeli.diffusion.bound import integral
 from likeli.diffusion.categorical import clean_gamma
-from likeli.diffusion.denoiser import Denoiser
 from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
 from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.sampler import Sampler, as_sampler
-from likeli.diffusion.schedule import Cosine, LogLinear, Point, Schedule
+from likeli.diffusion.sampler import Sampler, State, as_sampler
+from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
 from likeli.diffusion.times import Grid, spread
 from likeli.errors import require
 from likeli.random import Noise
@@ -45,6 +44,7 @@ class VDM(GaussianDiffusion):
     Source: Kingma et al. (2021), arXiv:2107.00630.
     """
 
+    loss_in_nats = True
     train_defaults: ClassVar[dict[str, Any]] = {
         "lr": 5e-3,
         "ema": 0.995,
@@ -67,7 +67,7 @@ class VDM(GaussianDiffusion):
         dropout: float = 0.0,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition)
+        super().__init__(space, condition, (steps or CHAIN) + 1, continuous=steps is None)
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
         require(not learn_ends or noise == "learned", "learn_ends", "false, since the schedule is not learned", learn_ends)
         self.hidden, self.network, self.predict, self.noise, self.dropout = hidden, network, predict, noise, dropout
@@ -90,27 +90,13 @@ class VDM(GaussianDiffusion):
             return Monotone(first, last, self.learn_ends, free=self.steps is not None)
         return {"log_linear": LogLinear, "cosine": Cosine}[self.noise](first, last)
 
-    def grid(self) -> Tensor:
-        return torch.linspace(0, 1, (self.steps or CHAIN) + 1, dtype=torch.float64)
-
-    @property
-    def loss_in_nats(self) -> bool:
-        return True
-
-    @property
-    def continuous(self) -> bool:
-        return self.steps is None
-
-    def diffusion_estimate(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def _diffusion(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """In continuous time along the schedule itself: ½ γ'(t) ‖ε − ε̂‖²."""
         if not self.continuous:
-            return super().diffusion_estimate(u, eps, t, y)
-        if isinstance(self.schedule, MonotoneByCell):
-            return self.integral_by_cell(u, eps, t, y)
-        at = self.schedule.at(t)
-        error = self.excess(self.noise_error(u, eps, at, y), u, eps, at)
-        estimate = self.integral(error, u, self.schedule.rate(t)[1], *self.ends())
+            return super()._diffusion(u, eps, t, y)
+        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(t), self.schedule.rate(t)[1])
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
-            return estimate + self.schedule.variance_loss(t, error)
+            return estimate + self.schedule.variance_loss(t, excess)
         return estimate
 
     def trajectory(
@@ -121,32 +107,12 @@ class VDM(GaussianDiffusion):
         steps: int | None = None,
         sampler: Sampler | str | None = None,
         grid: Grid | tuple[float, ...] = "time",
-    ) -> Iterator[tuple[Point, Tensor]]:
+    ) -> Iterator[State]:
         if isinstance(self.schedule, MonotoneByCell):
             name = as_sampler(sampler or self.default_sampler).kind()
             require(name in BY_CELL, "sampler", f"{' or '.join(BY_CELL)}, as each cell has its own noise level", name)
             require(isinstance(grid, tuple) or grid == "time", "grid", "time, as each cell has its own log SNR", grid)
         return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid)
-
-    def integral_by_cell(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """One draw of ½ Σ_i ∫ γ_i' (ε_i − ε̂_i)² dt, (B,), less the reference's error cell by cell, whose integral is known."""
-        point = self.schedule.at(t)
-        at = point.like(u)
-        z = at.alpha * u + at.sigma * eps
-        cells = (eps - self.denoiser(z, point, y).eps).square()
-        first, last = (g.flatten()[0] for g in self.ends())
-        known = isinstance(self.denoiser, Denoiser)
-        if known:
-            cells = cells - reference_cells(u, eps, at)
-        drawn = (self.schedule.rate(t)[1].to(u) * cells).flatten(1).sum(1)
-        return 0.5 * (drawn + (reference_integral(u, first, last) if known else 0))
-
-    def level_kl(self, u: Tensor, eps: Tensor, s: Point, t: Point, y: Tensor | None = None) -> Tensor:
-        if not isinstance(self.schedule, MonotoneByCell):
-            return super().level_kl(u, eps, s, t, y)
-        at = t.like(u)
-        cells = (eps - self.denoiser(at.alpha * u + at.sigma * eps, t, y).eps).square()
-        return 0.5 * ((at.gamma - s.like(u).gamma).expm1() * cells).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO in nats, at one time a row, the times of a batch evenly spread."""

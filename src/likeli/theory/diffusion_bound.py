@@ -8,13 +8,14 @@ import math
 import torch
 
 from likeli.contract import GenerativeModel
+from likeli.diffusion.bound import level_kl, noise_error
 from likeli.diffusion.denoiser import Denoiser
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.losses import weighted_noise_error
 from likeli.diffusion.schedule import Cosine, LogLinear, Point, Sigmoid
 from likeli.diffusion.times import Proposal, spread
 from likeli.errors import InputError
-from likeli.latent.chain import Hierarchy
+from likeli.latent.chain import LatentVariableModel
 from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
 from likeli.probability.information import kl_divergence
@@ -25,9 +26,10 @@ from likeli.theory.diffusion_truths import (
     F64,
     SPREAD,
     chain,
-    expected_ledger,
+    expected_bound,
     hermite,
     information,
+    levels_in_closed_form,
     line,
     two_modes,
 )
@@ -55,8 +57,8 @@ def diffusion_chain_is_its_closed_form() -> float:
         elbo = model.elbo(x, noise=Replay(noise))
         u = model.infer(x)
         eps = [(s.z - s.state.at.alpha * u) / s.state.at.sigma for s in model.walk(Replay(noise), context=u)]
-        ledger = model.ledger(x, noise=Replay(eps))
-    for one, two in ((elbo.kl[:, :-1], ledger.diffusion), (elbo.kl[:, -1], ledger.prior), (elbo.value, ledger.value)):
+        closed = levels_in_closed_form(model, x, eps)
+    for one, two in ((elbo.kl, closed.kl), (elbo.value, closed.value)):
         worst = max(worst, ((one - two).abs() / (1 + two.abs())).max().item())
     return worst
 
@@ -69,18 +71,14 @@ def diffusion_chain_is_its_closed_form() -> float:
 def three_restrictions_hold() -> float:
     one, two = _nudged(Real((3,)), 5), _nudged(Real((3,)), 5)
     x = torch.randn(4, 3, dtype=F64)
-    broken = 0 if isinstance(one, Hierarchy) else 1
+    broken, noise, steps = 0 if isinstance(one, LatentVariableModel) else 1, torch.randn(4, 3, dtype=F64), []
     for model in (one, two):
-        top = model.prior(model.depth, model.root(Ambient(x)))
-        broken += not torch.equal(top.mean, torch.zeros_like(x))
-        broken += (top.variance - 1).abs().max().item() > 1e-12
-    noise = torch.randn(4, 3, dtype=F64)
-    steps = []
-    for model in (one, two):
-        state = model.descend(model.depth, model.root(Ambient(x)), noise)
-        q = model.posterior(model.depth - 1, state, model.infer(x), model.prior(model.depth - 1, state))
-        broken += q.mean.requires_grad or q.mean.shape != x.shape
-        steps.append(q.mean)
+        top, below, *_ = model.walk(Ambient(x), context=model.infer(x), choose=lambda level, q: noise)
+        broken += not torch.equal(top.p.mean, torch.zeros_like(x))
+        broken += (top.p.variance - 1).abs().max().item() > 1e-12
+        assert below.q is not None
+        broken += below.q.mean.requires_grad or below.q.mean.shape != x.shape
+        steps.append(below.q.mean)
     broken += not torch.equal(*steps)
     one.denoiser = Denoiser(_Narrow(), one.schedule)
     try:
@@ -102,12 +100,12 @@ class _Narrow(torch.nn.Module):
 )
 def bound_of_gaussian_data() -> float:
     known = {10: -4.667, 100: -2.139, 1000: -1.968, 10_000: -1.952}
-    return max(abs(expected_ledger(chain(t)).value.item() - value) for t, value in known.items())
+    return max(abs(expected_bound(chain(t)).value.item() - value) for t, value in known.items())
 
 
 @identity("R63", "I19", title="that bound rises with T and stays below E log p: largest violation", tolerance=0)
 def bound_rises_to_log_p() -> float:
-    values = [expected_ledger(chain(t)).value.item() for t in (3, 10, 30, 100, 300, 1000, 3000)] + [LOG_P]
+    values = [expected_bound(chain(t)).value.item() for t in (3, 10, 30, 100, 300, 1000, 3000)] + [LOG_P]
     return max(0.0, *(a - b for a, b in itertools.pairwise(values)))
 
 
@@ -121,7 +119,7 @@ def gap_is_one_over_steps() -> float:
     limit = information(SPREAD, -6, 6)
     ends = [SPREAD**2 * math.exp(-g) / (1 + SPREAD**2 * math.exp(-g)) for g in (-6.0, 6.0)]
     c = 6 * limit - 3 * (ends[0] - ends[1])
-    gap = expected_ledger(chain(2000)).diffusion.sum().item() - limit
+    gap = expected_bound(chain(2000)).diffusion.sum().item() - limit
     return abs(gap * 2000 / c - 1)
 
 
@@ -133,7 +131,8 @@ def gap_is_one_over_steps() -> float:
 def mmse_integral_is_information() -> float:
     model, (x, eps, weight) = chain(None), hermite(SPREAD)
     t = (torch.arange(4000, dtype=F64) + 0.5) / 4000
-    terms = model.noise_error(x.repeat(4000, 1), eps.repeat(4000, 1), model.schedule.at(t.repeat_interleave(9)))
+    at = model.schedule.at(t.repeat_interleave(9))
+    terms = noise_error(model.denoise(), x.repeat(4000, 1), eps.repeat(4000, 1), at)
     integral = (0.5 * model.schedule.rate(t)[1] * (terms.reshape(4000, 9) @ weight)).mean()
     return abs(integral.item() - information(SPREAD, -6, 6))
 
@@ -215,15 +214,16 @@ def simple_loss_reweighted_is_the_bound() -> float:
     model = DDPM(Real((3,)), (16,), steps=40, dropout=0.0).double()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    u, grid, worst = torch.randn(6, 3, dtype=F64), model.grid(), 0.0
+    u, points, worst = torch.randn(6, 3, dtype=F64), model.schedule.levels(40), 0.0
     with torch.no_grad():
         for i in range(1, 40):
-            s, t = model.schedule.at(grid[i - 1]), model.schedule.at(grid[i])
+            s, t = points.of(i - 1), points.of(i)
             weight = 0.5 * ((-s.gamma).exp() - (-t.gamma).exp()) / (-t.gamma).exp()
             with seeded(i, "simple"):
-                simple = weight * weighted_noise_error(model.denoiser, u, grid[i].expand(6))
+                simple = weight * weighted_noise_error(model.denoiser, u, t.t.expand(6))
             with seeded(i, "simple"):
-                level = model.level_kl(u, torch.randn_like(u), s, t)
+                denoise = model.denoise()
+                level = level_kl(denoise, noise_error(denoise, u, torch.randn_like(u), t), s, t)
             worst = max(worst, (simple / level - 1).abs().max().item())
     return worst
 
@@ -236,9 +236,9 @@ def simple_loss_reweighted_is_the_bound() -> float:
 def one_random_level_is_unbiased() -> float:
     model, x = _nudged(Real((2,)), 12), torch.randn(2, 2, dtype=F64)
     with torch.no_grad():
-        whole = torch.stack([model.ledger(x.repeat(250, 1)).diffusion.sum(1) for _ in range(4)]).flatten()
-        wide = x.repeat(5000, 1)
-        one = model.level_estimate(wide, torch.randn_like(wide), torch.rand(10_000, dtype=F64))
+        many = [[torch.randn(500, 2, dtype=F64) for _ in range(model.depth)] for _ in range(4)]
+        whole = torch.stack([levels_in_closed_form(model, x.repeat(250, 1), e).diffusion.sum(1) for e in many]).flatten()
+        one = model.bound(x.repeat(5000, 1), torch.rand(10_000, dtype=F64)).diffusion.flatten()
     error = math.hypot(whole.std().item() / len(whole) ** 0.5, one.std().item() / len(one) ** 0.5)
     return abs((whole.mean() - one.mean()).item()) / error
 
@@ -290,15 +290,15 @@ def learned_variances_close_the_gap() -> float:
     for steps in (4, 10, 50):
         model = DDPM(Real((1,)), (4,), steps=steps, beta_min=0.05, beta_max=0.6, variance="learned").double()
         model.denoiser = line(model.schedule)
-        points, t = model.schedule.at(model.grid()), slice(1, None)
+        points, t = model.schedule.levels(steps), slice(1, None)
         mmse = SPREAD**2 / (SPREAD**2 + points.gamma[t].exp())
         with torch.no_grad():
             model.log_ratios[t] = torch.log1p(points.gamma.diff().expm1() * mmse)
         known = information(SPREAD, points.gamma[0].item(), points.gamma[-1].item())
-        best = expected_ledger(model).diffusion.sum().item()
+        best = expected_bound(model).diffusion.sum().item()
         model.variance = "small"
         model.log_ratios = None
-        if not expected_ledger(model).diffusion.sum().item() > best + 0.05:
+        if not expected_bound(model).diffusion.sum().item() > best + 0.05:
             return math.inf
         worst = max(worst, abs(best - known))
     return worst

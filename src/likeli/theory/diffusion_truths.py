@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from likeli.diffusion.bound import Ledger
+from likeli.contract import Elbo
+from likeli.diffusion.bound import level_kl, noise_error, terminal_kl
 from likeli.diffusion.exact import MixtureDenoiser
-from likeli.diffusion.schedule import Point, Schedule
+from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.diffusion.sampler import State
+from likeli.diffusion.schedule import Schedule
 from likeli.models.vdm import VDM
 from likeli.spaces.base import Real
 
@@ -58,16 +62,30 @@ def hermite(spread: float) -> tuple[Tensor, Tensor, Tensor]:
     return x, eps, torch.outer(weight, weight).flatten()
 
 
-def expected_ledger(model: VDM, spread: float = SPREAD) -> Ledger:
+def expected_bound(model: VDM, spread: float = SPREAD) -> Elbo:
     """The model's own terms, averaged exactly over x and ε: every entry has one row."""
     x, eps, weight = hermite(spread)
-    points, levels = model.schedule.at(model.grid()), model.depth - 1
-    u, noise = x.repeat(levels, 1), eps.repeat(levels, 1)
-    s, t = (Point(*(v[i : levels + i].repeat_interleave(9) for v in points)) for i in (0, 1))
-    diffusion = model.level_kl(u, noise, s, t).reshape(levels, 9) @ weight
-    rows = model.terminal_kl(x), model.reconstruction(x, x, eps)
-    prior, reconstruction = ((v * weight).sum()[None] for v in rows)
-    return Ledger(prior, reconstruction, diffusion[None])
+    points, gaps, denoise = model.schedule.levels(model.depth), model.depth - 1, model.denoise()
+    u, noise = x.repeat(gaps, 1), eps.repeat(gaps, 1)
+    s, t = (points.of(torch.arange(i, gaps + i).repeat_interleave(9)) for i in (0, 1))
+    diffusion = level_kl(denoise, noise_error(denoise, u, noise, t), s, t).reshape(gaps, 9) @ weight
+    first = model.schedule.at(0.0)
+    clean = model.observation(State(first, first.alpha * x + first.sigma * eps))
+    prior, reconstruction = ((v * weight).sum()[None] for v in (terminal_kl(model.schedule, x), clean.log_prob(x)))
+    return Elbo(reconstruction, torch.cat([diffusion, prior])[None])
+
+
+def levels_in_closed_form(model: GaussianDiffusion, x: Tensor, eps: Sequence[Tensor]) -> Elbo:
+    """The bound over all levels by `level_kl`, at z_t = α_t u + σ_t ε with one ε a level, the top level first."""
+    u, points, denoise, eps = model.infer(x), model.schedule.levels(model.depth), model.denoise(), list(eps)[::-1]
+    kls = []
+    for i in range(1, model.depth):
+        s, t = points.of(i - 1), points.of(i)
+        kls.append(level_kl(denoise, noise_error(denoise, u, eps[i], t), s, t))
+    first = points.of(0)
+    place = first.like(u)
+    p = model.observation(State(first, place.alpha * u + place.sigma * eps[0]))
+    return Elbo(p.log_prob(x), torch.stack([*kls, terminal_kl(model.schedule, u)], 1))
 
 
 def information(spread: float, first: float, last: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributions as D
 from torch.utils._pytree import tree_leaves
 
-from likeli.latent.chain import LatentVariableModel, level_names
+from likeli.latent.chain import LatentVariableModel, factors, level_names
 from likeli.models.hvae import HVAE
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE
@@ -64,7 +64,7 @@ def mistakes(model: LatentVariableModel) -> int:
     y = None if model.condition is None else _mark(torch.zeros(1, dtype=torch.int64), "y")
     with torch.no_grad():
         found = dict(_traced(model, x, y))
-    said = {(side, of): frozenset(given) for side, factors in zip("pq", model.factors()) for of, given in factors}
+    said = {(side, of): frozenset(given) for side, factors in zip("pq", factors(model)) for of, given in factors}
     return sum(found[key] != said.get(key) for key in found) + len(said.keys() - found.keys())
 
 
