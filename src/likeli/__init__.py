@@ -29,6 +29,7 @@ _PUBLIC = {
     "likeli.evaluation.likelihood": "Evaluation evaluate",
     "likeli.evaluation.imputation": "impute",
     "likeli.probability.explain_loss": "explain_loss",
+    "likeli.diffusion.networks": "DenoiserBackbone",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",

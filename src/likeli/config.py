@@ -40,6 +40,11 @@ class Configurable:
         """The registered name, in snake case."""
         return snake_case(cls.__name__)
 
+    @classmethod
+    def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments as an earlier version of the class described them, in today's names."""
+        return arguments
+
 
 def snake_case(name: str) -> str:
     """`ScoreSDE` → `score_sde`, `VDM` → `vdm`."""
@@ -105,7 +110,7 @@ def build(spec: Mapping[str, Any], base: type[C], *, where: str | None = None, d
     require(isinstance(spec.get("class"), str), f"{where}.class", "a registered name", spec.get("class"))
     cls = lookup(spec["class"], base)
     hints, known = typing.get_type_hints(cls.__init__), parameters_of(cls)
-    arguments = {k: v for k, v in spec.items() if k != "class"}
+    arguments = _grouped(cls._of_earlier({k: v for k, v in spec.items() if k != "class"}), hints)
     for name in arguments:
         if name not in known:
             raise InputError(f"{where}.{str(name)[:80]}: unknown argument of {cls.kind()}{nearest(name, known)}")
@@ -113,6 +118,20 @@ def build(spec: Mapping[str, Any], base: type[C], *, where: str | None = None, d
         missing = name not in arguments and parameter.default is inspect.Parameter.empty
         require(not missing, f"{where}.{name}", "a value", "nothing")
     return cls(**{k: coerce(v, hints.get(k, Any), f"{where}.{k}", depth + 1) for k, v in arguments.items()})
+
+
+def _grouped(arguments: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that only an object of one class among the constructor's own takes, put into that object."""
+    for outer, hint in hints.items():
+        inner = [o for o in (hint, *get_args(hint)) if inspect.isclass(o) and issubclass(o, Configurable)]
+        if len(inner) != 1 or inspect.isabstract(inner[0]):
+            continue
+        loose = {k: v for k, v in arguments.items() if k not in hints and k in parameters_of(inner[0])}
+        held = arguments.get(outer) or {}
+        if loose and isinstance(held, Mapping) and not loose.keys() & held.keys():
+            rest = {k: v for k, v in arguments.items() if k not in loose}
+            arguments = rest | {outer: {"class": inner[0].kind()} | dict(held) | loose}
+    return arguments
 
 
 def coerce(value: Any, hint: Any, where: str, depth: int = 0) -> Any:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from likeli.diffusion.schedule import LogLinear
+from likeli.diffusion.networks import DenoiserBackbone
+from likeli.diffusion.schedule import Betas, LogLinear
 from likeli.errors import Diverged, InputError, Unsupported
 from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
@@ -16,7 +17,7 @@ from likeli.spaces.base import Pixels, Real, Tokens
 
 def tiny(space=None, **options):
     with seeded(0, "tiny"):
-        return VDM(space or Real((2,)), (8,), **options).eval()
+        return VDM(space or Real((2,)), backbone=DenoiserBackbone(hidden=(8,)), **options).eval()
 
 
 class Broken(nn.Module):
@@ -64,7 +65,7 @@ def test_x_outside_the_space_is_located():
 
 
 def test_a_network_that_breaks_names_the_step():
-    model = tiny(gamma_min=-10.0, gamma_max=10.0, noise="log_linear")
+    model = tiny(gamma=(-10.0, 10.0), noise="log_linear")
     model.denoiser.net = Broken(0.0)
     with pytest.raises(Diverged, match=r"not finite at step 7 of 10 \(t = 0\.4, log SNR 2\)"):  # γ = −2 is seen, after −0
         model.sample(2, steps=10)
@@ -84,7 +85,7 @@ def test_a_network_of_another_shape_is_refused():
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "multistep", "heun", "dpm_solver", "euler_maruyama"])
 def test_log_snr_of_thirty_stays_finite_in_float32(space, sampler):
     """Both ends: samples, the bound and its gradient, with a network that does something."""
-    model = tiny(space, gamma_min=-30.0, gamma_max=30.0, noise="log_linear")
+    model = tiny(space, gamma=(-30.0, 30.0), noise="log_linear")
     for p in model.denoiser.net.parameters():
         nn.init.normal_(p, std=0.2)
     z = list(model.trajectory(Ambient(torch.zeros(4)), steps=20, sampler=sampler))[-1][1]
@@ -101,7 +102,7 @@ def test_schedules_refuse_ends_that_overflow():
     with pytest.raises(InputError):
         LogLinear(math.nan, 5.0)
     with pytest.raises(InputError):
-        DDPM(Real((1,)), (4,), beta_min=0.5, beta_max=0.1)
+        DDPM(Real((1,)), backbone=DenoiserBackbone(hidden=(4,)), noise=Betas(1000, beta_min=0.5, beta_max=0.1))
 
 
 def test_a_family_without_a_trajectory_says_so():

@@ -8,11 +8,12 @@ import torch
 
 from likeli.contract import Knows
 from likeli.diffusion.levels import denoised, noise_levels
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule_variance import beta_linear, schedule_variance
 from likeli.diffusion.times import Proposal
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.likelihood import bound_and_flow, evaluate
-from likeli.models.ddpm import DDPM
+from likeli.models.ddpm import DDPM, NoiseObjective
 from likeli.models.edm import EDM
 from likeli.models.flow_matching import FlowMatching
 from likeli.models.ppca import PPCA
@@ -30,7 +31,7 @@ def gaussian_rows(n):
 
 def trained_on_nothing(space, **options):
     with seeded(3, "network"):
-        model = VDM(space, (16, 16), noise="log_linear", **options).double()
+        model = VDM(space, backbone=DenoiserBackbone(hidden=(16, 16)), noise="log_linear", **options).double()
         for p in model.denoiser.net.parameters():
             torch.nn.init.normal_(p, std=0.3)
     return model.eval()
@@ -72,7 +73,7 @@ def test_the_levels_sum_to_the_bound(space, steps):
 
 def test_the_spread_is_the_posterior_s():
     """Exact denoiser of a mixture: mean spread² = mean error² at every t, within 4.5 s.e. of the errors'."""
-    model = VDM(Real((2,)), (4,), noise="log_linear", gamma_min=-8.0, gamma_max=8.0).double()
+    model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(4,)), noise="log_linear", gamma=(-8.0, 8.0)).double()
     model.denoiser = plane(model.schedule)
     with seeded(0, "spread"):
         x = draws(model.denoiser, 4000)
@@ -84,7 +85,7 @@ def test_the_spread_is_the_posterior_s():
 
 def test_tweedie_s_spread_of_a_network_is_that_of_the_closed_form():
     """The exact denoiser dressed as a network: σ²/α ∂x̂/∂z by autograd is Var[x|z]; probes agree within their error."""
-    model = VDM(Real((2,)), (4,), noise="log_linear", gamma_min=-8.0, gamma_max=8.0).double()
+    model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(4,)), noise="log_linear", gamma=(-8.0, 8.0)).double()
     truth = plane(model.schedule)
     x = draws(truth, 300)
     model.denoiser = truth
@@ -105,7 +106,7 @@ def test_tweedie_s_spread_of_a_network_is_that_of_the_closed_form():
 
 def test_symbols_have_the_spread_of_their_own_probabilities():
     """Uniform independent cells, no noise left at t = 1: variance of the levels; at t = 0 none."""
-    model = VDM(Pixels((3, 2), 5), (8,), noise="log_linear", gamma_max=30.0).double()
+    model = VDM(Pixels((3, 2), 5), backbone=DenoiserBackbone(hidden=(8,)), noise="log_linear", gamma=(None, 30.0)).double()
     with torch.no_grad():
         for p in model.denoiser.net.parameters():
             p.zero_()
@@ -115,7 +116,7 @@ def test_symbols_have_the_spread_of_their_own_probabilities():
     assert found.how == "symbols"
     assert found.spread[1].mean().item() == pytest.approx(values.var(correction=0).sqrt().item(), rel=1e-4)
     assert found.spread[0].max().item() < 0.05
-    tokens = VDM(Tokens(3, 4), (8,), noise="log_linear", gamma_max=30.0).double()
+    tokens = VDM(Tokens(3, 4), backbone=DenoiserBackbone(hidden=(8,)), noise="log_linear", gamma=(None, 30.0)).double()
     with torch.no_grad():
         for p in tokens.denoiser.net.parameters():
             p.zero_()
@@ -179,7 +180,7 @@ def test_the_proposal_is_unbiased_and_finds_the_least_variance():
         (lambda m, x: denoised(m, x, times=()), InputError),
         (lambda m, x: denoised(m, x, probes=1), InputError),
         (lambda m, x: schedule_variance(m, x, draws=1), InputError),
-        (lambda m, x: schedule_variance(DDPM(Real((1,)), (4,)), x), Unsupported),
+        (lambda m, x: schedule_variance(DDPM(Real((1,)), backbone=DenoiserBackbone(hidden=(4,))), x), Unsupported),
         (lambda m, x: Proposal(0), InputError),
         (lambda m, x: Proposal(least=0.0), InputError),
     ],
@@ -192,7 +193,7 @@ def test_bad_input_is_one_line(call, error):
 
 def test_bound_and_flow_on_one_line():
     """The exact denoiser of a mixture: the flow is log p within its stated errors, the bound below it; rows are paired."""
-    model = VDM(Real((2,)), (4,), noise="log_linear", gamma_max=12.0).double()
+    model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(4,)), noise="log_linear", gamma=(None, 12.0)).double()
     model.denoiser = plane(model.schedule)
     with seeded(0, "both"):
         x = draws(model.denoiser, 100)
@@ -215,7 +216,7 @@ def test_one_row_does_not_tell_the_order():
 
 def test_integers_say_what_dequantisation_costs():
     """Uniform cells: the flow's value is below log P; the stated cost is above 0 and no more than the whole gap (4 s.e.)."""
-    model = VDM(Pixels((2, 2), 4), (8,), noise="log_linear").double()
+    model = VDM(Pixels((2, 2), 4), backbone=DenoiserBackbone(hidden=(8,)), noise="log_linear").double()
     with torch.no_grad():
         for p in model.denoiser.net.parameters():
             p.zero_()
@@ -230,9 +231,10 @@ def test_integers_say_what_dequantisation_costs():
 @pytest.mark.parametrize("family", [DDPM, ScoreSDE])
 def test_times_by_importance_keep_the_mean_and_learn(family):
     """A planted proposal changes no expectation: losses of even and uneven times agree within 4.5 s.e."""
-    options = {"objective": "bound"} if family is DDPM else {"weight": "likelihood"}
+    importance = {"objective": NoiseObjective("bound", "importance")}
+    options = importance if family is DDPM else {"weight": "likelihood", "times": "importance"}
     with seeded(0, "importance"):
-        model = family(Real((2,)), (16,), times="importance", dropout=0.0, **options)
+        model = family(Real((2,)), DenoiserBackbone(hidden=(16,), dropout=0.0), **options)
         for p in model.denoiser.net.parameters():
             torch.nn.init.normal_(p, std=0.2)
         x = torch.randn(8000, 2)
@@ -251,10 +253,12 @@ def test_times_by_importance_keep_the_mean_and_learn(family):
 
 def test_a_loss_that_is_no_bound_says_so():
     """And the bound is unchanged by what the loss was; −ELBO is said to be one."""
-    for model in (DDPM(Real((2,)), (8,)), ScoreSDE(Real((2,)), (8,)), EDM(Real((2,)), (8,)), FlowMatching(Real((2,)), (8,))):
+    for family in (DDPM, ScoreSDE, EDM, FlowMatching):
+        model = family(Real((2,)), DenoiserBackbone(hidden=(8,)))
         assert not model.loss_in_nats and "not a bound" in model.notes[0]
         assert any("not a bound" in n for n in evaluate(model, torch.zeros(3, 2), samples=2).notes)
-    for model in (VDM(Real((2,)), (8,)), DDPM(Real((2,)), (8,), objective="bound")):
+    small = DenoiserBackbone(hidden=(8,))
+    for model in (VDM(Real((2,)), small), DDPM(Real((2,)), small, objective=NoiseObjective("bound"))):
         assert model.loss_in_nats and model.notes == []
 
 
@@ -262,7 +266,8 @@ def test_a_loss_that_is_no_bound_says_so():
 def test_integers_begin_where_symbols_are_told_apart(levels):
     """Every continuous family's γ(0) is 2 log(bin/8): further, each cell would pay ½ nat for every unit of γ and gain none."""
     space, want = Pixels((2, 2), levels), 2 * math.log(2 / levels / 8)
-    models = [ScoreSDE(space, (4,), process=p) for p in ("vp", "ve", "subvp")] + [EDM(space, (4,)), FlowMatching(space, (4,))]
+    small = DenoiserBackbone(hidden=(4,))
+    models = [ScoreSDE(space, small, p) for p in ("vp", "ve", "subvp")] + [EDM(space, small), FlowMatching(space, small)]
     for model in models:
         assert model.schedule.gamma_ends()[0].item() == pytest.approx(want, abs=1e-9)
-    assert ScoreSDE(Real((2,)), (4,)).schedule.gamma_ends()[0].item() < -13
+    assert ScoreSDE(Real((2,)), backbone=DenoiserBackbone(hidden=(4,))).schedule.gamma_ends()[0].item() < -13

@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 
 from likeli.contract import Knows
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.probability_flow import flow, log_density, solve
 from likeli.diffusion.schedule import Cosine, Karras, LogLinear, Straight
 from likeli.errors import Diverged, InputError
@@ -107,10 +108,10 @@ def test_random_probes_are_unbiased_and_their_error_is_stated():
 def test_any_shape():
     """An image's log p is its flat vector's."""
     with seeded(0, "shape"):
-        model = VDM(Real((2, 3)), hidden=(16,), noise="log_linear").double()
+        model = VDM(Real((2, 3)), backbone=DenoiserBackbone(hidden=(16,)), noise="log_linear").double()
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3)
-        flat = VDM(Real((6,)), hidden=(16,), noise="log_linear").double()
+        flat = VDM(Real((6,)), backbone=DenoiserBackbone(hidden=(16,)), noise="log_linear").double()
         flat.load_state_dict(model.state_dict())
     x = torch.randn(4, 2, 3, dtype=F64)
     one, two = model.log_likelihood(x, method="ode"), flat.log_likelihood(x.flatten(1), method="ode")
@@ -119,7 +120,7 @@ def test_any_shape():
 
 
 def test_codes_come_back():
-    model = VDM(Real((3,), mean=2.0, scale=5.0), hidden=(16,)).double()
+    model = VDM(Real((3,), mean=2.0, scale=5.0), backbone=DenoiserBackbone(hidden=(16,))).double()
     x = 2 + 5 * torch.randn(6, 3, dtype=F64)
     torch.testing.assert_close(model.decode(model.encode(x)), x, rtol=1e-3, atol=1e-2)
     denoise = mixture(LogLinear(-6, 6)).given(None)
@@ -129,7 +130,7 @@ def test_codes_come_back():
 
 def test_the_ode_s_value_lies_above_the_bound_and_below_the_truth_where_both_are_known():
     """The exact denoiser of a mixture: bound ≤ ode = exact, each within four of its errors."""
-    model = VDM(Real((2,)), noise="log_linear", gamma_max=12.0).double()
+    model = VDM(Real((2,)), noise="log_linear", gamma=(None, 12.0)).double()
     model.denoiser = mixture(model.schedule)
     x = points(200, seed=3)
     bound, ode = model.log_likelihood(x, samples=32), model.log_likelihood(x, method="ode", rtol=1e-6)
@@ -141,7 +142,7 @@ def test_the_ode_s_value_lies_above_the_bound_and_below_the_truth_where_both_are
 def test_grey_levels_get_a_bound_on_their_mass():
     """Independent uniform cells, P = 5^−6: the flow with q(z_0|x) for dequantisation stays below it, and not by much."""
     space = Pixels((2, 3), 5)
-    model = VDM(space, hidden=(8,), noise="log_linear")
+    model = VDM(space, backbone=DenoiserBackbone(hidden=(8,)), noise="log_linear")
     x = torch.randint(0, 5, (40, 2, 3), generator=torch.Generator().manual_seed(0))
     found = model.log_likelihood(x, method="ode", samples=4, rtol=1e-4)
     truth, (mean, error) = -6 * math.log(5), found.mean()
@@ -155,4 +156,4 @@ def test_failures_are_named():
     with pytest.raises(InputError, match="rtol"):
         solve(lambda t, y: y, torch.ones(1, 1), 0.0, 1.0, rtol=0.0)
     with pytest.raises(InputError, match="method"):
-        VDM(Real((1,)), hidden=(4,)).log_likelihood(torch.zeros(1, 1), method="guess")
+        VDM(Real((1,)), backbone=DenoiserBackbone(hidden=(4,))).log_likelihood(torch.zeros(1, 1), method="guess")

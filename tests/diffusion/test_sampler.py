@@ -7,6 +7,7 @@ import torch
 
 from likeli.diffusion.denoiser import Denoise, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import DDIM, Ancestral, trajectory
 from likeli.diffusion.schedule import Karras, LogLinear, SubVP, bridge
 from likeli.diffusion.times import uniform
@@ -94,7 +95,7 @@ def test_every_state_is_yielded_lazily():
 def test_the_chain_and_the_ancestral_sampler_are_one():
     """The default sample of a VDM is the hierarchy's own chain, noise for noise."""
     with seeded(0, "chain"):
-        model = VDM(Pixels((2, 3), 5), hidden=(16,), steps=7).double()
+        model = VDM(Pixels((2, 3), 5), backbone=DenoiserBackbone(hidden=(16,)), steps=7).double()
         noise = [torch.randn(4, 2, 3, dtype=F64) for _ in range(8)] + [torch.rand(4, 2, 3, dtype=F64)]
     with torch.no_grad():
         chain = super(type(model).__mro__[1], model).draw(Replay(noise))
@@ -102,7 +103,7 @@ def test_the_chain_and_the_ancestral_sampler_are_one():
 
 
 def test_the_first_samples_do_not_depend_on_how_many_are_drawn():
-    model = VDM(Pixels((2, 3), 5), hidden=(16,))
+    model = VDM(Pixels((2, 3), 5), backbone=DenoiserBackbone(hidden=(16,)))
     for sampler in ("ancestral", "ddim"):
         few, many = (model.sample(n, steps=3, sampler=sampler, seed=5) for n in (3, 70))
         assert torch.equal(few, many[:3])

@@ -10,8 +10,10 @@ import torch
 from likeli.contract import Knows
 from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.networks import DenoiserBackbone
+from likeli.diffusion.schedule import Betas
 from likeli.latent.chain import LatentVariableModel
-from likeli.models.ddpm import DDPM
+from likeli.models.ddpm import DDPM, NoiseObjective
 from likeli.models.edm import EDM
 from likeli.models.flow_matching import FlowMatching
 from likeli.models.score_sde import ScoreSDE
@@ -25,10 +27,10 @@ FAMILIES = {
     "vdm": VDM,
     "ddpm": DDPM,
     "ddpm learned variance": functools.partial(DDPM, variance="learned", steps=100),
-    "ddpm min_snr": functools.partial(DDPM, objective="min_snr", predict="v"),
+    "ddpm min_snr": functools.partial(DDPM, objective=NoiseObjective("min_snr"), predict="v"),
     "vp": ScoreSDE,
-    "ve": functools.partial(ScoreSDE, process="ve"),
-    "subvp": functools.partial(ScoreSDE, process="subvp", weight="likelihood"),
+    "ve": functools.partial(ScoreSDE, noise="ve"),
+    "subvp": functools.partial(ScoreSDE, noise="subvp", weight="likelihood"),
     "edm": EDM,
     "flow_matching": FlowMatching,
     "flow_matching logit_normal": functools.partial(FlowMatching, times="logit_normal"),
@@ -48,7 +50,7 @@ def test_each_family_learns_two_modes_and_its_bound_stays_below_the_truth(name):
     """400 steps of a small network: bound within a nat of E log p, not above it (4 s.e.); samples in both modes."""
     with seeded(0, name):
         x, truth = two_modes(2048)
-        model = FAMILIES[name](Real((1,)), hidden=(64, 64), dropout=0.0)
+        model = FAMILIES[name](Real((1,)), DenoiserBackbone(hidden=(64, 64), dropout=0.0))
         optimiser = torch.optim.Adam(model.parameters(), 4e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 400)
         for _ in range(400):
@@ -76,7 +78,8 @@ def test_learned_variances_tighten_the_bound_of_few_steps():
     bounds = {}
     x = 2**0.5 * torch.randn(4000, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
     for variance in ("small", "large", "learned"):
-        model = DDPM(Real((1,)), steps=6, beta_min=0.05, beta_max=0.9, variance=variance, hidden=(4,)).double()
+        noise = Betas(6, beta_min=0.05, beta_max=0.9)
+        model = DDPM(Real((1,)), DenoiserBackbone(hidden=(4,)), 6, noise, variance=variance).double()
         model.denoiser = MixtureDenoiser(model.schedule, *moments)
         if variance == "learned":
             optimiser = torch.optim.Adam([model.log_ratios], 0.05)
@@ -98,7 +101,8 @@ def test_learned_variances_tighten_the_bound_of_few_steps():
 def test_the_chain_follows_the_closed_form_at_any_variance(variance):
     """Levels of the chain against the closed form at the same z, and the default sampler is the chain itself."""
     with seeded(0, variance):
-        model = DDPM(Pixels((2, 2), 5), steps=6, hidden=(8,), variance=variance, dropout=0.0, beta_max=0.5).double()
+        backbone, betas = DenoiserBackbone(hidden=(8,), dropout=0.0), Betas(6, beta_max=0.5, beta_min=0.1 / 6)
+        model = DDPM(Pixels((2, 2), 5), backbone, 6, betas, variance=variance).double()
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3)
         x, noise = torch.randint(0, 5, (3, 2, 2)), [torch.randn(3, 2, 2, dtype=F64) for _ in range(6)]
@@ -117,17 +121,17 @@ def test_the_chain_follows_the_closed_form_at_any_variance(variance):
 
 def test_default_rates_are_forgotten_and_short_ones_raise_the_alarm():
     x = torch.randn(20, 2)
-    for options, alarm in (({"steps": 100}, False), ({"steps": 100, "beta_min": 1e-4, "beta_max": 0.02}, True)):
+    for noise, alarm in ((None, False), (Betas(100), True)):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            found = DDPM(Real((2,)), hidden=(4,), **options).log_likelihood(x, samples=2)
+            found = DDPM(Real((2,)), DenoiserBackbone(hidden=(4,)), 100, noise).log_likelihood(x, samples=2)
         assert any("terminal mismatch" in str(w.message) for w in said) is alarm
         assert (found.errors["terminal_mismatch"] > 0.01) is alarm
 
 
 def test_edm_s_grid_preconditioning_and_weight():
     """18 steps of the published grid; the loss is F's plain squared error against its target."""
-    model = EDM(Real((3,)), hidden=(8,)).double()
+    model = EDM(Real((3,)), backbone=DenoiserBackbone(hidden=(8,))).double()
     sigma = model.schedule.levels(model.depth).sigma.flip(0)
     want = (80 ** (1 / 7) + torch.arange(19, dtype=F64) / 18 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(sigma, want, rtol=1e-6, atol=0)
@@ -155,7 +159,7 @@ def test_edm_s_grid_preconditioning_and_weight():
 
 def test_the_likelihood_weight_is_the_bound_s_diffusion_term():
     """λ = g²: the same numbers as the bound's, draw for draw."""
-    model = ScoreSDE(Real((2,)), weight="likelihood", hidden=(8,), dropout=0.0)
+    model = ScoreSDE(Real((2,)), weight="likelihood", backbone=DenoiserBackbone(hidden=(8,), dropout=0.0))
     x = torch.randn(16, 2)
     with seeded(0, "weight"):
         loss = model.loss(x)

@@ -6,6 +6,7 @@ import torch
 import likeli
 from likeli.contract import Knows
 from likeli.diffusion.exact import MixtureDenoiser
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError, Unsupported
 from likeli.models.distilled import Distilled
@@ -18,7 +19,7 @@ from likeli.training.fit import distil
 
 def pair(**options):
     with seeded(0, "pair"):
-        return Distilled(Real((2,)), VDM(Real((2,)), (16,)), frozen=True, **options)
+        return Distilled(Real((2,)), VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(16,))), frozen=True, **options)
 
 
 def gaussian():
@@ -92,7 +93,7 @@ def test_bad_requests():
     with pytest.raises(InputError, match="steps"):
         Distilled(Real((2,)), steps=0)
     with pytest.raises(InputError, match="teacher: expected one of the same space"):
-        Distilled(Real((3,)), VDM(Real((2,)), (8,)))
+        Distilled(Real((3,)), VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(8,))))
     with pytest.raises(InputError, match="diffusion model"):
         distil(likeli.AE(Pixels((2, 2), 4)), torch.zeros(4, 2, 2))
 
@@ -109,7 +110,7 @@ def test_four_steps_do_what_takes_the_teacher_more():
     nearer one half than its teacher's best at four steps, by more than four standard errors of the difference."""
     data = likeli.load_data("ring8")
     with seeded(0, "weights"):
-        teacher = FlowMatching(data.space, (64, 64))
+        teacher = FlowMatching(data.space, backbone=DenoiserBackbone(hidden=(64, 64)))
     likeli.fit(teacher, data, steps=1500, progress=False)
     student = distil(teacher, data, steps=4, updates=800, progress=False)
     truth = data.truth.sample(2000, 1)

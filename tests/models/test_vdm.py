@@ -14,6 +14,7 @@ from likeli.diffusion.denoiser import Conditional, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import Monotone
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Schedule
 from likeli.diffusion.times import spread
@@ -114,7 +115,7 @@ def test_the_continuous_bound_is_the_i_mmse_integral_whatever_the_path(schedule)
 def random_model(space=None, steps=12, **options):
     """A VDM in float64 whose network does something."""
     with seeded(3, "random model"):
-        model = VDM(space or Pixels((2, 3), 5), hidden=(16, 16), steps=steps, dropout=0.0, **options).double()
+        model = VDM(space or Pixels((2, 3), 5), DenoiserBackbone(hidden=(16, 16)), steps=steps, **options).double()
         for p in model.denoiser.net.parameters():
             nn.init.normal_(p, std=0.3)
     return model
@@ -192,7 +193,7 @@ def test_the_four_weighted_losses_are_one():
 @pytest.mark.parametrize("space", [Real((2,)), Pixels((2, 2), 300)])
 def test_the_bound_never_exceeds_the_truth(space):
     """A trained-by-nobody model's bound on x ~ N(0, I) (or uniform cells) stays below E log p by more than its error."""
-    model = VDM(space, hidden=(32, 32), noise="log_linear")
+    model = VDM(space, backbone=DenoiserBackbone(hidden=(32, 32)), noise="log_linear")
     with seeded(0, "truth"):
         x = torch.randn(400, 2) if isinstance(space, Real) else torch.randint(0, 300, (400, 2, 2))
     found = model.log_likelihood(x, samples=8)
@@ -205,7 +206,7 @@ def test_the_bound_never_exceeds_the_truth(space):
 def test_the_bound_of_the_exact_denoiser_is_tight_on_a_mixture():
     """T → ∞ with E[ε|z] in place of the network: the bound reaches log p; 4 standard errors plus O(e^γ₀)."""
     moments = torch.tensor([0.3, 0.7]), torch.tensor([[-1.0, 0.5], [1.0, 0.0]]), torch.tensor([[0.1, 0.2], [0.3, 0.05]])
-    model = VDM(Real((2,)), noise="log_linear", gamma_max=12.0).double()
+    model = VDM(Real((2,)), noise="log_linear", gamma=(None, 12.0)).double()
     model.denoiser = MixtureDenoiser(model.schedule, *(m.double() for m in moments))
     with seeded(5, "mixture"):
         k = (torch.rand(300) < 0.7).long()
@@ -239,7 +240,7 @@ class _Bound(nn.Module):
 
 
 def test_learned_ends_move_and_the_pinned_shape_is_trained():
-    model = VDM(Pixels((2, 2), 3), hidden=(16,), learn_ends=True)
+    model = VDM(Pixels((2, 2), 3), backbone=DenoiserBackbone(hidden=(16,)), learn_ends=True)
     model.loss(torch.randint(0, 3, (64, 2, 2))).mean().backward()
     assert bool((model.schedule.ends.grad != 0).all())
     assert bool((model.schedule.weight.grad != 0).any())
@@ -261,7 +262,7 @@ def test_a_schedule_that_ends_early_raises_the_alarm():
 @pytest.mark.parametrize("space", [Pixels((3, 2), 5), Binary((4,)), Tokens(3, 4)])
 def test_the_reconstruction_is_a_mass_and_sharp_at_the_clean_end(space):
     """Σ_k P(k|z_0) = 1, and at γ₀ the right symbol loses less than 0.001 nats a cell (four σ from the next boundary)."""
-    model = VDM(space, hidden=(8,))
+    model = VDM(space, backbone=DenoiserBackbone(hidden=(8,)))
     with seeded(0, "sharp"):
         symbols = space.vocab if isinstance(space, Tokens) else space.levels
         x = torch.randint(0, symbols, (2000, *space.shape))
@@ -280,7 +281,7 @@ def test_real_units_carry_their_jacobian():
     models = []
     for s in (space, plain):
         with seeded(0, "units"):
-            models.append(VDM(s, hidden=(8,)).double())
+            models.append(VDM(s, backbone=DenoiserBackbone(hidden=(8,))).double())
     u = torch.randn(20, 2, dtype=F64)
     shift = models[1].log_likelihood(u).value - models[0].log_likelihood(space.from_model(u)).value
     torch.testing.assert_close(shift, torch.full((20,), math.log(5.0), dtype=F64), rtol=1e-8, atol=1e-8)
@@ -289,7 +290,10 @@ def test_real_units_carry_their_jacobian():
 def test_refusals():
     with pytest.raises(Unsupported, match="vae"):
         VDM(Counts((3,)))
-    for bad in ({"steps": 0}, {"hidden": ()}, {"hidden": (4, 8)}, {"dropout": 1.0}, {"gamma_min": 9.0, "gamma_max": 3.0}):
+    for bad in ({"hidden": ()}, {"dropout": 1.0}, {"hidden": (4, 0)}):
+        with pytest.raises(InputError):
+            DenoiserBackbone(**bad)
+    for bad in ({"steps": 0}, {"backbone": DenoiserBackbone(hidden=(4, 8))}, {"gamma": (9.0, 3.0)}, {"noise": "cosinus"}):
         with pytest.raises(InputError):
             VDM(Real((2,)), **bad)
     with pytest.raises(InputError, match="learn_ends"):
@@ -303,7 +307,7 @@ def test_it_learns_a_conditional_mean():
     with seeded(0, "conditional"):
         y = torch.arange(512) % 2
         x = (2 * y[:, None] - 1) + 0.3 * torch.randn(512, 1)
-        model = VDM(Real((1,)), hidden=(32, 32), condition=Labels(2), dropout=0.0)
+        model = VDM(Real((1,)), backbone=DenoiserBackbone(hidden=(32, 32), dropout=0.0), condition=Labels(2))
         optimiser = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(300):
             optimiser.zero_grad()
@@ -328,7 +332,7 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     ends = schedule.gamma(torch.tensor([0.0, 1.0], dtype=F64))
     p = (-schedule.gamma(t)).sigmoid()
     assert reference_integral(u[:1], *ends).item() == pytest.approx(14 * (p**2 + p * (1 - p) * 0.64).mean().item(), rel=1e-5)
-    model = VDM(Real((2,)), hidden=(16,), noise="log_linear", gamma_min=-8, gamma_max=6).double()
+    model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(16,)), noise="log_linear", gamma=(-8, 6)).double()
     nn.init.normal_(model.denoiser.net.leave.weight, std=0.03)
     x = torch.randn(20_000, 2, dtype=F64)
     with torch.no_grad(), seeded(0, "control"):
@@ -357,7 +361,8 @@ class Correlated(Conditional):
 
 def by_cell(seed, **options):
     with seeded(seed, "by cell"):
-        model = VDM(Real((2,)), (4,), noise="learned_by_cell", gamma_min=-6.0, gamma_max=6.0, **options).double()
+        small = DenoiserBackbone(hidden=(4,))
+        model = VDM(Real((2,)), small, noise="learned_by_cell", gamma=(-6.0, 6.0), **options).double()
         with torch.no_grad():
             model.schedule.weight.add_(4 * torch.randn_like(model.schedule.weight))
     return model

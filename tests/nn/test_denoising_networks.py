@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from likeli.diffusion.networks import make_denoiser
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError
 from likeli.models.vdm import VDM
@@ -156,4 +156,4 @@ def test_networks_are_refused_where_they_do_not_fit():
         (Pixels((8, 8), 17), {"hidden": (0,)}),
     ):
         with pytest.raises(InputError):
-            make_denoiser(space, LogLinear(), **options)
+            make_denoiser(space, LogLinear(), "auto", DenoiserBackbone(**options), None)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.models.vdm import VDM
 from likeli.random import seeded
 from likeli.spaces.base import Real
@@ -84,7 +85,7 @@ def test_early_samples_are_not_those_of_the_untrained_model():
     with seeded(0, "ring"):
         angle = 2 * math.pi * torch.rand(2000)
         x = torch.stack([angle.cos(), angle.sin()], 1)
-        model = VDM(Real((2,), (0.0, 0.0), (0.7, 0.7)), hidden=(64, 64))
+        model = VDM(Real((2,), (0.0, 0.0), (0.7, 0.7)), backbone=DenoiserBackbone(hidden=(64, 64)))
         before = off_the_ring(model)
         fit(model, x, steps=100, ema=0.9999, lr=5e-3, progress=False)
     assert off_the_ring(model) < 0.5 * before

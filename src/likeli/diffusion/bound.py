@@ -16,18 +16,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.probability.draw import diagonal_gaussian
 from likeli.probability.information import gaussian_kl
-
-
-def terminal(schedule: Schedule, like: Tensor) -> Distribution:
-    """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
-    return diagonal_gaussian(torch.zeros_like(like), schedule.prior_std() * torch.ones_like(like))
 
 
 def terminal_kl(schedule: Schedule, u: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from likeli.contract import Elbo, Knows, LogLikelihood
-from likeli.diffusion.bound import integral, level_kl, noise_error, standard_error, terminal, terminal_kl
+from likeli.diffusion.bound import integral, level_kl, noise_error, standard_error, terminal_kl
 from likeli.diffusion.categorical import check_space, gaussian_cells
 from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import Sampler, State, trajectory
-from likeli.diffusion.schedule import Point, Schedule, bridge
+from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
 from likeli.diffusion.times import Grid, Proposal, grid_of
 from likeli.errors import require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
@@ -46,6 +46,7 @@ class GaussianDiffusion(LatentVariableModel):
     Arguments:
         space: reals, grey levels or symbols; the latents live in its model units.
         condition: what y is, if anything.
+        noise: the leaf's name for its schedule, or any schedule.
         levels: of the chain.
         continuous: whether the bound is that of infinitely many levels; else that of the chain's own.
 
@@ -59,11 +60,18 @@ class GaussianDiffusion(LatentVariableModel):
     default_sampler: str
 
     def __init__(
-        self, space: Space, condition: Space | None = None, levels: int = CHAIN + 1, continuous: bool = True
+        self,
+        space: Space,
+        condition: Space | None = None,
+        noise: str | Schedule | None = None,
+        *,
+        levels: int = CHAIN + 1,
+        continuous: bool = True,
     ) -> None:
         super().__init__(space)
         check_space(space, self.kind())
         self.condition, self.depth, self.continuous, self.default_sampler = condition, levels, continuous, "ancestral"
+        self.__dict__["noise"] = noise  # a schedule is the denoiser's, and not saved a second time
         self.proposal: Proposal | None = None
 
     @abstractmethod

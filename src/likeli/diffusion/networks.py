@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from likeli.config import Configurable
 from likeli.diffusion.categorical import CategoricalDenoiser, discrete_symbols
 from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
@@ -21,35 +22,52 @@ FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every on
 WIDTHS = {8: (24, 32, 32), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
 
+class DenoiserBackbone(Configurable):
+    """The network of a denoiser.
+
+    Arguments:
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
+        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
+        dropout: probability of zeroing a hidden feature in training; the family's own if not given.
+
+    Raises:
+        InputError: a width below 1, a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self, network: Network = "auto", hidden: tuple[int, ...] | None = None, dropout: float | None = None
+    ) -> None:
+        require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
+        require(dropout is None or 0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
+        self.network, self.hidden, self.dropout = network, hidden, dropout
+
+
 def make_denoiser(
     space: Space,
     schedule: Schedule,
-    predict: Literal["auto", "categorical"] | Predict = "auto",
+    predict: Literal["auto", "categorical"] | Predict,
+    backbone: DenoiserBackbone | None,
+    condition: Space | None,
     *,
-    network: Network = "auto",
-    hidden: tuple[int, ...] | None = None,
-    dropout: float = 0.0,
-    condition: Space | None = None,
+    dropout: float = 0.1,
     data: float = 1.0,
-    fine: bool = False,
 ) -> Conditional:
-    """A fresh denoiser of the space's model units.
+    """A fresh denoiser of the space's model units; a network of grey levels also sees sines that turn once a level.
 
     Arguments:
         space: what x is.
         schedule: t → (α, σ).
         predict: `categorical` for probabilities of discrete cells' symbols; auto takes it up to 2¹⁸ of them in all, else v.
-        network: auto takes a U-Net for images of at least 8 × 8 cells.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the shape if not given.
-        dropout: probability of zeroing a hidden feature in training.
+        backbone: the network.
         condition: what y is, if anything.
+        dropout: where the backbone says none.
         data: standard deviation of the data in model units.
-        fine: whether the network also sees sines of grey levels that turn once a level.
 
     Raises:
-        InputError: categorical for reals, a U-Net for vectors, a width below 1, a dropout outside [0, 1).
+        InputError: categorical for reals, a U-Net for vectors.
     """
-    require(0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
+    backbone = backbone or DenoiserBackbone()
+    rate = dropout if backbone.dropout is None else backbone.dropout
     count = discrete_symbols(space)
     if predict == "auto":
         predict = "categorical" if 0 < count * space.dimensions <= FEW_SYMBOLS else "v"
@@ -57,27 +75,26 @@ def make_denoiser(
         require(count > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         assert isinstance(space, (Pixels, Tokens))
         outputs = space.levels if isinstance(space, Pixels) else 1
-        net = _network(space, network, hidden, outputs, condition, dropout)
+        net = _network(space, backbone, outputs, condition, rate)
         return CategoricalDenoiser(net, schedule, space)
     waves: tuple[float, ...] = (1.0, 2.0, 4.0) if isinstance(space, Real) else ()
-    if fine and isinstance(space, Pixels):
+    if isinstance(space, Pixels):
         waves = (math.pi / space.bin_width, 2 * math.pi / space.bin_width)  # two levels and one level to a turn
-    return Denoiser(_network(space, network, hidden, 1, condition, dropout, waves), schedule, predict, data)
+    return Denoiser(_network(space, backbone, 1, condition, rate, waves), schedule, predict, data)
 
 
 def _network(
     space: Space,
-    network: Network,
-    hidden: tuple[int, ...] | None,
+    backbone: DenoiserBackbone,
     outputs: int,
     condition: Space | None,
     dropout: float,
     waves: tuple[float, ...] = (),
 ) -> nn.Module:
+    network, hidden = backbone.network, backbone.hidden
     image = isinstance(space, (Pixels, Real)) and len(space.shape) in (2, 3)
     if network == "auto":
         network = "unet" if image and min(space.shape[-2:]) >= 8 else "mlp"
-    require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
     require(network == "mlp" or image, "network", "mlp, since x is not an image", network)
     if network == "unet":
         side = max(space.shape[-2:])

@@ -17,10 +17,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
 from likeli.config import Configurable
 from likeli.errors import require
+from likeli.probability.draw import diagonal_gaussian
 
 
 class Point(NamedTuple):
@@ -324,6 +326,11 @@ class Betas(VariancePreserving):
         left = place.detach().floor().clamp(0, self.steps - 2).long()
         gammas = self.gammas.to(t)
         return torch.lerp(gammas[left], gammas[left + 1], place - left)
+
+
+def terminal(schedule: Schedule, like: Tensor) -> Distribution:
+    """p(z_1) = N(0, α_1² + σ_1²): what data of unit variance arrive at."""
+    return diagonal_gaussian(torch.zeros_like(like), schedule.prior_std() * torch.ones_like(like))
 
 
 def kernel(s: Point, t: Point) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from likeli.config import Configurable
 from likeli.diffusion.categorical import CategoricalDenoiser, gaussian_cells
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import Weight, weighted_noise_error
-from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.sampler import State
-from likeli.diffusion.schedule import Betas, Point
+from likeli.diffusion.schedule import Betas, Point, Schedule
 from likeli.diffusion.times import Proposal, spread
 from likeli.errors import require
 from likeli.latent.chain import Graph
@@ -23,21 +24,36 @@ from likeli.spaces.base import Space
 from likeli.spaces.pixels import CategoricalCells
 
 
+class NoiseObjective(Configurable):
+    """w(t) ‖ε − ε̂‖², and where it is looked at.
+
+    Arguments:
+        weight: of a level: simple, min_snr, truncated_snr or v; or `bound`, for −ELBO.
+        times: how t is drawn in training: even, or importance, by the loss seen at each t with weights that keep its mean.
+
+    Source: as for `weighted_noise_error`; Nichol & Dhariwal (2021), arXiv:2102.09672, for importance.
+    """
+
+    def __init__(
+        self, weight: Weight | Literal["bound"] = "simple", times: Literal["even", "importance"] = "even"
+    ) -> None:
+        require(weight in (*get_args(Weight), "bound"), "weight", f"one of {', '.join(get_args(Weight))}, bound", weight)
+        require(times in ("even", "importance"), "times", "even or importance", times)
+        self.weight, self.times = weight, times
+
+
 class DDPM(GaussianDiffusion):
     """E_t w(t) ‖ε − ε̂(z_t)‖² over the levels t = 1 … T: simple (w = 1), min-SNR, truncated SNR, or the bound itself.
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
+        backbone: the denoiser's network; chosen from the space if not given.
         steps: T.
-        curve: whether β or √β runs evenly from `beta_min` to `beta_max`.
-        beta_min, beta_max: β_1 and β_T; 0.1/T and 20/T if not given, which is 1e-4 and 0.02 for T = 1000.
+        noise: any schedule, of which the levels stand evenly in t; `Betas` from 0.1/T to 20/T if not given, which is 1e-4 to
+            0.02 for T = 1000.
         predict: what the network gives.
-        objective: the weight of a level, or `bound`.
+        objective: what training minimises; the plain noise error if not given.
         variance: p's at each step: q's own (small), that of z_t given z_s (large), or one learned for each level.
-        times: how t is drawn in training: even, or importance, by the loss seen at each t with weights that keep its mean.
-        dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
     Source: Ho et al. (2020), arXiv:2006.11239; Bao et al. (2022), arXiv:2201.06503, for the best variance of a level.
@@ -49,33 +65,38 @@ class DDPM(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] | None = None,
-        network: Network = "auto",
+        backbone: DenoiserBackbone | None = None,
         steps: int = 1000,
-        curve: Literal["linear", "square_root"] = "linear",
-        beta_min: float | None = None,
-        beta_max: float | None = None,
+        noise: Schedule | None = None,
         predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "eps",
-        objective: Weight | Literal["bound"] = "simple",
+        objective: NoiseObjective | None = None,
         variance: Literal["small", "large", "learned"] = "small",
-        times: Literal["even", "importance"] = "even",
-        dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition, steps, continuous=False)
+        super().__init__(space, condition, noise, levels=steps, continuous=False)
         require(steps >= 2, "steps", "at least 2", steps)
-        self.hidden, self.network, self.steps, self.curve, self.predict = hidden, network, steps, curve, predict
-        self.beta_min, self.beta_max, self.objective, self.variance = beta_min, beta_max, objective, variance
-        self.times, self.dropout = times, dropout
-        self.proposal = Proposal() if times == "importance" else None
-        first, last = (min(v / steps, 0.999) if b is None else b for v, b in ((0.1, beta_min), (20.0, beta_max)))
-        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, Betas(steps, curve, first, last), predict, fine=True, **options)
+        self.backbone, self.steps, self.predict, self.objective, self.variance = backbone, steps, predict, objective, variance
+        self.proposal = Proposal() if objective is not None and objective.times == "importance" else None
+        schedule = noise or Betas(steps, "linear", *(min(v / steps, 0.999) for v in (0.1, 20.0)))
+        self.denoiser = make_denoiser(space, schedule, predict, backbone, condition)
         self.log_ratios = nn.Parameter(torch.zeros(steps)) if variance == "learned" else None
+
+    @classmethod
+    def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        steps, weight = arguments.get("steps", 1000), arguments.get("objective")
+        if isinstance(weight, str):
+            arguments["objective"] = {"class": "noise_objective", "weight": weight}
+        curve, *betas = (arguments.pop(name, None) for name in ("curve", "beta_min", "beta_max"))
+        if betas != [None, None] or curve not in (None, "linear"):
+            first, last = (v / steps if b is None else b for v, b in zip((0.1, 20.0), betas))
+            arguments["noise"] = {
+                "class": "betas", "steps": steps, "curve": curve or "linear", "beta_min": first, "beta_max": min(last, 0.999),
+            }  # fmt: skip
+        return arguments
 
     @property
     def loss_in_nats(self) -> bool:
-        return self.objective == "bound"
+        return self.objective is not None and self.objective.weight == "bound"
 
     def denoise(self, y: Tensor | None = None) -> Denoise:
         return replace(super().denoise(y), log_ratio=self._log_ratio)
@@ -99,11 +120,11 @@ class DDPM(GaussianDiffusion):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The weighted noise error, which is not a bound, unless the objective is the bound: then −ELBO in nats."""
         t = spread(len(x), x.device)
-        if self.objective == "bound":
+        if self.loss_in_nats:
             return -self.bound(x, t, y).value
         where, weight = self._place(t)
         u, level = self.infer(x, y), (where * self.steps).floor() / (self.steps - 1)
-        error = weighted_noise_error(self.denoiser, u, level, y, self.objective)
+        error = weighted_noise_error(self.denoiser, u, level, y, self.objective.weight if self.objective else "simple")
         self._learn(where, error)
         loss = error if self.log_ratios is None else error + self._variance_loss(error, level)
         return weight.to(loss) * loss

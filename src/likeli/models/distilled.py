@@ -21,10 +21,10 @@ from torch.distributions import Distribution
 
 from likeli.config import describe, lookup
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
-from likeli.diffusion.bound import terminal
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.sampler import State, trajectory
+from likeli.diffusion.schedule import terminal
 from likeli.diffusion.solvers import Adams
 from likeli.diffusion.times import optimal
 from likeli.errors import Unsupported, require

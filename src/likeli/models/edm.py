@@ -11,8 +11,8 @@ from torch.special import ndtri
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import noisy
-from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.schedule import Karras
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
+from likeli.diffusion.schedule import Karras, Schedule
 from likeli.diffusion.times import spread
 from likeli.errors import require
 from likeli.spaces.base import Real, Space
@@ -25,13 +25,11 @@ class EDM(GaussianDiffusion):
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
-        sigma_min, sigma_max, rho: of the grid; sigma_min is 0.002 for reals, and for grey levels and symbols where they are
-            still told apart, if not given.
+        backbone: the denoiser's network; chosen from the space if not given.
+        noise: any schedule; Karras' own if not given, with σ from 0.002 for reals, and for grey levels and symbols from where
+            they are still told apart, to 80.
         sigma_data: s, the data's spread in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
         p_mean, p_std: of log σ in training.
-        dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
     Source: Karras et al. (2022), arXiv:2206.00364, table 1.
@@ -42,28 +40,28 @@ class EDM(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] | None = None,
-        network: Network = "auto",
-        sigma_min: float | None = None,
-        sigma_max: float = 80.0,
-        rho: float = 7.0,
+        backbone: DenoiserBackbone | None = None,
+        noise: Schedule | None = None,
         sigma_data: float | None = None,
         p_mean: float = -1.2,
         p_std: float = 1.2,
-        dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition, levels=19)
+        super().__init__(space, condition, noise, levels=19)
         self.default_sampler = "heun"
         require(p_std > 0, "p_std", "a positive number", p_std)
-        self.hidden, self.network, self.dropout = hidden, network, dropout
-        self.sigma_min, self.sigma_max, self.rho, self.sigma_data = sigma_min, sigma_max, rho, sigma_data
-        self.p_mean, self.p_std = p_mean, p_std
-        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
+        self.backbone, self.sigma_data, self.p_mean, self.p_std = backbone, sigma_data, p_mean, p_std
         self.data = sigma_data if sigma_data is not None else 1.0 if isinstance(space, Real) else 0.5
         least = 0.002 if isinstance(space, Real) else math.exp(clean_gamma(space) / 2)
-        schedule = Karras(least if sigma_min is None else sigma_min, sigma_max, rho)
-        self.denoiser = make_denoiser(space, schedule, "edm", data=self.data, fine=True, **options)
+        self.denoiser = make_denoiser(space, noise or Karras(least), "edm", backbone, condition, data=self.data)
+
+    @classmethod
+    def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        old = {name: arguments.pop(name) for name in ("sigma_min", "sigma_max", "rho") if name in arguments}
+        usual = {"sigma_min": None, "sigma_max": 80.0, "rho": 7.0}
+        if any(value != usual[name] for name, value in old.items()):
+            arguments["noise"] = {"class": "karras"} | {k: v for k, v in old.items() if v is not None}
+        return arguments
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(σ² + s²)/s² ‖ε − ε̂‖², which is the weighted error of x̂ and of F alike; not a bound."""

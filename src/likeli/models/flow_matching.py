@@ -11,8 +11,8 @@ from torch.special import ndtri
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import flow_matching
-from likeli.diffusion.networks import Network, make_denoiser
-from likeli.diffusion.schedule import Straight
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
+from likeli.diffusion.schedule import Schedule, Straight
 from likeli.diffusion.times import spread
 from likeli.errors import require
 from likeli.spaces.base import Real, Space
@@ -25,10 +25,9 @@ class FlowMatching(GaussianDiffusion):
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
+        backbone: the denoiser's network; chosen from the space if not given.
+        noise: any schedule; the straight path if not given, from where discrete cells are still told apart.
         times: how t is drawn in training: uniform, or logit_normal, which favours the middle of the path.
-        dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
     Source: Lipman et al. (2022), arXiv:2210.02747; Liu et al. (2022), arXiv:2209.03003; Esser et al. (2024), arXiv:2403.03206.
@@ -39,18 +38,18 @@ class FlowMatching(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] | None = None,
-        network: Network = "auto",
+        backbone: DenoiserBackbone | None = None,
+        noise: Schedule | None = None,
         times: Literal["uniform", "logit_normal"] = "uniform",
-        dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition)
+        super().__init__(space, condition, noise)
         self.default_sampler = "multistep"
-        self.hidden, self.network, self.times, self.dropout = hidden, network, times, dropout
+        self.backbone, self.times = backbone, times
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
-        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, _schedule(space), "flow", fine=True, **options)
+        ratio = math.exp(clean_gamma(space) / 2)
+        straight = Straight() if isinstance(space, Real) else Straight(ratio / (1 + ratio), Straight().least)
+        self.denoiser = make_denoiser(space, noise or straight, "flow", backbone, condition)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The squared error of the velocity at one time a row; not a bound."""
@@ -58,9 +57,3 @@ class FlowMatching(GaussianDiffusion):
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
         return flow_matching(self.denoiser, self.infer(x, y), t, y)
-
-
-def _schedule(space: Space) -> Straight:
-    """The straight path, from where discrete cells are still told apart."""
-    ratio = math.exp(clean_gamma(space) / 2)
-    return Straight() if isinstance(space, Real) else Straight(ratio / (1 + ratio), Straight().least)

@@ -11,9 +11,10 @@ from torch import Tensor
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import denoising_score_matching
-from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding, process_time
 from likeli.diffusion.times import Proposal, spread
+from likeli.errors import require
 from likeli.spaces.base import Real, Space
 
 
@@ -25,12 +26,10 @@ class ScoreSDE(GaussianDiffusion):
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
-        process: vp, ve or subvp.
+        backbone: the denoiser's network; chosen from the space if not given.
+        noise: vp, ve or subvp, from where discrete cells are still told apart; or any schedule.
         weight: `noise` for λ = σ², `likelihood` for λ = g².
         times: how t is drawn in training: even, or importance, by the loss seen at each t with weights that keep its mean.
-        dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
     Source: Song et al. (2020), arXiv:2011.13456; Song et al. (2021), arXiv:2101.09258, for λ = g².
@@ -41,20 +40,21 @@ class ScoreSDE(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] | None = None,
-        network: Network = "auto",
-        process: Literal["vp", "ve", "subvp"] = "vp",
+        backbone: DenoiserBackbone | None = None,
+        noise: Literal["vp", "ve", "subvp"] | Schedule = "vp",
         weight: Literal["noise", "likelihood"] = "noise",
         times: Literal["even", "importance"] = "even",
-        dropout: float = 0.1,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition)
-        self.hidden, self.network, self.process, self.weight = hidden, network, process, weight
-        self.times, self.dropout = times, dropout
+        super().__init__(space, condition, noise)
+        self.backbone, self.weight, self.times = backbone, weight, times
         self.proposal = Proposal() if times == "importance" else None
-        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        self.denoiser = make_denoiser(space, _schedule(process, space), "score", fine=True, **options)
+        schedule = _process(noise, space) if isinstance(noise, str) else noise
+        self.denoiser = make_denoiser(space, schedule, "score", backbone, condition)
+
+    @classmethod
+    def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"noise" if name == "process" else name: value for name, value in arguments.items()}
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
@@ -67,11 +67,12 @@ class ScoreSDE(GaussianDiffusion):
         return weight.to(loss) * loss
 
 
-def _schedule(process: str, space: Space) -> Schedule:
+def _process(name: str, space: Space) -> Schedule:
     """The process, from where discrete cells are still told apart; reals begin as near to the data as is usual."""
+    require(name in ("vp", "ve", "subvp"), "noise", "vp, ve, subvp or a schedule", name)
     ratio = math.exp(clean_gamma(space) / 2)
-    if process == "ve":
+    if name == "ve":
         return VarianceExploding() if isinstance(space, Real) else VarianceExploding(ratio)
-    if process == "subvp":
+    if name == "subvp":
         return SubVP() if isinstance(space, Real) else SubVP(first=process_time(2 * math.asinh(ratio / 2)))
     return LinearBeta() if isinstance(space, Real) else LinearBeta(first=process_time(math.log1p(ratio**2)))

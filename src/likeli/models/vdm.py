@@ -13,7 +13,7 @@ from likeli.diffusion.bound import integral
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
 from likeli.diffusion.learned import Monotone, MonotoneByCell
-from likeli.diffusion.networks import Network, make_denoiser
+from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.sampler import Sampler, State, as_sampler
 from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
 from likeli.diffusion.times import Grid, spread
@@ -29,16 +29,14 @@ class VDM(GaussianDiffusion):
 
     Arguments:
         space: reals, grey levels or symbols.
-        hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
+        backbone: the denoiser's network; chosen from the space if not given.
         predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss, `learned_by_cell`
             gives each cell of reals or grey levels a path of its own, which can raise the bound; it is sampled by the ancestral
-            chain or by euler_maruyama, evenly in time.
-        gamma_min, gamma_max: γ = −log SNR at the two ends; chosen from the space if not given.
+            chain or by euler_maruyama, evenly in time; or any schedule.
+        gamma: γ = −log SNR at the two ends of a named path; chosen from the space where not given.
         learn_ends: whether a learned schedule also moves its ends, to raise the bound.
         steps: T for the bound over T steps; None for continuous time.
-        dropout: probability of zeroing a hidden feature in training.
         condition: what y is, if anything.
 
     Source: Kingma et al. (2021), arXiv:2107.00630.
@@ -56,39 +54,44 @@ class VDM(GaussianDiffusion):
     def __init__(
         self,
         space: Space,
-        hidden: tuple[int, ...] | None = None,
-        network: Network = "auto",
+        backbone: DenoiserBackbone | None = None,
         predict: Literal["auto", "categorical", "eps", "x", "score", "v"] = "auto",
-        noise: Literal["learned", "learned_by_cell", "log_linear", "cosine"] = "learned",
-        gamma_min: float | None = None,
-        gamma_max: float | None = None,
+        noise: Literal["learned", "learned_by_cell", "log_linear", "cosine"] | Schedule = "learned",
+        gamma: tuple[float | None, float | None] = (None, None),
         learn_ends: bool = False,
         steps: int | None = None,
-        dropout: float = 0.0,
         condition: Space | None = None,
     ) -> None:
-        super().__init__(space, condition, (steps or CHAIN) + 1, continuous=steps is None)
+        super().__init__(space, condition, noise, levels=(steps or CHAIN) + 1, continuous=steps is None)
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
+        named = isinstance(noise, str)
         require(not learn_ends or noise == "learned", "learn_ends", "false, since the schedule is not learned", learn_ends)
-        self.hidden, self.network, self.predict, self.noise, self.dropout = hidden, network, predict, noise, dropout
-        self.gamma_min, self.gamma_max, self.learn_ends, self.steps = gamma_min, gamma_max, learn_ends, steps
-        options: dict[str, Any] = {"network": network, "hidden": hidden, "dropout": dropout, "condition": condition}
-        if noise == "learned_by_cell":
+        require(named or gamma == (None, None), "gamma", "nothing, since the schedule has its own ends", gamma)
+        self.backbone, self.predict, self.gamma, self.learn_ends, self.steps = backbone, predict, gamma, learn_ends, steps
+        schedule = self._path(noise) if isinstance(noise, str) else noise
+        if isinstance(schedule, MonotoneByCell):
             require(predict != "categorical", "predict", "eps, x, score or v, as symbols' probabilities need one path", predict)
             predict = "v" if predict == "auto" else predict
-        self.denoiser = make_denoiser(space, self._schedule(), predict, fine=True, **options)
+        self.denoiser = make_denoiser(space, schedule, predict, backbone, condition, dropout=0.0)
 
-    def _schedule(self) -> Schedule:
-        cells = math.prod(self.space.model_shape)
-        first = clean_gamma(self.space) if self.gamma_min is None else self.gamma_min
+    @classmethod
+    def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        ends = [arguments.pop(name, None) for name in ("gamma_min", "gamma_max")]
+        return arguments | ({"gamma": ends} if ends != [None, None] else {})
+
+    def _path(self, noise: str) -> Schedule:
+        first, last = self.gamma
+        first = clean_gamma(self.space) if first is None else first
         # the terminal mismatch is about ½ D e^{−γ₁} nats
-        last = math.log(200 * cells) if self.gamma_max is None else self.gamma_max
-        if self.noise == "learned_by_cell":
-            require(not isinstance(self.space, Tokens), "noise", "learned or log_linear, as symbols share a path", self.noise)
+        last = math.log(200 * math.prod(self.space.model_shape)) if last is None else last
+        if noise == "learned_by_cell":
+            require(not isinstance(self.space, Tokens), "noise", "learned or log_linear, as symbols share a path", noise)
             return MonotoneByCell(first, last, tuple(self.space.model_shape))
-        if self.noise == "learned":
+        if noise == "learned":
             return Monotone(first, last, self.learn_ends, free=self.steps is not None)
-        return {"log_linear": LogLinear, "cosine": Cosine}[self.noise](first, last)
+        known = {"log_linear": LogLinear, "cosine": Cosine}
+        require(noise in known, "noise", "learned, learned_by_cell, log_linear, cosine, or a schedule", noise)
+        return known[noise](first, last)
 
     def _diffusion(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """In continuous time along the schedule itself: ½ γ'(t) ‖ε − ε̂‖²."""

@@ -11,6 +11,7 @@ import torch
 from likeli.config import registered
 from likeli.diffusion.exact import noising, noising_moments
 from likeli.diffusion.learned import Monotone
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule import (
     Betas,
     Cosine,
@@ -87,7 +88,7 @@ def learned_schedule_is_pinned() -> float:
 def short_chain_raises_the_alarm() -> float:
     x, kept = torch.randn(50, 2), math.inf
     for steps, alarm in ((100, True), (1000, False)):
-        model = DDPM(Real((2,)), (4,), steps=steps, beta_min=1e-4, beta_max=0.02)
+        model = DDPM(Real((2,)), DenoiserBackbone(hidden=(4,)), steps, Betas(steps, beta_min=1e-4, beta_max=0.02))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             mismatch = model.log_likelihood(x, samples=2).errors["terminal_mismatch"]

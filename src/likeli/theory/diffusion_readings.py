@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from likeli.diffusion.denoiser import Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.losses import denoising_score_matching, implicit_score_matching
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule import Karras, LogLinear, Point
 from likeli.diffusion.times import spread
 from likeli.models.edm import EDM
@@ -185,7 +186,7 @@ class _Seen(nn.Module):
 
 @identity("B2", title="EDM's loss weight: λ(σ) c_out² = 1, so that the loss is F's plain squared error", tolerance=1e-6)
 def edm_loss_is_unweighted_in_f() -> float:
-    model = EDM(Real((3,)), (8,), dropout=0.0).double()
+    model = EDM(Real((3,)), backbone=DenoiserBackbone(hidden=(8,), dropout=0.0)).double()
     x = torch.randn(50, 3, dtype=F64)
     seen = _Seen()
     model.denoiser.net, kept = seen, model.denoiser.net
@@ -224,7 +225,7 @@ def young_average_forgets_its_start() -> float:
 )
 def network_mean_approaches_the_posterior_mean() -> float:
     with seeded(0, "R73"):
-        model = VDM(Real((1,)), (64, 64))
+        model = VDM(Real((1,)), backbone=DenoiserBackbone(hidden=(64, 64)))
         truth = two_modes(model.schedule)
         x = draws(truth, 4000).float()
         optimiser, errors = torch.optim.Adam(model.parameters(), 3e-3), []

@@ -14,6 +14,7 @@ from likeli.data.builtin.toys import ring8
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.exact import MixtureDenoiser, noising
 from likeli.diffusion.langevin import EulerMaruyama, langevin, mala
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import DDIM, Ancestral, Sampler, trajectory
 from likeli.diffusion.schedule import Karras, LinearBeta, LogLinear, Point, Straight, bridge
 from likeli.diffusion.solvers import Heun, Multistep
@@ -212,7 +213,7 @@ def samples_are_new() -> float:
     with seeded(0, "R74"):
         toy = ring8()
         train, fresh = (toy.sample(2000, seed=s).float() for s in (1, 2))
-        model = VDM(Real((2,)), (64, 64))
+        model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(64, 64)))
         optimiser = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(400):
             optimiser.zero_grad()

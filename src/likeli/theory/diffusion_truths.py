@@ -12,6 +12,7 @@ from likeli.contract import Elbo
 from likeli.diffusion.bound import level_kl, noise_error, terminal_kl
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Schedule
 from likeli.models.vdm import VDM
@@ -49,7 +50,7 @@ def draws(denoiser: MixtureDenoiser, n: int) -> Tensor:
 
 def chain(steps: int | None, spread: float = SPREAD, ends: tuple[float, float] = (-6.0, 6.0)) -> VDM:
     """A VDM of one cell over `steps` levels of even γ with the best denoiser of N(0, s²)."""
-    model = VDM(Real((1,)), (4,), noise="log_linear", gamma_min=ends[0], gamma_max=ends[1], steps=steps).double()
+    model = VDM(Real((1,)), DenoiserBackbone(hidden=(4,)), noise="log_linear", gamma=ends, steps=steps).double()
     model.denoiser = line(model.schedule, spread)
     return model
 
@@ -62,7 +63,7 @@ def hermite(spread: float) -> tuple[Tensor, Tensor, Tensor]:
     return x, eps, torch.outer(weight, weight).flatten()
 
 
-def expected_bound(model: VDM, spread: float = SPREAD) -> Elbo:
+def mean_bound(model: VDM, spread: float = SPREAD) -> Elbo:
     """The model's own terms, averaged exactly over x and ε: every entry has one row."""
     x, eps, weight = hermite(spread)
     points, gaps, denoise = model.schedule.levels(model.depth), model.depth - 1, model.denoise()
