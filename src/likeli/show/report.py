@@ -104,8 +104,9 @@ class Report:
 
     def samples(self) -> list[Figure]:
         """Held-out examples, and every family's samples."""
-        pictures = {"held-out data": self.real} | {f"{e.row['model']}: samples": e.samples for e in self.entries}
-        return [Figure(image, f"{name}, side by side", name) for name, image in pictures.items() if image is not None]
+        figures = [] if self.real is None else [Figure(self.real, "grid of held-out examples", "held-out data")]
+        drawn = {e.row["model"]: e.samples for e in self.entries if e.samples is not None}
+        return figures + [Figure(x, f"grid of samples drawn from {name}", f"{name}: samples") for name, x in drawn.items()]
 
     def learning(self) -> list[Figure]:
         """Bits/dim over the seconds of training, for whoever has enough of a history."""
