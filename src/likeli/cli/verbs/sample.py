@@ -121,15 +121,14 @@ def _kept(args: argparse.Namespace, saved: Checkpoint) -> dict[str, Any]:
     import torch
 
     from likeli.contract import evaluating
-    from likeli.latent.chain import Hierarchy
-    from likeli.models.markov_hvae import MarkovHVAE
+    from likeli.latent.chain import LatentVariableModel
 
     model, levels = saved.model, args.keep
     if levels is None:
         return {}
-    fixable = "fixed" in signature(model.draw).parameters and isinstance(model, (Hierarchy, MarkovHVAE))
+    fixable = "fixed" in signature(model.draw).parameters and isinstance(model, LatentVariableModel)
     require(fixable, "keep", "a run of a model with latent levels, such as hvae", model.kind())
-    assert isinstance(model, (Hierarchy, MarkovHVAE))
+    assert isinstance(model, LatentVariableModel)
     shown = ",".join(map(str, levels))
     require(all(1 <= i <= model.depth for i in levels), "keep", f"levels from 1 to {model.depth}", shown)
     x, y = rows_for(saved, None)
