@@ -105,9 +105,10 @@ def check_animation(model: GenerativeModel) -> None:
     Raises:
         InputError: another family, or data that are not images.
     """
+    from likeli.contract import Stepwise
     from likeli.show.pictures import is_image
 
-    if not hasattr(model, "trajectory"):
+    if not isinstance(model, Stepwise):
         raise InputError(f"animate: expected a run of a diffusion model, since {model.kind()} samples in one go")
     require(is_image(model.space), "animate", "a run on images", model.space.describe_shape())
 
