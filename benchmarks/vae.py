@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 
+from likeli.models.vae import CoderBackbone
+
 METRIC, HIGHER = "images_per_second", True
 VARIANTS = [{"precision": "32"}, {"precision": "bf16-mixed"}]
 BATCH, ROWS, EPOCHS, HELD_OUT = 128, 25_600, 4, 2000
@@ -53,12 +55,12 @@ def ours(folder, precision):
 
     train, valid = load(folder)
     torch.manual_seed(0)
-    model = VAE(Binary((784,)), latent_dim=SIDES[-1], hidden=SIDES[1:-1], activation="relu")
+    model = VAE(Binary((784,)), SIDES[-1], CoderBackbone(SIDES[1:-1], activation="relu"))
     plain = {"batch": BATCH, "lr": 1e-3, "warmup": 0.0, "decay": "none", "ema": 0.0, "weight_decay": 0.0}
     steps = ROWS // BATCH * EPOCHS
     fit(model, train[:1280], steps=10, progress=False, precision=precision, **plain)
     torch.manual_seed(0)
-    model = VAE(Binary((784,)), latent_dim=SIDES[-1], hidden=SIDES[1:-1], activation="relu")
+    model = VAE(Binary((784,)), SIDES[-1], CoderBackbone(SIDES[1:-1], activation="relu"))
     begin = time.process_time()
     fit(model, train, steps=steps, progress=False, precision=precision, **plain)
     seconds = time.process_time() - begin

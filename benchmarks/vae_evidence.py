@@ -9,6 +9,7 @@ import time
 
 from benchmarks.vae import SIDES, load, pythae_model
 from benchmarks.vae import prepare as prepare_digits
+from likeli.models.vae import CoderBackbone
 
 METRIC, HIGHER = "weights_per_second", True
 VARIANTS = [{"samples": 5000}]
@@ -32,7 +33,7 @@ def ours(folder, samples):
 
     _, digits = load(folder)
     torch.manual_seed(0)
-    model = VAE(Binary((784,)), latent_dim=SIDES[-1], hidden=SIDES[1:-1], activation="relu")
+    model = VAE(Binary((784,)), SIDES[-1], CoderBackbone(SIDES[1:-1], activation="relu"))
     model.log_likelihood(digits[:OURS], samples=5)
     begin = time.process_time()
     value = model.log_likelihood(digits[:OURS], samples=samples).value

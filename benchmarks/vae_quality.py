@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 
+from likeli.models.vae import CoderBackbone
+
 METRIC, HIGHER = "negative_log_likelihood", False
 VARIANTS = [{"family": family, "seconds": 600} for family in ("VAE", "IWAE", "VAMP", "VAE_IAF")]
 TEST, SAMPLES, LATENT, HIDDEN, TRIAL = 1000, 5000, 40, (300, 300), 1000
@@ -44,7 +46,7 @@ def ours(folder, family, seconds):
 
     def trained(steps):
         torch.manual_seed(0)
-        model = VAE(space, latent_dim=LATENT, hidden=HIDDEN, **OPTIONS)
+        model = VAE(space, LATENT, CoderBackbone(HIDDEN), **OPTIONS)
         begin = time.process_time()
         fit(model, data, steps=steps, progress=False, **SETTINGS)
         return model, time.process_time() - begin

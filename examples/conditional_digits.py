@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 import likeli
+from likeli.models.vae import CoderBackbone, VariationalObjective
 from likeli.show.pictures import grid
 
 Rows = tuple[Tensor, Tensor]
@@ -48,7 +49,8 @@ def conditional_vae(space: likeli.Pixels) -> likeli.VAE:
     labels = likeli.Labels(CLASSES)
     if space.levels > 2:
         return likeli.VAE(space, condition=labels)
-    return likeli.VAE(space, latent_dim=8, hidden=(400, 400), activation="relu", beta=2.0, condition=labels)
+    backbone, objective = CoderBackbone((400, 400), activation="relu"), VariationalObjective(beta=2.0)
+    return likeli.VAE(space, 8, backbone, objective=objective, condition=labels)
 
 
 def judge(train: Rows, space: likeli.Pixels) -> SVC | MLPClassifier:

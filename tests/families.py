@@ -2,11 +2,12 @@
 
 import importlib
 import pkgutil
+import typing
 
 import torch
 
 import likeli.models
-from likeli.config import registered
+from likeli.config import _grouped, coerce, registered
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
@@ -17,6 +18,13 @@ for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)
 
 FAMILIES = {k: c for k, c in registered(GenerativeModel).items() if c.__module__.startswith("likeli.")}
+
+
+def flat(cls, *args, **options):
+    """`cls(*args, …)` of options that may stand in one of its nested arguments, as a command line gives them."""
+    hints = typing.get_type_hints(cls.__init__)
+    grouped = _grouped(options, hints)
+    return cls(*args, **{name: coerce(value, hints[name], name) for name, value in grouped.items()})
 
 
 def takes(family, space):

@@ -13,7 +13,7 @@ from likeli.evaluation.rows import anomaly
 from likeli.evaluation.two_sample import roc_area
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
 from likeli.spaces.base import Real
 
@@ -56,7 +56,7 @@ def test_false_alarms_follow_the_stated_beta_distribution(mixture, ring):
 
 
 def test_a_useless_model_keeps_the_rate_too(ring):
-    model = VAE(Real((2,)), 1, hidden=(4,))  # never trained
+    model = VAE(Real((2,)), 1, CoderBackbone((4,)))  # never trained
     detector = anomaly(model, ring.sample(999, seed=5), rate=0.05, samples=2)
     alarms = detector(ring.sample(3000, seed=6)).flagged.double().mean().item()
     assert abs(alarms - 0.05) < 4 * math.sqrt(0.05 * 0.95 * (1 / 3000 + 1 / 1001))
@@ -97,7 +97,7 @@ def test_a_rate_that_cannot_be_kept_is_refused(mixture, ring, rate, rows, what):
 
 
 def test_conditional_models_want_their_labels():
-    model = VAE(Real((2,)), 1, hidden=(4,), condition=likeli.Labels(2))
+    model = VAE(Real((2,)), 1, CoderBackbone((4,)), condition=likeli.Labels(2))
     with pytest.raises(InputError, match="y: expected"):
         anomaly(model, np.zeros((50, 2)))
 

@@ -9,7 +9,7 @@ from likeli.errors import InputError, Unsupported
 from likeli.evaluation.rows import classify
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.spaces.base import Labels, Real
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
 
@@ -46,7 +46,7 @@ def test_exact_bounds_give_the_exact_posterior_but_are_labelled_approximate():
 
 
 def test_a_conditional_model_is_asked_for_every_label():
-    model = VAE(Real((2,)), 1, hidden=(4,), condition=Labels(3))
+    model = VAE(Real((2,)), 1, CoderBackbone((4,)), condition=Labels(3))
     found = classify(model, torch.randn(5, 2), samples=2, batch=2)
     assert found.log_posterior.shape == (5, 3)
     assert torch.allclose(found.log_posterior.exp().sum(1), torch.ones(5).double())
@@ -61,6 +61,6 @@ def test_a_bad_prior_is_one_line(two_classes, prior):
 
 def test_models_that_cannot_weigh_classes_are_refused():
     with pytest.raises(InputError, match="conditional on labels"):
-        classify(VAE(Real((2,)), 1, hidden=(4,)), torch.zeros(3, 2))
+        classify(VAE(Real((2,)), 1, CoderBackbone((4,))), torch.zeros(3, 2))
     with pytest.raises(Unsupported, match="ae has no normalised"):
         classify([AE(Real((2,)))], torch.zeros(3, 2))

@@ -8,9 +8,9 @@ import torch
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.collapse import diagnose_latents
 from likeli.models.gmm import GMM
-from likeli.models.hvae import HVAE
+from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.markov_hvae import MarkovHVAE
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.models.vdm import VDM
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
@@ -104,7 +104,7 @@ def test_bottom_up_levels_of_an_exact_posterior_have_the_closed_information():
 
 def ladder(nudge=0.2, conditional=False):
     with seeded(1):
-        model = HVAE(Real((4,)), (3, 2), width=8, inference="ladder", condition=Labels(2) if conditional else None)
+        model = HVAE(Real((4,)), (3, 2), LadderBackbone(8), inference="ladder", condition=Labels(2) if conditional else None)
         for p in model.parameters():
             p.data += nudge * torch.randn_like(p)
         return model, torch.randn(300, 4)
@@ -144,7 +144,7 @@ def test_a_prior_that_reads_y_is_not_compared_with_codes_of_all_y():
     assert found.hole is None
     assert found.told_apart == []
     assert found.mismatch_at_least is None
-    plain = VAE(Real((4,)), 2, hidden=(8,), condition=Labels(2))
+    plain = VAE(Real((4,)), 2, CoderBackbone((8,)), condition=Labels(2))
     assert diagnose_latents(plain, x, torch.arange(300) % 2).mismatch is not None
 
 

@@ -7,8 +7,8 @@ import torch
 
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.imputation import impute
-from likeli.models.hvae import HVAE
-from likeli.models.vae import VAE
+from likeli.models.hvae import HVAE, LadderBackbone
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
 from likeli.spaces.base import Labels, Real
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
@@ -67,7 +67,7 @@ def test_a_poor_encoder_is_complained_of(problem):
 
 def test_labels_are_taken_and_wanted():
     with seeded(0):
-        model = VAE(Real((3,)), 2, hidden=(4,), condition=Labels(2))
+        model = VAE(Real((3,)), 2, CoderBackbone((4,)), condition=Labels(2))
     holed = torch.zeros(4, 3)
     holed[:, 1] = math.nan
     assert impute(model, holed, 2, torch.arange(4) % 2, samples=5).draws.shape == (2, 4, 3)
@@ -77,8 +77,8 @@ def test_labels_are_taken_and_wanted():
 
 def test_what_cannot_be_done_is_one_line():
     with pytest.raises(Unsupported, match="hvae cannot condition on some cells only"):
-        impute(HVAE(Real((3,)), (2, 2), width=8), torch.zeros(2, 3))
-    model = VAE(Real((3,)), 2, hidden=(4,))
+        impute(HVAE(Real((3,)), (2, 2), LadderBackbone(8)), torch.zeros(2, 3))
+    model = VAE(Real((3,)), 2, CoderBackbone((4,)))
     with pytest.raises(InputError, match="n: expected"):
         impute(model, torch.zeros(2, 3), 0)
     with pytest.raises(InputError, match="x: expected"):

@@ -7,6 +7,8 @@ import torch
 
 import likeli
 from likeli.errors import InputError
+from likeli.models.hvae import LadderBackbone
+from likeli.models.vae import CoderBackbone, LatentPrior, VariationalObjective
 from likeli.spaces import Bernoulli, Categorical, Gaussian, NegativeBinomial
 from likeli.spaces.base import Binary, Counts, Labels, Real
 
@@ -17,8 +19,8 @@ THREE = Labels(3)
 
 def conditional():
     return [
-        likeli.VAE(SPACE, 2, hidden=(4,), condition=THREE),
-        likeli.HVAE(SPACE, (2, 2), width=8, condition=THREE),
+        likeli.VAE(SPACE, 2, CoderBackbone((4,)), condition=THREE),
+        likeli.HVAE(SPACE, (2, 2), LadderBackbone(8), condition=THREE),
         likeli.MarkovHVAE(SPACE, (2, 2), hidden=(4,), condition=THREE),
     ]
 
@@ -58,11 +60,11 @@ CODES = [
 @pytest.mark.parametrize("code,message", CODES)
 def test_a_code_that_does_not_fit_is_refused(code, message):
     with pytest.raises(InputError, match=message):
-        likeli.decode_codes(likeli.VAE(SPACE, 2, hidden=(4,)), code)
+        likeli.decode_codes(likeli.VAE(SPACE, 2, CoderBackbone((4,))), code)
 
 
 def test_plain_lists_are_codes_too():
-    model = likeli.VAE(SPACE, 2, hidden=(4,))
+    model = likeli.VAE(SPACE, 2, CoderBackbone((4,)))
     assert torch.equal(likeli.decode_codes(model, [[0.5, 1.0]]), likeli.decode_codes(model, torch.tensor([[0.5, 1.0]])))
 
 
@@ -70,8 +72,8 @@ SIZES = [
     (lambda: likeli.GMM(SPACE, 0), "components"),
     (lambda: likeli.PPCA(SPACE, 3), "latent_dim"),
     (lambda: likeli.VAE(SPACE, 0), "latent_dim"),
-    (lambda: likeli.VAE(SPACE, 2, prior_family="mixture", components=0), "components"),
-    (lambda: likeli.VAE(SPACE, 2, train_samples=0), "train_samples"),
+    (lambda: likeli.VAE(SPACE, 2, latent_prior=LatentPrior("mixture", components=0)), "components"),
+    (lambda: likeli.VAE(SPACE, 2, objective=VariationalObjective(train_samples=0)), "train_samples"),
     (lambda: likeli.HVAE(SPACE, ()), "latent_dims: expected at least one level"),
     (lambda: likeli.HVAE(SPACE, (2, 0)), "latent_dims: expected at least 1 a level"),
     (lambda: likeli.MarkovHVAE(SPACE, ()), "latent_dims: expected at least one level"),
@@ -103,7 +105,10 @@ def test_a_head_that_does_not_fit_the_space_is_refused(family, head, space, data
         family(space, head=head())
 
 
-@pytest.mark.parametrize("model", [likeli.GMM(SPACE, 2), likeli.PPCA(SPACE, 1), likeli.VAE(SPACE, 2, hidden=(4,))], ids=type)
+MODELS = [likeli.GMM(SPACE, 2), likeli.PPCA(SPACE, 1), likeli.VAE(SPACE, 2, CoderBackbone((4,)))]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=type)
 def test_nothing_but_missing_cells_cannot_be_fitted(model):
     with pytest.raises(InputError, match=r"^x: expected an observed cell, got none: all cells are missing$"):
         likeli.fit(model, EMPTY, progress=False)
@@ -120,4 +125,4 @@ def test_missing_cells_are_refused_by_families_that_cannot_marginalise_them():
     holed = X.clone()
     holed[3, 1] = math.nan
     with pytest.raises(InputError, match=r"cannot take missing cells.*row 3, column 1"):
-        likeli.HVAE(SPACE, (2, 2), width=8).log_likelihood(holed)
+        likeli.HVAE(SPACE, (2, 2), LadderBackbone(8)).log_likelihood(holed)

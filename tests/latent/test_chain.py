@@ -15,7 +15,7 @@ from likeli.latent.codes import reconstruct
 from likeli.latent.estimators import annealed, importance, prior_monte_carlo
 from likeli.latent.refinement import gaps
 from likeli.models.markov_hvae import MarkovHVAE
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Replay, seeded
 from likeli.spaces import Gaussian
@@ -28,7 +28,7 @@ SIGMA = 0.7
 
 def linear_vae(offset=0.0):
     """p(x) = N(b, WWᵀ + σ²I) with the exact posterior as q; `offset` moves q's mean away from it."""
-    vae = VAE(Real((4,)), latent_dim=2, hidden=(), head=Gaussian("fixed", width=SIGMA)).double()
+    vae = VAE(Real((4,)), 2, CoderBackbone(()), head=Gaussian("fixed", width=SIGMA)).double()
     vae.head.log_width.fill_(math.log(SIGMA))
     m = W.T @ W + SIGMA**2 * torch.eye(2).double()
     to_mean = m.inverse() @ W.T
@@ -56,7 +56,7 @@ def rows(n, seed=0):
 
 
 def test_a_chain_of_one_level_is_the_vae_written_out_by_hand():
-    vae = VAE(Binary((12,)), latent_dim=3, hidden=(8,)).double()
+    vae = VAE(Binary((12,)), 3, CoderBackbone((8,))).double()
     x = torch.rand(20, 12, generator=torch.Generator().manual_seed(0)).round()
     with seeded(5):
         loss = vae.loss(x)

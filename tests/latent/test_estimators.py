@@ -11,8 +11,8 @@ from likeli.errors import InputError
 from likeli.latent.chain import log_weight
 from likeli.latent.estimators import annealed, importance, importance_bound, prior_monte_carlo
 from likeli.latent.refinement import gaps, refine
-from likeli.models.hvae import HVAE
-from likeli.models.vae import VAE
+from likeli.models.hvae import HVAE, LadderBackbone
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.importance import diagnose, pareto_k
 from likeli.probability.information import kl
 from likeli.random import seeded
@@ -201,7 +201,10 @@ def test_bad_arguments_are_named(call, message):
         call(model, data(model))
 
 
-@pytest.mark.parametrize("make", [lambda s: VAE(s, 2, hidden=(8,)), lambda s: HVAE(s, (2, 1), width=8)], ids=["vae", "hvae"])
+MAKERS = [lambda s: VAE(s, 2, CoderBackbone((8,))), lambda s: HVAE(s, (2, 1), LadderBackbone(8))]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=["vae", "hvae"])
 def test_every_estimator_of_a_nonlinear_model_says_the_same(make):
     """Naive and annealed values agree at 4.5 s.e.; importance with an untrained encoder, which misses whole regions without
     its weights showing it, may only be lower; refinement raises the bound."""

@@ -7,8 +7,8 @@ from families import FAMILIES
 from likeli import checkpoint
 from likeli.config import parameters_of
 from likeli.latent.chain import Graph, LatentVariableModel, factorisation
-from likeli.models.hvae import HVAE
-from likeli.models.vae import VAE
+from likeli.models.hvae import HVAE, LadderBackbone
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.spaces.base import Labels, Real
 from likeli.theory.factors import Traced, _mark, mistakes
 
@@ -28,7 +28,7 @@ def test_printed_factors_are_those_of_the_bound(family, conditional):
 
 
 def test_a_false_declaration_is_found():
-    vae = VAE(Real((3,)), 2, hidden=(8,), condition=Labels(2))
+    vae = VAE(Real((3,)), 2, CoderBackbone((8,)), condition=Labels(2))
     vae.graph = Graph(reads_y=frozenset({"top", "posterior", "observation"}))
     assert mistakes(vae) == 1
     vae.graph = Graph(reads_y=frozenset({"posterior"}))
@@ -45,17 +45,17 @@ def test_names_travel_through_functions_and_not_through_shapes():
 
 
 def test_the_formula_is_written_out_and_long_ones_are_cut():
-    plain = VAE(Real((3,)), 2, hidden=(8,), condition=Labels(2))
+    plain = VAE(Real((3,)), 2, CoderBackbone((8,)), condition=Labels(2))
     assert factorisation(plain) == "p(x, z|y) = p(z) p(x|z, y); q(z|x, y) = q(z|x, y)"
-    chain = HVAE(Real((3,)), (2, 2), width=8, markov=True)
+    chain = HVAE(Real((3,)), (2, 2), LadderBackbone(8), markov=True)
     assert factorisation(chain) == "p(x, z) = p(z_2) p(z_1|z_2) p(x|z_1); q(z|x) = q(z_2|x) q(z_1|z_2, x)"
-    deep = HVAE(Real((3,)), (2,) * 9, width=8)
+    deep = HVAE(Real((3,)), (2,) * 9, backbone=LadderBackbone(8))
     p, q = factorisation(deep).split("; ")
     assert p == "p(x, z) = p(z_9) … p(z_1|z_2, …, z_9) p(x|z_1, …, z_9)"
     assert q == "q(z|x) = q(z_9|x) … q(z_2|z_3, …, z_9, x) q(z_1|z_2, …, z_9, x)"
 
 
 def test_the_card_prints_it(tmp_path):
-    checkpoint.save(VAE(Real((3,)), 2, hidden=(8,)), tmp_path / "vae")
+    checkpoint.save(VAE(Real((3,)), 2, CoderBackbone((8,))), tmp_path / "vae")
     card = next((tmp_path / "vae").rglob("README.md")).read_text()
     assert "| factors | p(x, z) = p(z) p(x\\|z); q(z\\|x) = q(z\\|x) |" in card

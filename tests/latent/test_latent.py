@@ -10,7 +10,7 @@ from likeli.latent.codes import arithmetic, bilinear, decode_codes, embed, inter
 from likeli.models.flow import Flow
 from likeli.models.gmm import GMM
 from likeli.models.ppca import PPCA
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
 from likeli.spaces.base import Labels, Pixels, Real
 
@@ -28,7 +28,7 @@ def ppca():
 
 def vae(**kwargs):
     with seeded(1):
-        return VAE(Real((4,)), 3, hidden=(8,), **kwargs)
+        return VAE(Real((4,)), 3, CoderBackbone((8,)), **kwargs)
 
 
 @pytest.mark.parametrize("path", ["linear", "spherical"])
@@ -102,7 +102,7 @@ def test_a_condition_stays_with_its_code():
 
 def test_pixels_decode_in_the_users_units():
     with seeded(3):
-        model = VAE(Pixels((2, 2), 17), 3, hidden=(8,))
+        model = VAE(Pixels((2, 2), 17), 3, CoderBackbone((8,)))
     x = torch.randint(17, (5, 2, 2))
     mean = reconstruct(model, x)
     assert mean.shape == x.shape

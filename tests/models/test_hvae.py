@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import distributions as D
 
+from families import flat
 from likeli.data import load_data
 from likeli.errors import InputError
 from likeli.latent.chain import log_weight
-from likeli.models.hvae import HVAE
+from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.nn.ladder import grow, pyramid, shrink
@@ -66,7 +67,7 @@ def near_the_prior(model):
 def linear_chain(**options):
     """A chain of linear maps whose scales do not depend on z, so that p(x) is one Gaussian."""
     with seeded(0):
-        model = HVAE(Real((2,)), latent_dims=(1, 1), width=4, blocks=0, inference="ladder", head=Gaussian(), **options)
+        model = flat(HVAE, Real((2,)), (1, 1), width=4, blocks=0, inference="ladder", head=Gaussian(), **options)
     for level in model.levels:
         level.prior.weight.data[1:] = 0
         level.prior.weight.register_hook(lambda g: torch.cat([g[:1], 0 * g[1:]]))
@@ -108,7 +109,7 @@ def test_linear_ladder_reaches_the_exact_log_likelihood(markov):
 
 def test_ledger_sums_to_the_bound_and_each_kl_is_nonnegative():
     """R53: the per-level table sums to the ELBO exactly; every closed-form KL is ≥ 0."""
-    model = perturb(HVAE(Binary((6,)), latent_dims=(3, 2, 2), width=16))
+    model = perturb(HVAE(Binary((6,)), (3, 2, 2), LadderBackbone(16)))
     with seeded(0):
         x = torch.randint(0, 2, (32, 6))
         elbo = model.elbo(x)
@@ -119,7 +120,7 @@ def test_ledger_sums_to_the_bound_and_each_kl_is_nonnegative():
 @pytest.mark.parametrize("options", [dict(), dict(inference="ladder"), dict(inference="residual"), dict(markov=True)])
 def test_importance_weights_recover_the_enumerated_truth(options):
     """R51, R107: over all 2³ binary vectors the mean weights sum to one within 4 s.e., and the ELBO stays below log of them."""
-    model = HVAE(Binary((3,)), latent_dims=(2, 1), width=8, **options)
+    model = flat(HVAE, Binary((3,)), (2, 1), width=8, **options)
     model = near_the_prior(perturb(model, scale=0.1)).requires_grad_(False)
     x = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
     with seeded(5):
@@ -135,7 +136,7 @@ def test_a_pyramid_of_grids_is_a_distribution(inference):
     """R51: 2×2 cells under a dense level; over all 2⁴ images the mean weights sum to one within 4 s.e. (false alarm 6e-5), and
     one row's bound does not depend on the others'."""
     options = {"network": "conv", "patch": 1, "halvings": (0, 1), "width": (4, 6), "inference": inference}
-    model = HVAE(Binary((2, 2)), latent_dims=(1, 2), **options)
+    model = flat(HVAE, Binary((2, 2)), (1, 2), **options)
     model = near_the_prior(perturb(model, scale=0.1)).requires_grad_(False)
     assert model.levels[0].prior(torch.zeros(1, 4, 2, 2)).shape == (1, 2, 2, 2)
     assert model.levels[1].prior(torch.zeros(1, 6)).shape == (1, 4)
@@ -166,7 +167,7 @@ def test_grids_shrink_and_grow_to_each_other(cells):
 def test_markov_level_sees_only_the_one_above():
     """R52: with markov=True, p(z_1|z_2) is the same whatever z_3 was."""
     for markov in (True, False):
-        model = perturb(HVAE(Binary((6,)), latent_dims=(2, 2, 2), width=8, markov=markov))
+        model = perturb(HVAE(Binary((6,)), (2, 2, 2), LadderBackbone(8), markov=markov))
         z2, tops = torch.ones(4, 2), torch.randn(2, 4, 2)
         heads = []
         for top in tops:
@@ -201,7 +202,7 @@ def test_bottom_up_with_one_level_is_a_vae_chain():
 
 def test_kl_recursion_over_groups():
     """R55, I16: E_q(z2)[KL(q(z1|z2)‖p(z1|z2))] + KL(q(z2)‖p(z2)) equals the joint KL by 2-D quadrature to 1e-6."""
-    model = perturb(HVAE(Binary((3,)), latent_dims=(1, 1), width=8), scale=0.2).double()
+    model = perturb(HVAE(Binary((3,)), (1, 1), LadderBackbone(8)), scale=0.2).double()
     x = torch.tensor([[1, 0, 1]])
     context = model.infer(x)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
@@ -226,7 +227,7 @@ def test_kl_recursion_over_groups():
 def test_convolutional_ladder_trains_at_depth_twelve():
     """R51: twelve levels start as the identity, get finite gradients everywhere, and the loss falls."""
     with seeded(0):
-        model = HVAE(Pixels((8, 8), 17), latent_dims=(1,) * 12, width=16, network="conv", patch=2)
+        model = HVAE(Pixels((8, 8), 17), latent_dims=(1,) * 12, backbone=LadderBackbone(16, network="conv", patch=2))
     x = torch.randint(0, 17, (64, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     x = x // 6 * 6  # something to learn: three of the seventeen levels
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -251,7 +252,7 @@ def test_deep_pyramids_train_without_blowing_up(depth):
     halvings = tuple(min(2, 3 * i // depth) for i in range(depth))
     options = {"network": "conv", "patch": 2, "halvings": halvings, "kl_warmup": 150}
     with seeded(0):
-        model = HVAE(data.space, latent_dims=(2,) * depth, width=24, **options)
+        model = flat(HVAE, data.space, (2,) * depth, width=24, **options)
     history = fit(model, data, steps=300, lr=2e-3, batch=64, skip=10.0, log_every=1, progress=False)
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["gradient"]) for row in history.rows)
     skipped = [int(note.split()[0]) for note in history.notes if "skipped" in note]
@@ -263,7 +264,7 @@ def test_deep_pyramids_train_without_blowing_up(depth):
 
 
 def test_condition_changes_the_model():
-    model = perturb(HVAE(Binary((4,)), latent_dims=(2, 2), width=8, condition=Labels(3)))
+    model = perturb(HVAE(Binary((4,)), (2, 2), LadderBackbone(8), condition=Labels(3)))
     x = torch.randint(0, 2, (6, 4), generator=torch.Generator().manual_seed(0))
     a, b = (model.log_likelihood(x, torch.full((6,), k)).value for k in (0, 2))
     assert not torch.allclose(a, b, atol=1e-3)
@@ -273,7 +274,7 @@ def test_condition_changes_the_model():
 
 def test_sampling_from_any_level_with_the_rest_fixed():
     """R51: a fixed top level leaves the levels below random; with all levels fixed E[x|z] is one point."""
-    model = perturb(HVAE(Binary((6,)), latent_dims=(2, 2), width=8))
+    model = perturb(HVAE(Binary((6,)), (2, 2), LadderBackbone(8)))
     code = model.codes(torch.randint(0, 2, (1, 6), generator=torch.Generator().manual_seed(0)))
     assert model.sample(20, mean=True, fixed={2: code[2]}).unique(dim=0).shape[0] == 20
     everything = model.sample(20, mean=True, fixed=code)
@@ -316,17 +317,17 @@ BAD = [
 @pytest.mark.parametrize("bad, words", BAD)
 def test_bad_arguments_are_named(bad, words):
     with pytest.raises(InputError) as caught:
-        HVAE(Pixels((8, 8), 4), **bad)
+        flat(HVAE, Pixels((8, 8), 4), **bad)
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
 def test_a_convolutional_ladder_is_for_images():
     with pytest.raises(InputError, match="network: expected mlp"):
-        HVAE(Real((5,)), network="conv")
+        HVAE(Real((5,)), backbone=LadderBackbone(network="conv"))
 
 
 def test_codes_of_a_wrong_shape_or_level_are_named():
-    model = HVAE(Pixels((8, 8), 4), latent_dims=(2, 3), width=8, network="conv", patch=4, halvings=(0, 1))
+    model = HVAE(Pixels((8, 8), 4), (2, 3), LadderBackbone(8, network="conv", patch=4, halvings=(0, 1)))
     assert model.sample(2, fixed={1: torch.zeros(1, 2, 2, 2), 2: torch.zeros(3)}).shape == (2, 8, 8)
     for level, code in {1: torch.zeros(1, 3, 2, 2), 2: torch.zeros(5, 3)}.items():
         with pytest.raises(InputError, match=f"fixed: expected a code of shape .* at level {level}, got"):

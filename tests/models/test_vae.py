@@ -8,13 +8,14 @@ from scipy import interpolate, stats
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
+from families import flat
 from likeli.config import build, describe
 from likeli.contract import Coded, GenerativeModel
 from likeli.errors import InputError
 from likeli.latent.chain import log_weight
 from likeli.latent.posterior import make_posterior
 from likeli.latent.prior import make_prior
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone, LatentPrior, VariationalObjective
 from likeli.probability.draw import draw
 from likeli.random import Replay, Streams, seeded
 from likeli.spaces import Bernoulli, Gaussian
@@ -70,7 +71,7 @@ def ppca_maximum(size):
 
 def linear(latent_dim=2, head=None, **options):
     with seeded(1, "weights"):
-        return VAE(Real((5,)), latent_dim, hidden=(), head=head or Gaussian("learned"), **options).double()
+        return flat(VAE, Real((5,)), latent_dim, hidden=(), head=head or Gaussian("learned"), **options).double()
 
 
 # --- the linear VAE is PPCA --------------------------------------------------------------------------------------------
@@ -155,10 +156,10 @@ def test_the_noise_that_explains_most_is_the_mean_squared_error():
 
 def test_tricks_change_the_loss_but_never_the_bound():
     x = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)).round()
-    plain = VAE(Binary((6,)), 3, (8,))
+    plain = VAE(Binary((6,)), 3, CoderBackbone((8,)))
     assert plain.notes == []
     for options in ({"beta": 0.5}, {"free_nats": 3.0}, {"kl_warmup": 10}):
-        other = VAE(Binary((6,)), 3, (8,), **options)
+        other = flat(VAE, Binary((6,)), 3, hidden=(8,), **options)
         other.load_state_dict(plain.state_dict())
         assert "not a bound" in other.notes[0]
         with seeded(0):
@@ -172,7 +173,7 @@ def test_tricks_change_the_loss_but_never_the_bound():
 
 
 def test_free_nats_are_the_kl_that_costs_nothing():
-    vae = VAE(Binary((6,)), 3, (8,), free_nats=0.05).double()
+    vae = VAE(Binary((6,)), 3, CoderBackbone((8,)), objective=VariationalObjective(free_nats=0.05)).double()
     vae.encoder[-1].weight.data *= 4  # some dimensions above the allowance, some below
     x = torch.rand(64, 6, dtype=torch.double, generator=torch.Generator().manual_seed(0)).round()
     q = vae.posterior(1, None, vae.infer(x), None)
@@ -185,7 +186,8 @@ def test_free_nats_are_the_kl_that_costs_nothing():
 
 
 def test_warmup_counts_training_steps_and_travels_with_the_weights():
-    vae, x = VAE(Binary((6,)), 3, (8,), kl_warmup=4, beta=2.0).double(), torch.ones(5, 6)
+    objective, x = VariationalObjective(2.0, kl_warmup=4), torch.ones(5, 6)
+    vae = VAE(Binary((6,)), 3, CoderBackbone((8,)), objective=objective).double()
     weights = []
     for _ in range(6):
         with seeded(0):
@@ -194,10 +196,10 @@ def test_warmup_counts_training_steps_and_travels_with_the_weights():
             bound = vae.elbo(x)
         weights.append(((loss + bound.reconstruction) / bound.kl[:, 0]).mean().item())
     assert weights == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0], rel=1e-4)
-    other = VAE(Binary((6,)), 3, (8,), kl_warmup=4, beta=2.0)
+    other = VAE(Binary((6,)), 3, CoderBackbone((8,)), objective=VariationalObjective(2.0, kl_warmup=4))
     other.load_state_dict(vae.state_dict())
     assert other.kl_weight.steps == 6
-    fresh = VAE(Binary((6,)), 3, (8,), kl_warmup=4, beta=2.0).eval()
+    fresh = VAE(Binary((6,)), 3, CoderBackbone((8,)), objective=VariationalObjective(2.0, kl_warmup=4)).eval()
     with seeded(0):
         loss = fresh.loss(x)
     with seeded(0):
@@ -339,7 +341,7 @@ def test_a_learned_prior_beats_the_normal_one_on_two_clusters(family):
     bounds = {}
     for prior in ("normal", family):
         with seeded(0, "weights"):
-            vae = VAE(space, 1, hidden=(), head=Gaussian("fixed", 0.075), prior_family=prior, components=4)
+            vae = VAE(space, 1, CoderBackbone(()), head=Gaussian("fixed", 0.075), latent_prior=LatentPrior(prior, components=4))
         adam = torch.optim.Adam(vae.parameters(), 2e-2)
         for step in range(200):
             with seeded(step):
@@ -361,8 +363,8 @@ def test_a_learned_prior_beats_the_normal_one_on_two_clusters(family):
 
 def conditional(condition, width, **options):
     with seeded(0, "conditional"):
-        vae = VAE(Binary((6,)), 2, (8,), condition=condition, **options).double()
-    plain = VAE(Binary((6,)), 2, (8,)).double()
+        vae = flat(VAE, Binary((6,)), 2, hidden=(8,), condition=condition, **options).double()
+    plain = VAE(Binary((6,)), 2, CoderBackbone((8,))).double()
     return vae, plain, width
 
 
@@ -384,7 +386,7 @@ def test_a_constant_condition_is_a_bias():
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_a_label_is_a_mixture_of_one_class_and_mixtures_lie_between(network):
-    vae = VAE(Pixels((5, 7), levels=4), 2, (8,), network=network, condition=Labels(3)).double().eval()
+    vae = VAE(Pixels((5, 7), levels=4), 2, backbone=CoderBackbone((8,), network=network), condition=Labels(3)).double().eval()
     x, y = torch.randint(4, (10, 5, 7)), torch.arange(10) % 3
     one_hot = torch.eye(3, dtype=torch.double)[y]
     codes = torch.ones(10, 2, dtype=torch.double)
@@ -399,7 +401,7 @@ def test_a_label_is_a_mixture_of_one_class_and_mixtures_lie_between(network):
 
 
 def test_conditional_linear_gaussian_bound_is_log_p_of_x_given_y():
-    vae = VAE(Real((5,)), 1, hidden=(), head=Gaussian("fixed", width=0.7), condition=Real((2,))).double()
+    vae = VAE(Real((5,)), 1, CoderBackbone(()), head=Gaussian("fixed", width=0.7), condition=Real((2,))).double()
     w = torch.tensor([[1.0], [2.0], [0.0], [0.5], [-1.0]], dtype=torch.double)
     a = torch.randn(5, 2, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     m = (w.T @ w).item() + 0.49
@@ -437,7 +439,7 @@ def test_digits_drawn_for_a_label_are_that_digit():
 
 
 def test_reconstruct_is_the_decoded_code_or_a_named_draw():
-    vae = VAE(Pixels((4, 4), levels=9), 3, (16,))
+    vae = VAE(Pixels((4, 4), levels=9), 3, backbone=CoderBackbone((16,)))
     assert isinstance(vae, Coded)
     x = torch.randint(9, (70, 4, 4))
     vae.eval()
@@ -462,7 +464,7 @@ def test_a_convolutional_vae_learns_shapes_of_odd_size():
         x = torch.zeros(512, 5, 7)
         x[torch.arange(512), rows] = 1
         x[torch.arange(512), :, columns] = 1
-        vae = VAE(space, 4, (12,), network="conv", head=Bernoulli())
+        vae = VAE(space, 4, CoderBackbone((12,), network="conv"), head=Bernoulli())
     adam = torch.optim.Adam(vae.parameters(), 4e-3)
     for step in range(150):
         with seeded(step):
@@ -502,16 +504,17 @@ def test_a_convolutional_vae_learns_shapes_of_odd_size():
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(options):
     with pytest.raises(InputError, match=r"expected .*, got .*"):
-        VAE(Binary((4, 4)), **options)
+        flat(VAE, Binary((4, 4)), **options)
 
 
 def test_conv_needs_images():
     with pytest.raises(InputError, match="network: expected mlp for data that are not images"):
-        VAE(Binary((4,)), network="conv")
+        VAE(Binary((4,)), backbone=CoderBackbone(network="conv"))
 
 
 def test_a_described_vae_is_built_again_with_its_head():
-    vae = VAE(Pixels((4, 4), 9), 3, (16, 8), network="conv", prior_family="vamp", components=5, kl_warmup=10)
+    prior, objective = LatentPrior("vamp", components=5), VariationalObjective(kl_warmup=10)
+    vae = VAE(Pixels((4, 4), 9), 3, CoderBackbone((16, 8), "conv"), latent_prior=prior, objective=objective)
     again = build(describe(vae), GenerativeModel)
     assert describe(again) == describe(vae)
     assert [p.shape for p in again.parameters()] == [p.shape for p in vae.parameters()]

@@ -18,6 +18,7 @@ from probes import MixtureProbe, Rows, noisy, rows
 from likeli.checkpoint import read, read_history
 from likeli.errors import LikeliError
 from likeli.models import GMM, VAE
+from likeli.models.vae import CoderBackbone
 from likeli.spaces.base import Real
 from likeli.training import fit
 
@@ -30,7 +31,7 @@ def model(kind):
     torch.manual_seed(1)
     if kind in ("em", "gmm"):
         return MixtureProbe(Real((5,))) if kind == "em" else GMM(Real((5,)), components=4, starts=1)
-    return noisy() if kind == "sgd" else VAE(Real((5,)), latent_dim=2, hidden=(16,))
+    return noisy() if kind == "sgd" else VAE(Real((5,)), 2, CoderBackbone((16,)))
 
 
 def train(kind, out, resume):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from likeli.config import Configurable
 from likeli.errors import require
 from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight
@@ -26,23 +27,64 @@ from likeli.spaces import Observation, observe
 from likeli.spaces.base import Space
 
 
-class HVAE(Hierarchy):
-    """A residual stack of Gaussian levels, dense or over a pyramid of grids.
+class LadderBackbone(Configurable):
+    """The networks of a ladder.
 
     Arguments:
-        space: what one example is.
-        latent_dims: latent features of each level, level 1 (next to the data) first; with `network="conv"`, of each cell.
         width: features of the state that runs down the ladder, one number or one a level; of each cell with `network="conv"`.
         blocks: residual blocks a level, up and down; 0 makes every map linear.
         network: mlp, or conv for images.
         patch: side of the square of pixels that becomes one cell of a convolutional ladder.
         halvings: times that the grid of cells is halved (rounded up) at each level, level 1 first, never fewer above; once it
             is a single cell the level is dense.  Empty for one grid at all levels.
+        dropout: probability of zeroing a hidden feature in training.
+
+    Raises:
+        InputError: a number outside its range.
+    """
+
+    def __init__(
+        self,
+        width: int | tuple[int, ...] = 256,
+        blocks: int = 1,
+        network: Literal["mlp", "conv"] = "mlp",
+        patch: int = 4,
+        halvings: tuple[int, ...] = (),
+        dropout: float = 0.0,
+    ) -> None:
+        self.width, self.blocks, self.network, self.patch = width, blocks, network, patch
+        self.halvings, self.dropout = tuple(halvings), dropout
+        require(all(w >= 1 for w in ((width,) if isinstance(width, int) else width)), "width", "at least 1", width)
+        require(blocks >= 0, "blocks", "at least 0", blocks)
+        require(not halvings or network == "conv", "halvings", "none with an mlp", halvings)
+        rising = all(0 <= a <= b for a, b in pairwise((0, *halvings)))
+        require(rising, "halvings", "whole numbers that do not fall towards the top", halvings)
+        require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
+
+    def widths(self, depth: int) -> tuple[int, ...]:
+        """The width of each level.
+
+        Raises:
+            InputError: too many or too few numbers for so many levels.
+        """
+        widths = (self.width,) if isinstance(self.width, int) else tuple(self.width)
+        widths = widths * depth if len(widths) == 1 else widths
+        require(len(widths) == depth, "width", f"one number, or one for each of {depth} levels", self.width)
+        require(len(self.halvings) in (0, depth), "halvings", f"none, or one for each of {depth} levels", self.halvings)
+        return widths
+
+
+class HVAE(Hierarchy):
+    """A residual stack of Gaussian levels, dense or over a pyramid of grids.
+
+    Arguments:
+        space: what one example is.
+        latent_dims: latent features of each level, level 1 (next to the data) first; with `network="conv"`, of each cell.
+        backbone: the networks of the ladder.
         inference: `direct` reads z_{>t} and x; `residual` reads both and moves the prior, μ_q = μ_p + Δμ, σ_q = σ_p·Δσ;
             `ladder` multiplies the prior by evidence read from x alone.
-        kl_warmup: training steps over which the weight of the KL in the loss rises from 0 to 1; until then it is not a bound.
         markov: let each level see only the one above it, p(z_t | z_{t+1}).
-        dropout: probability of zeroing a hidden feature in training.
+        kl_warmup: training steps over which the weight of the KL in the loss rises from 0 to 1; until then it is not a bound.
         head: p(x|z); chosen from the space if not given.
         condition: what y is, for p(x|y).
 
@@ -55,28 +97,25 @@ class HVAE(Hierarchy):
         self,
         space: Space,
         latent_dims: tuple[int, ...] = (16, 16, 16),
-        width: int | tuple[int, ...] = 256,
-        blocks: int = 1,
-        network: Literal["mlp", "conv"] = "mlp",
-        patch: int = 4,
-        halvings: tuple[int, ...] = (),
+        backbone: LadderBackbone | None = None,
         inference: Literal["ladder", "direct", "residual"] = "direct",
-        kl_warmup: int = 0,
         markov: bool = False,
-        dropout: float = 0.0,
+        kl_warmup: int = 0,
         head: Observation | None = None,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space)
-        self.latent_dims, self.width, self.blocks, self.network = tuple(latent_dims), width, blocks, network
-        self.patch, self.halvings, self.inference, self.markov = patch, tuple(halvings), inference, markov
-        self.kl_warmup, self.dropout, self.condition = kl_warmup, dropout, condition
+        self.latent_dims, self.backbone = tuple(latent_dims), backbone or LadderBackbone()
+        self.inference, self.markov, self.kl_warmup, self.condition = inference, markov, kl_warmup, condition
         self.depth, self.graph = len(self.latent_dims), Graph(markov=markov)
-        widths = self._check()
+        require(self.depth >= 1, "latent_dims", "at least one level", latent_dims)
+        require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
+        require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
+        widths, blocks, dropout = self.backbone.widths(self.depth), self.backbone.blocks, self.backbone.dropout
         self.head, self.embed = observe(space, head), Condition(condition)
         self.kl_weight = KLWeight(1.0, kl_warmup)
-        self.patches = patches = Patches(network, space.model_shape, patch)
-        grids = pyramid(patches.cells, widths, self.halvings or (0,) * self.depth, dropout)
+        self.patches = patches = Patches(self.backbone.network, space.model_shape, self.backbone.patch)
+        grids = pyramid(patches.cells, widths, self.backbone.halvings or (0,) * self.depth, dropout)
         self.grids = [Grid(patches.cells, widths[0], dropout), *grids]  # the image's own grid, then level 1's
         first = self.grids[0]
         reach = 3 if blocks else 1
@@ -89,28 +128,6 @@ class HVAE(Hierarchy):
         self.levels = nn.ModuleList(Level(g, d, blocks, self.depth, joint, given) for g, d in zip(grids, self.latent_dims))
         outputs = self.head.channels * space.dimensions // math.prod(patches.cells)
         self.out, self.out_condition = first.linear(first.width, outputs, reach), self._reads_y(first.width)
-
-    def _check(self) -> tuple[int, ...]:
-        """The width of each level.
-
-        Raises:
-            InputError: a number outside its range, or too many or too few of them.
-        """
-        dims, depth, halvings = self.latent_dims, len(self.latent_dims), self.halvings
-        require(depth >= 1, "latent_dims", "at least one level", dims)
-        require(all(d >= 1 for d in dims), "latent_dims", "at least 1 a level", dims)
-        widths = (self.width,) if isinstance(self.width, int) else tuple(self.width)
-        widths = widths * depth if len(widths) == 1 else widths
-        require(len(widths) == depth, "width", f"one number, or one for each of {depth} levels", self.width)
-        require(all(w >= 1 for w in widths), "width", "at least 1", self.width)
-        require(self.blocks >= 0, "blocks", "at least 0", self.blocks)
-        require(not halvings or self.network == "conv", "halvings", "none with an mlp", halvings)
-        require(len(halvings) in (0, depth), "halvings", f"none, or one for each of {depth} levels", halvings)
-        rising = all(0 <= a <= b for a, b in pairwise((0, *halvings)))
-        require(rising, "halvings", "whole numbers that do not fall towards the top", halvings)
-        require(0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
-        require(self.kl_warmup >= 0, "kl_warmup", "a number of steps", self.kl_warmup)
-        return widths
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """The bottom-up pass: one feature map a level, level 1 first."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from likeli.config import Configurable
 from likeli.contract import Coded
 from likeli.errors import require
 from likeli.latent.chain import Graph, Hierarchy
@@ -30,32 +31,99 @@ from likeli.spaces import Observation, observe
 from likeli.spaces.base import Pixels, Space
 
 
+class CoderBackbone(Configurable):
+    """The networks of an encoder and of the decoder that mirrors it.
+
+    Arguments:
+        hidden: widths of the encoder's hidden layers, or channels of its stages.
+        network: mlp, or conv for images.
+        activation: silu, relu, gelu, tanh or softplus (mlp only).
+        dropout: probability of zeroing a hidden feature in training; None for 0.1 on images of several levels and 0 elsewhere.
+
+    Raises:
+        InputError: a width below 1, an unknown name, a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (256, 256),
+        network: Literal["mlp", "conv"] = "mlp",
+        activation: str = "silu",
+        dropout: float | None = None,
+    ) -> None:
+        self.hidden, self.network, self.activation, self.dropout = tuple(hidden), network, activation, dropout
+        require(all(h >= 1 for h in self.hidden), "hidden", "widths of at least 1", hidden)
+        require(network in ("mlp", "conv"), "network", "mlp or conv", network)
+        require(network == "mlp" or len(self.hidden) >= 1, "hidden", "at least one stage", hidden)
+        require(activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}", activation)
+        require(dropout is None or 0 <= dropout < 1, "dropout", "a probability below 1", dropout)
+
+
+class LatentPrior(Configurable):
+    """p(z).
+
+    Arguments:
+        prior_family: normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow.
+        components: of a mixture or vamp.
+    """
+
+    def __init__(self, prior_family: PriorFamily = "normal", components: int = 50) -> None:
+        require(components >= 1, "components", "at least 1", components)
+        self.prior_family, self.components = prior_family, components
+
+
+class VariationalObjective(Configurable):
+    """What training minimises; only the default is −ELBO.
+
+    Arguments:
+        beta: weight of the KL in the loss; other than 1 the loss is not a bound.
+        free_nats: of KL that each latent dimension may spend without penalty; above 0 the loss is not a bound.
+        kl_warmup: training steps over which the weight of the KL rises from 0 to beta; until then the loss is not a bound.
+        train_samples: K of the importance-weighted bound that the loss maximises; 1 for the ELBO.
+        gradient: `standard`, or `dreg` for the doubly reparameterised gradient of the encoder (K of at least 2).
+
+    Raises:
+        InputError: a number outside its range, or options that exclude each other.
+
+    Source: Burda et al. (2015), arXiv:1509.00519 for K; Tucker et al. (2018), arXiv:1810.04152 for dreg; Kingma et al. (2016),
+    arXiv:1606.04934 for free nats.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        free_nats: float = 0.0,
+        kl_warmup: int = 0,
+        train_samples: int = 1,
+        gradient: Literal["standard", "dreg"] = "standard",
+    ) -> None:
+        self.beta, self.free_nats, self.kl_warmup = beta, free_nats, kl_warmup
+        self.train_samples, self.gradient = train_samples, gradient
+        require(beta >= 0, "beta", "a number of at least 0", beta)
+        require(free_nats >= 0, "free_nats", "a number of at least 0", free_nats)
+        require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
+        require(train_samples >= 1, "train_samples", "at least 1", train_samples)
+        require(train_samples == 1 or (beta == 1 and not free_nats), "train_samples", "1 with beta or free nats", train_samples)
+        require(gradient == "standard" or train_samples >= 2, "train_samples", "at least 2 for dreg", train_samples)
+
+
 class VAE(Hierarchy, Coded):
     """A variational autoencoder: z ~ p(z), x ~ p(x|z), and an encoder that guesses z from x.
 
     Arguments:
         space: what one example is.
         latent_dim: length of z.
-        hidden: widths of the encoder's hidden layers, or channels of its stages; the decoder mirrors them.
-        dropout: probability of zeroing a hidden feature in training; None for 0.1 on images of several levels and 0 elsewhere.
-        activation: silu, relu, gelu, tanh or softplus (mlp only).
-        network: mlp, or conv for images.
+        backbone: the networks of encoder and decoder.
         head: p(x|z); chosen from the space if not given.
-        prior_family: p(z): normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow.
+        latent_prior: p(z); N(0, I) if not given.
         posterior_family: q(z|x): diagonal, full covariance, or flow (inverse autoregressive).
-        components: of a mixture or vamp prior.
-        beta: weight of the KL in the loss; other than 1 the loss is not a bound.
-        free_nats: of KL that each latent dimension may spend without penalty; above 0 the loss is not a bound.
-        kl_warmup: training steps over which the weight of the KL rises from 0 to beta; until then the loss is not a bound.
-        train_samples: K of the importance-weighted bound that the loss maximises; 1 for the ELBO.
-        gradient: `standard`, or `dreg` for the doubly reparameterised gradient of the encoder (K of at least 2).
+        objective: what training minimises; −ELBO if not given.
         condition: what y is, for p(x|y).
 
     Raises:
         InputError: a number outside its range, or options that exclude each other.
 
-    Source: Kingma & Welling (2013), arXiv:1312.6114; Sohn et al. (2015) for y; Burda et al. (2015), arXiv:1509.00519 for K;
-    Tucker et al. (2018), arXiv:1810.04152 for dreg; Kingma et al. (2016), arXiv:1606.04934 for free nats.
+    Source: Kingma & Welling (2013), arXiv:1312.6114; Sohn et al. (2015) for y.
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 4e-3, "ema": 0.998, "weight_decay": 1e-2}
@@ -67,79 +135,56 @@ class VAE(Hierarchy, Coded):
         self,
         space: Space,
         latent_dim: int = 16,
-        hidden: tuple[int, ...] = (256, 256),
-        dropout: float | None = None,
-        activation: str = "silu",
-        network: Literal["mlp", "conv"] = "mlp",
+        backbone: CoderBackbone | None = None,
         head: Observation | None = None,
-        prior_family: PriorFamily = "normal",
+        latent_prior: LatentPrior | None = None,
         posterior_family: PosteriorFamily = "diagonal",
-        components: int = 50,
-        beta: float = 1.0,
-        free_nats: float = 0.0,
-        kl_warmup: int = 0,
-        train_samples: int = 1,
-        gradient: Literal["standard", "dreg"] = "standard",
+        objective: VariationalObjective | None = None,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space)
-        self.latent_dim, self.hidden, self.dropout = latent_dim, tuple(hidden), dropout
-        self.activation, self.network, self.components = activation, network, components
-        self.prior_family, self.posterior_family, self.condition = prior_family, posterior_family, condition
-        self.beta, self.free_nats, self.kl_warmup = beta, free_nats, kl_warmup
-        self.train_samples, self.gradient = train_samples, gradient
+        self.latent_dim, self.posterior_family, self.condition = latent_dim, posterior_family, condition
+        self.backbone, self.latent_prior = backbone or CoderBackbone(), latent_prior or LatentPrior()
+        self.objective = objective or VariationalObjective()
         self._check()
         self.head = observe(space, head)
         self.embed = Condition(condition)
         self.q = make_posterior(posterior_family, latent_dim)
         self.encoder, self.decoder = self._networks()
-        features = space.shape if network == "conv" else (math.prod(space.model_shape),)
-        self.p = make_prior(prior_family, latent_dim, components, features, self._posterior_of_features)
-        self.kl_weight = KLWeight(beta, kl_warmup)
+        features = space.shape if self.backbone.network == "conv" else (math.prod(space.model_shape),)
+        family, components = self.latent_prior.prior_family, self.latent_prior.components
+        self.p = make_prior(family, latent_dim, components, features, self._posterior_of_features)
+        self.kl_weight = KLWeight(self.objective.beta, self.objective.kl_warmup)
         if condition is None:
             self._start_informative()
-        elif network == "mlp":
+        elif self.backbone.network == "mlp":
             self._start_reading()
 
     def _check(self) -> None:
+        prior, posterior, vamp = self.latent_prior.prior_family, self.posterior_family, self.latent_prior.prior_family == "vamp"
+        families, gaussian = f"{prior} prior, {posterior} posterior", prior == "normal" and posterior == "diagonal"
+        free, dreg = self.objective.free_nats > 0, self.objective.gradient == "dreg"
         require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
-        require(all(h >= 1 for h in self.hidden), "hidden", "widths of at least 1", self.hidden)
-        require(self.network == "mlp" or len(self.hidden) >= 1, "hidden", "at least one stage", self.hidden)
-        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
-        require(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}", self.activation)
-        require(self.network in ("mlp", "conv"), "network", "mlp or conv", self.network)
-        require(self.components >= 1, "components", "at least 1", self.components)
-        require(self.beta >= 0, "beta", "a number of at least 0", self.beta)
-        require(self.free_nats >= 0, "free_nats", "a number of at least 0", self.free_nats)
-        require(self.kl_warmup >= 0, "kl_warmup", "a number of steps", self.kl_warmup)
-        require(self.train_samples >= 1, "train_samples", "at least 1", self.train_samples)
-        families = f"{self.prior_family} prior, {self.posterior_family} posterior"
-        gaussian = self.prior_family == "normal" and self.posterior_family == "diagonal"
-        require(self.free_nats == 0 or gaussian, "free_nats", "0 unless p is normal and q diagonal", families)
-        vamp = self.prior_family == "vamp"
-        require(not vamp or self.posterior_family == "diagonal", "posterior_family", "diagonal with a vamp prior", families)
+        require(not free or gaussian, "free_nats", "0 unless p is normal and q diagonal", families)
+        require(not vamp or posterior == "diagonal", "posterior_family", "diagonal with a vamp prior", families)
         require(not vamp or self.condition is None, "prior_family", "one that needs no y", "vamp in a conditional model")
-        plain = self.beta == 1 and self.free_nats == 0
-        require(self.train_samples == 1 or plain, "train_samples", "1 with beta or free nats", self.train_samples)
-        dreg = self.gradient == "dreg"
-        require(not dreg or self.train_samples >= 2, "train_samples", "at least 2 for dreg", self.train_samples)
-        require(not dreg or self.posterior_family != "flow", "gradient", "standard with a flow posterior", "dreg")
+        require(not dreg or posterior != "flow", "gradient", "standard with a flow posterior", "dreg")
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
-        given, space, mirror = self.embed.width, self.space, self.hidden[::-1]
-        rate = self.dropout if self.dropout is not None else self._default_dropout()
-        if self.network == "conv":
-            encoder: nn.Module = ConvEncoder(space.shape, given, self.q.inputs, self.hidden, rate)
-            return encoder, ConvDecoder(self.latent_dim + given, space.shape, self.head.channels, mirror, rate)
-        width = math.prod(space.model_shape)
-        encoder = MLP(width + given, self.q.inputs, self.hidden, self.activation, rate)
+        given, space, hidden, activation = self.embed.width, self.space, self.backbone.hidden, self.backbone.activation
+        usual = 0.1 if isinstance(space, Pixels) and space.levels > 2 else 0.0
+        rate = usual if self.backbone.dropout is None else self.backbone.dropout
+        if self.backbone.network == "conv":
+            encoder: nn.Module = ConvEncoder(space.shape, given, self.q.inputs, hidden, rate)
+            return encoder, ConvDecoder(self.latent_dim + given, space.shape, self.head.channels, hidden[::-1], rate)
+        encoder = MLP(math.prod(space.model_shape) + given, self.q.inputs, hidden, activation, rate)
         outputs = self.head.channels * space.dimensions
-        return encoder, MLP(self.latent_dim + given, outputs, mirror, self.activation, rate)
+        return encoder, MLP(self.latent_dim + given, outputs, hidden[::-1], activation, rate)
 
     @torch.no_grad()
     def _start_informative(self) -> None:
         """Codes that already tell examples apart, so that fewer dimensions are given up before the decoder can read them."""
-        last, d = self.encoder.out if self.network == "conv" else self.encoder[-1], self.latent_dim
+        last, d = self.encoder.out if self.backbone.network == "conv" else self.encoder[-1], self.latent_dim
         last.weight[:d] *= 4
         last.bias[d : 2 * d] -= 1
 
@@ -148,9 +193,6 @@ class VAE(Hierarchy, Coded):
         """A decoder that reads y at once: codes that told examples apart before it does would tell y too."""
         first = cast(nn.Linear, cast(nn.Sequential, self.decoder)[0])
         first.weight[:, self.latent_dim :] *= 4
-
-    def _default_dropout(self) -> float:
-        return 0.1 if isinstance(self.space, Pixels) and self.space.levels > 2 else 0.0
 
     # --- the chain, at depth 1 -----------------------------------------------------------------------------------------
 
@@ -161,7 +203,7 @@ class VAE(Hierarchy, Coded):
 
     def _encode_features(self, u: Tensor, y: Tensor | None) -> Tensor:
         c = self.embed(y, u)
-        if self.network == "conv":
+        if self.backbone.network == "conv":
             return at_least_single(self.encoder(u, c))
         return at_least_single(self.encoder(torch.cat([u.flatten(1), c], 1) if self.embed.width else u.flatten(1)))
 
@@ -211,13 +253,13 @@ class VAE(Hierarchy, Coded):
     @property
     def notes(self) -> list[str]:
         """What a reader of the training loss must know."""
-        reasons = []
-        if self.beta != 1:
-            reasons.append(f"the KL is weighted by {self.beta:g}")
-        if self.free_nats:
-            reasons.append(f"{self.free_nats:g} nats a latent dimension are free")
-        if self.kl_warmup:
-            reasons.append(f"the weight of the KL rises over the first {self.kl_warmup} steps")
+        reasons, o = [], self.objective
+        if o.beta != 1:
+            reasons.append(f"the KL is weighted by {o.beta:g}")
+        if o.free_nats:
+            reasons.append(f"{o.free_nats:g} nats a latent dimension are free")
+        if o.kl_warmup:
+            reasons.append(f"the weight of the KL rises over the first {o.kl_warmup} steps")
         return [f"the training loss is not a bound: {'; '.join(reasons)}; the reported log-likelihood is"] if reasons else []
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -229,9 +271,9 @@ class VAE(Hierarchy, Coded):
         Training mode counts the steps of a warm-up; out of it w = β.
         """
         weight = self.kl_weight()
-        if self.train_samples > 1:
+        if self.objective.train_samples > 1:
             return self._importance_weighted(x, y, weight)
-        if self.free_nats:
+        if self.objective.free_nats:
             return self._with_free_nats(x, y, weight)
         bound = self.elbo(x, y)
         return -bound.value if weight == 1 else weight * bound.kl.sum(1) - bound.reconstruction
@@ -240,19 +282,19 @@ class VAE(Hierarchy, Coded):
         (step,) = self.walk(Ambient(x), y, context=self.infer(x, y))
         q, p = (law.base_dist for law in (step.q, step.p))
         cells = gaussian_kl(q.loc, q.scale, p.loc, p.scale)
-        cells = torch.where(cells.mean(0) > self.free_nats, cells, self.free_nats)
+        cells = torch.where(cells.mean(0) > self.objective.free_nats, cells, self.objective.free_nats)
         return weight * cells.sum(1) - self.observation(step.state, y).log_prob(x)
 
     def _importance_weighted(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
-        k = self.train_samples
+        k = self.objective.train_samples
         context = self.infer(x, y).repeat_interleave(k, 0)
         x, y = x.repeat_interleave(k, 0), y if y is None else y.repeat_interleave(k, 0)
         (step,) = self.walk(Ambient(x), y, context=context)
-        z, scored = step.z, self.q(context.detach()) if self.gradient == "dreg" else step.q
+        z, scored = step.z, self.q(context.detach()) if self.objective.gradient == "dreg" else step.q
         log_w = self.observation(z, y).log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
         log_w = log_w.unflatten(0, (-1, k))
         bound = log_w.logsumexp(1) - math.log(k)
-        if self.gradient == "standard":
+        if self.objective.gradient == "standard":
             return -bound
         w = log_w.detach().softmax(1)
         if z.requires_grad:

@@ -11,9 +11,9 @@ from torch import distributions as D
 from torch.utils._pytree import tree_leaves
 
 from likeli.latent.chain import LatentVariableModel, factors, level_names
-from likeli.models.hvae import HVAE
+from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.markov_hvae import MarkovHVAE
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone, LatentPrior
 from likeli.models.vdm import VDM
 from likeli.random import Ambient
 from likeli.spaces.base import Labels, Real
@@ -47,9 +47,9 @@ def printed_factors_are_used() -> float:
     for condition in (None, Labels(2)):
         given: dict[str, Any] = {"condition": condition}
         models: list[LatentVariableModel] = [
-            VAE(Real((3,)), 2, hidden=(8,), **given),
-            VAE(Real((3,)), 2, hidden=(8,), prior_family="mixture", posterior_family="full", components=3, **given),
-            *(HVAE(Real((3,)), (2, 2, 2), width=8, inference=i, markov=m, **given)
+            VAE(Real((3,)), 2, CoderBackbone((8,)), **given),
+            VAE(Real((3,)), 2, CoderBackbone((8,)), None, LatentPrior("mixture", components=3), "full", **given),
+            *(HVAE(Real((3,)), (2, 2, 2), LadderBackbone(8), inference=i, markov=m, **given)
               for i in ("residual", "ladder", "direct") for m in (False, True)),
             MarkovHVAE(Real((3,)), (2, 2, 2), hidden=(8,), **given),
             VDM(Real((3,)), steps=3, **given),

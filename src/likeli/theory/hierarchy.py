@@ -14,9 +14,9 @@ from likeli.latent.chain import log_weight
 from likeli.latent.estimators import prior_monte_carlo
 from likeli.models.autoencoder import CAE, DAE
 from likeli.models.flow import Flow
-from likeli.models.hvae import HVAE
+from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.markov_hvae import MarkovHVAE
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone, LatentPrior
 from likeli.probability.draw import gaussian_product
 from likeli.probability.gaussian_fit import fit_gaussian
 from likeli.probability.information import full_gaussian_kl, gaussian_kl
@@ -49,7 +49,7 @@ def _bimodal() -> D.MixtureSameFamily:
 
 @identity("R53", title="HVAE: log p(x|z) − Σ torch's own KL of each level = ELBO; no KL is negative", tolerance=1e-10)
 def levels_sum_to_the_bound() -> float:
-    model, x = _nudged(HVAE(Real((5,)), (3, 2, 2), width=16)), torch.randn(40, 5, dtype=torch.float64)
+    model, x = _nudged(HVAE(Real((5,)), (3, 2, 2), LadderBackbone(16))), torch.randn(40, 5, dtype=torch.float64)
     eps = [torch.randn(40, d, dtype=torch.float64) for d in (2, 2, 3)]  # the top level is drawn first
     elbo, state, kl = model.elbo(x, noise=Replay(eps)), None, []
     for step in model.walk(Replay(eps), context=model.infer(x)):
@@ -64,7 +64,7 @@ def levels_sum_to_the_bound() -> float:
 def ratio_and_closed_bounds_agree() -> float:
     worst = 0.0
     x = torch.randn(4000, 3, dtype=torch.float64)
-    for model in (HVAE(Real((3,)), (2, 2), width=8), MarkovHVAE(Real((3,)), (2, 2), hidden=(8,))):
+    for model in (HVAE(Real((3,)), (2, 2), LadderBackbone(8)), MarkovHVAE(Real((3,)), (2, 2), hidden=(8,))):
         _nudged(model)
         with torch.no_grad():
             gap = model.elbo(x).value - log_weight(model, x)
@@ -174,7 +174,7 @@ def _nudged(model: M) -> M:
 
 @identity("R28", "R11", title="VAE with a mixture prior: Monte Carlo log p(x) = quadrature, in s.e.", tolerance=4.5)
 def learned_prior_marginal() -> float:
-    vae = VAE(Real((3,)), 1, hidden=(8,), prior_family="mixture", components=3, head=Gaussian("fixed", 0.8)).double().eval()
+    vae = VAE(Real((3,)), 1, CoderBackbone((8,)), Gaussian("fixed", 0.8), LatentPrior("mixture", components=3)).double().eval()
     x = torch.randn(10, 3, dtype=torch.float64)
     z = torch.linspace(-12, 12, 4001, dtype=torch.float64)[:, None]
     with torch.no_grad():
@@ -191,7 +191,7 @@ def conditional_vae_is_exact() -> float:
     ppca = fitted_ppca(linear_data(300, 4), 2)
     plain, shift = as_vae(ppca), torch.randn(4, 3, dtype=torch.float64)
     head = Gaussian("learned")
-    vae = VAE(Real((4,)), 2, hidden=(), head=head, posterior_family="full", condition=Labels(3)).double().eval()
+    vae = VAE(Real((4,)), 2, CoderBackbone(()), head=head, posterior_family="full", condition=Labels(3)).double().eval()
     with torch.no_grad():
         encoder = plain.encoder[-1]
         vae.decoder[-1].weight.copy_(torch.cat([ppca.W, shift], 1))

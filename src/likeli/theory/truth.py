@@ -21,7 +21,7 @@ from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.gmm import GMM
 from likeli.models.independent import Independent
 from likeli.models.ppca import PPCA
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.information import kl
 from likeli.random import Ambient, seeded
 from likeli.spaces import Gaussian
@@ -49,7 +49,7 @@ def fitted_ppca(x: Tensor, latents: int) -> PPCA:
 def linear_vae(latents: int, d: int, *, family: PosteriorFamily = "full") -> VAE:
     """A VAE of two linear maps and one learned σ, in float64."""
     head = Gaussian(scale="learned")
-    return VAE(Real((d,)), latents, hidden=(), head=head, posterior_family=family).double().eval()
+    return VAE(Real((d,)), latents, backbone=CoderBackbone(()), head=head, posterior_family=family).double().eval()
 
 
 def as_vae(ppca: PPCA, *, exact: bool = True) -> VAE:
@@ -151,7 +151,7 @@ def _has_unit(model: GenerativeModel, x: Tensor) -> bool:
 def held_out_bounds_keep_their_order() -> float:
     truth = ppca_draw(4, 2)
     with seeded(0, "held out"):
-        vae = VAE(Real((4,)), 2, hidden=(32,), head=Gaussian("learned"))
+        vae = VAE(Real((4,)), 2, CoderBackbone((32,)), head=Gaussian("learned"))
     fit(vae, truth.sample(3000, 1), steps=400, progress=False)
     x = truth.sample(200, 2)
     bounds = [importance_bound(vae, x, k=k, repeats=64 // k, seed=k).value.double() for k in (1, 8)]

@@ -22,7 +22,7 @@ from likeli.evaluation.two_sample import c2st, roc_area
 from likeli.latent.codes import arithmetic, decode_codes, embed, interpolate, reconstruct, traverse
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
 from likeli.spaces import Gaussian
 from likeli.spaces.base import Labels, Real
@@ -36,7 +36,7 @@ def decoding_the_prior() -> float:
     """The autoencoder's decodes get the VAE's own noise, so that its missing noise is not what gives them away."""
     x, fresh = _band(4000, 0), _band(3000, 1)
     with seeded(0, "band"):
-        ae, vae = AE(Real((4,)), 2, hidden=(32, 32)), VAE(Real((4,)), 2, hidden=(32, 32), head=Gaussian("learned"))
+        ae, vae = AE(Real((4,)), 2, hidden=(32, 32)), VAE(Real((4,)), 2, CoderBackbone((32, 32)), head=Gaussian("learned"))
         z, e = torch.randn(3000, 2), torch.randn(3000, 4)
     for model in (ae, vae):
         fit(model, x, steps=2500, batch=256, lr=4e-3, progress=False)
@@ -61,7 +61,7 @@ def codes_beat_pca() -> float:
     assert y is not None
     assert y_test is not None
     with seeded(0, "digits"):
-        vae = VAE(data.space, 4, hidden=(128,))
+        vae = VAE(data.space, 4, CoderBackbone((128,)))
     fit(vae, data, steps=1500, batch=128, progress=False)
     pca = PCA(4).fit(x.flatten(1).numpy())
     codes = [[embed(vae, v).numpy(), pca.transform(v.flatten(1).numpy())] for v in (x, x_test)]
@@ -78,7 +78,7 @@ def roll_is_unrolled() -> float:
     (x, _), (fresh, arc) = _roll(3000, 0), _roll(1000, 1)
     space = Real((3,), tuple(x.mean(0).tolist()), x.std().item())
     with seeded(0):
-        vae = VAE(space, 1, hidden=(64, 64))
+        vae = VAE(space, 1, CoderBackbone((64, 64)))
     fit(vae, x, steps=2000, batch=256, lr=8e-3, progress=False)
     rank = abs(stats.spearmanr(embed(vae, fresh)[:, 0], arc).statistic)
     left = (reconstruct(vae, fresh) - fresh).square().sum(1).mean().item()
@@ -107,7 +107,7 @@ def strange_rows_are_found() -> float:
 def false_alarms_are_as_stated() -> float:
     truth = ring8()
     with seeded(0, "useless"):
-        models = [_fitted_mixture(truth.sample(500, 1), 2), VAE(Real((2,)), 1, hidden=(4,))]
+        models = [_fitted_mixture(truth.sample(500, 1), 2), VAE(Real((2,)), 1, CoderBackbone((4,)))]
     worst = 0.0
     for model, options in zip(models, ({}, {"samples": 2})):
         for rate in (0.01, 0.1):
@@ -237,7 +237,7 @@ def arithmetic_flips_an_attribute() -> float:
 def _trained() -> VAE:
     x, y, _, _ = _strokes(3000, 0)
     with seeded(0, "strokes"):
-        model = VAE(Real((SIDE, SIDE)), 2, hidden=(64, 64), head=Gaussian("learned"), condition=Labels(KINDS))
+        model = VAE(Real((SIDE, SIDE)), 2, CoderBackbone((64, 64)), head=Gaussian("learned"), condition=Labels(KINDS))
     fit(model, x, y, steps=1800, batch=128, progress=False)
     return model.eval()
 

@@ -14,7 +14,7 @@ from likeli.latent.chain import log_weight
 from likeli.latent.estimators import annealed, importance, importance_bound, prior_monte_carlo
 from likeli.latent.refinement import refine
 from likeli.models.ppca import PPCA
-from likeli.models.vae import VAE
+from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.probability.information import entropy, full_gaussian_kl
 from likeli.random import Ambient, Replay, seeded
@@ -200,7 +200,7 @@ def collapse_count() -> float:
     for active in (1, 2, 3):
         sigma = (eigenvalues[active - 1] * eigenvalues[active]).sqrt().sqrt().item()
         head = Gaussian(scale="fixed", width=sigma)
-        vae = VAE(Real((5,)), 4, hidden=(), head=head).double().eval()
+        vae = VAE(Real((5,)), 4, CoderBackbone(()), head=head).double().eval()
         minimise(functools.partial(_loss, vae, x), list(vae.parameters()), 1000)
         wrong += abs(int((_kl_by_latent(vae, x) > 1e-3).sum()) - active)
     return wrong
@@ -218,7 +218,7 @@ def _kl_by_latent(vae: VAE, x: Tensor) -> Tensor:
 @identity("R38", "I15", title="chain ELBO = log p(x|z) − ½Σ(μ² + σ² − 1 − log σ²)", tolerance=1e-12)
 def chain_is_the_textbook() -> float:
     x, eps = linear_data(30, 5), torch.randn(30, 2, dtype=torch.float64)
-    vae = VAE(Real((5,)), 2, hidden=(16,)).double().eval()
+    vae = VAE(Real((5,)), 2, CoderBackbone((16,))).double().eval()
     mean, log_std = vae.infer(x).chunk(2, 1)
     out = vae.decoder(mean + log_std.exp() * eps)
     log_p = D.Normal(out, vae.head.log_width.exp()).log_prob(x).sum(1)
@@ -231,7 +231,7 @@ def fits_repeat() -> float:
     x, weights = linear_data(100, 4).float(), []
     for _ in range(2):
         with seeded(0):
-            vae = VAE(Real((4,)), 2, hidden=(8,))
+            vae = VAE(Real((4,)), 2, CoderBackbone((8,)))
         fit(vae, x, steps=20, batch=16, progress=False)
         weights.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
     return (weights[0] - weights[1]).abs().max().item()
