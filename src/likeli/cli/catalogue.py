@@ -131,6 +131,13 @@ class Catalogue:
             return self.models[name]
         raise InputError(f"model: unknown family {name!r}{nearest(name, self.models)}; known are {', '.join(self.models)}")
 
+    def single(self, annotation: str) -> tuple[str, str] | None:
+        """Registered name and class name of what can only be an object of one class, such as `DenoiserBackbone | None`."""
+        words = re.findall(r"[A-Za-z_]\w*", annotation)
+        named = [w for w in words if any(a.name == "Configurable" for a in self.lineage(w))]
+        choices = list(self.concrete(named[0]).items()) if len(named) == 1 and not self.is_abstract(named[0]) else []
+        return choices[0] if len(choices) == 1 else None
+
     def nested(self, annotation: str) -> dict[str, str]:
         """Registered name → class name of what an argument annotated with a class of ours can be."""
         for word in re.findall(r"[A-Za-z_]\w*", annotation):
