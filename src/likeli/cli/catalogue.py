@@ -209,7 +209,7 @@ def _read(node: ast.ClassDef) -> Class:
             attributes[n.targets[0].id] = _value(n.value)[0]
     return Class(
         name=node.name,
-        bases=tuple(b for b in map(_base, node.bases) if b),
+        bases=tuple(ast.unparse(b).partition("[")[0].rpartition(".")[2] for b in node.bases),
         doc=doc,
         own=None if init is None else tuple(_signature(init, help_)),
         attributes=attributes,
@@ -240,11 +240,6 @@ def _value(node: ast.expr | None) -> tuple[Any, bool]:
         return ast.literal_eval(node), True
     except ValueError:
         return ast.unparse(node), False
-
-
-def _base(node: ast.expr) -> str | None:
-    node = node.value if isinstance(node, ast.Subscript) else node
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
 def _argument_help(doc: str) -> dict[str, str]:
