@@ -30,6 +30,8 @@ SILENT = {"text", "{toctree}", "mermaid"}
 BUDGETS = [
     (r"\bminutes=[\d.]+", "steps=2"),
     (r"--minutes [\d.]+", "--steps 2"),
+    (r"(--steps |\bsteps=)\d+", r"\g<1>2"),
+    (r"\bsample\(64\b", "sample(4"),
     (r"\bsamples=\d+", "samples=2"),
     (r"--likelihood.samples \d+", "--likelihood.samples 2"),
     (r"--model (vdm|flow_matching)\b", r"--model \1 --model.hidden 8"),

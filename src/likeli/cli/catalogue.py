@@ -131,6 +131,13 @@ class Catalogue:
             return self.models[name]
         raise InputError(f"model: unknown family {name!r}{nearest(name, self.models)}; known are {', '.join(self.models)}")
 
+    def single(self, annotation: str) -> tuple[str, str] | None:
+        """Registered name and class name of what can only be an object of one class, such as `DenoiserBackbone | None`."""
+        words = re.findall(r"[A-Za-z_]\w*", annotation)
+        named = [w for w in words if any(a.name == "Configurable" for a in self.lineage(w))]
+        choices = list(self.concrete(named[0]).items()) if len(named) == 1 and not self.is_abstract(named[0]) else []
+        return choices[0] if len(choices) == 1 else None
+
     def nested(self, annotation: str) -> dict[str, str]:
         """Registered name → class name of what an argument annotated with a class of ours can be."""
         for word in re.findall(r"[A-Za-z_]\w*", annotation):
@@ -202,7 +209,7 @@ def _read(node: ast.ClassDef) -> Class:
             attributes[n.targets[0].id] = _value(n.value)[0]
     return Class(
         name=node.name,
-        bases=tuple(b for b in map(_base, node.bases) if b),
+        bases=tuple(ast.unparse(b).partition("[")[0].rpartition(".")[2] for b in node.bases),
         doc=doc,
         own=None if init is None else tuple(_signature(init, help_)),
         attributes=attributes,
@@ -233,11 +240,6 @@ def _value(node: ast.expr | None) -> tuple[Any, bool]:
         return ast.literal_eval(node), True
     except ValueError:
         return ast.unparse(node), False
-
-
-def _base(node: ast.expr) -> str | None:
-    node = node.value if isinstance(node, ast.Subscript) else node
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
 def _argument_help(doc: str) -> dict[str, str]:

@@ -147,10 +147,19 @@ def model_spec(
         InputError: unknown family or option; the nearest known name is suggested.
     """
     arguments = known.arguments(known.family(name) if among is None else among[name])
-    given = {k: v for k, v in config.items() if k != "class"}
+    single = {a: only for a in arguments if (only := known.single(arguments[a].annotation)) is not None}
+    homes = {inside: a for a, (_, cls) in single.items() for inside in known.arguments(cls)}  # `hidden` is `backbone.hidden`
+    given: dict[str, Any] = {}
+    for key, value in config.items():
+        if key not in arguments and key in homes:
+            given[homes[key]] = (given.get(homes[key]) or {}) | {key: value}
+        elif key != "class":
+            given[key] = given[key] | dict(value) if isinstance(value, Mapping) and isinstance(given.get(key), dict) else value
     inner: dict[str, Pairs] = {}
     for key, text in pairs:
         head, dot, tail = key.partition(".")
+        if not dot and head not in arguments and head in homes:
+            head, dot, tail = homes[head], ".", head
         if dot:
             inner.setdefault(head, []).append((tail, text))
         else:
@@ -162,9 +171,15 @@ def model_spec(
             raise InputError(f"{where}.{str(key)[:80]}: {name} has no such option{hint}")
         value, own, path = given.get(key), inner.get(key, []), f"{where}.{key}"
         choices = known.nested(arguments[key].annotation)
+        if choices and not own and isinstance(value, str) and f"'{value}'" in arguments[key].annotation:
+            spec[key] = value  # a name of the constructor's own, such as noise=learned
+            continue
         if choices and (own or isinstance(value, (str, Mapping))):
             value = {"class": value} if isinstance(value, str) else value or {}
-            kind = value.get("class")
+            kind = value.get("class") or (single[key][0] if key in single else None)
+            if key in single and kind not in choices:
+                options = ", ".join(f"{path}.{k}" for k in known.arguments(single[key][1]))
+                raise InputError(f"{path}: expected its options, {options}, got {str(kind)[:80]!r}")
             if not isinstance(kind, str) or kind not in choices:
                 got = "nothing" if kind is None else f"{str(kind)[:80]!r}{nearest(kind, choices)}"
                 raise InputError(f"{path}: expected one of {', '.join(choices)}, got {got}")

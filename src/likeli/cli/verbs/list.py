@@ -79,6 +79,10 @@ def options_help(known: Catalogue, name: str) -> str:
     """The options of a family, one a line, each followed by the objects that it can be."""
     lines = [f"options of {name}:"]
     for a in known.arguments(known.family(name)).values():
+        only = known.single(a.annotation)
+        if only is not None:
+            lines += [f"  {a.help}", *(_line(f"model.{a.name}", inner) for inner in known.arguments(only[1]).values())]
+            continue
         lines.append(_line("model", a))
         for choice, cls in known.nested(a.annotation).items():
             own = ", ".join(f"--model.{a.name}.{k}" for k in known.arguments(cls))
@@ -99,5 +103,5 @@ def _line(section: str, a: Argument) -> str:
     default = "" if a.required else f" [{'none' if value is None else value}]"
     kind = a.annotation.replace(" | None", " or none").replace(" | ", " or ")
     kind = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), kind)
-    kind = re.sub(r"tuple\[(\w+), (\.\.\.|\w+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), kind)
+    kind = re.sub(r"tuple\[([\w ]+), (\.\.\.|[\w ]+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), kind)
     return f"  --{section}.{a.name:<16} {kind}{default}  {a.help}".rstrip()
