@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: demo test verify lint docs bench peers clean
+.PHONY: demo test test-isa verify lint docs bench peers clean
 demo: $(STAMP)  ## five families on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
@@ -15,6 +15,9 @@ test: $(STAMP) lint  ## style, types and the default test suite
 
 verify: $(STAMP)  ## the long checks too
 	$(BIN)/python -m pytest -n 2
+
+test-isa: $(STAMP)  ## what depends on training, under each instruction set of this processor
+	$(BIN)/python tests/isa.py -n 2 -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

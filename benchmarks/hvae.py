@@ -14,15 +14,14 @@ import time
 
 from benchmarks.vae_quality import load, prepare
 from benchmarks.vae_quality import peer as single_level
+from likeli.models.hvae import LadderBackbone
 
 METRIC, HIGHER = "negative_log_likelihood", False
 VARIANTS = [{"seconds": 1800}]
 SAMPLES, BATCH, CALIBRATION, MARGIN = 1000, 64, 80, 0.96
 LADDER = {
     "latent_dims": (4, 4, 16, 16),
-    "width": (48, 48, 224, 224),
-    "halvings": (0, 0, 3, 3),
-    "network": "conv",
+    "backbone": LadderBackbone((48, 48, 224, 224), network="conv", halvings=(0, 0, 3, 3)),
     "inference": "direct",
 }
 TRAINING = {"batch": BATCH, "lr": 2e-3, "ema": 0.9995, "weight_decay": 0.02, "precision": "bf16-mixed", "skip": 20.0}

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 
-from likeli.models.vae import CoderBackbone
+from likeli.models.vae import VAE, CoderBackbone, LatentPrior, VariationalObjective
 
 METRIC, HIGHER = "negative_log_likelihood", False
 VARIANTS = [{"family": family, "seconds": 600} for family in ("VAE", "IWAE", "VAMP", "VAE_IAF")]
 TEST, SAMPLES, LATENT, HIDDEN, TRIAL = 1000, 5000, 40, (300, 300), 1000
-OPTIONS = {"prior_family": "mixture", "components": 200, "activation": "relu", "train_samples": 5, "gradient": "dreg"}
+PRIOR, OBJECTIVE = LatentPrior("mixture", 200), VariationalObjective(train_samples=5, gradient="dreg")
 SETTINGS = {"lr": 2e-3, "ema": 0.9995, "precision": "bf16-mixed"}
 
 
@@ -36,7 +36,6 @@ def ours(folder, family, seconds):
 
     from likeli.data.dataset import Data
     from likeli.evaluation.likelihood import evaluate
-    from likeli.models.vae import VAE
     from likeli.spaces.base import Binary
     from likeli.training import fit
 
@@ -46,7 +45,7 @@ def ours(folder, family, seconds):
 
     def trained(steps):
         torch.manual_seed(0)
-        model = VAE(space, LATENT, CoderBackbone(HIDDEN), **OPTIONS)
+        model = VAE(space, LATENT, CoderBackbone(HIDDEN, activation="relu"), latent_prior=PRIOR, objective=OBJECTIVE)
         begin = time.process_time()
         fit(model, data, steps=steps, progress=False, **SETTINGS)
         return model, time.process_time() - begin

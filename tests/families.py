@@ -13,6 +13,7 @@ from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
 from likeli.spaces.base import Counts, Labels, Pixels, Tokens
 from likeli.spaces.table import Table
+from likeli.training import fit
 
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)
@@ -52,20 +53,7 @@ def examples(space, n=70, seed=0):
         return u.exp().mul(2).long() if isinstance(space, Counts) else space.from_model(u)
 
 
-def trained(model, x, *, steps, lr=1e-2, batch=64, seed=0):
-    """`model` fitted to x by its own strategy, for a short while."""
-    if model.strategy == "closed_form":
-        model.fit_closed_form(x)
-    elif model.strategy == "em":
-        for _ in zip(range(steps), model.em(x)):
-            pass
-    elif model.strategy == "sgd":
-        optimiser = torch.optim.Adam(model.parameters(), lr=lr)
-        for step in range(steps):
-            with seeded(seed, "train", step):
-                loss = model.train().loss(x[torch.randint(len(x), (batch,))]).mean()
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-                optimiser.step()
+def trained(model, x, *, steps, seed=0):
+    """`model` fitted to x for a short while, as a user would: at the family's own rate, at which nothing diverges."""
+    fit(model, x, steps=steps, seed=seed)
     return model.eval()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from families import flat
 from likeli.errors import InputError, Unsupported
 from likeli.latent.codes import arithmetic, bilinear, decode_codes, embed, interpolate, reconstruct, traverse
 from likeli.models.flow import Flow
@@ -28,7 +29,7 @@ def ppca():
 
 def vae(**kwargs):
     with seeded(1):
-        return VAE(Real((4,)), 3, CoderBackbone((8,)), **kwargs)
+        return flat(VAE, Real((4,)), 3, hidden=(8,), **kwargs)
 
 
 @pytest.mark.parametrize("path", ["linear", "spherical"])

@@ -334,3 +334,20 @@ def test_codes_of_a_wrong_shape_or_level_are_named():
             model.sample(2, fixed={level: code})
     with pytest.raises(InputError, match="fixed: expected numbers that are finite at level 2"):
         model.sample(2, fixed={2: torch.full((1, 3), math.nan)})
+
+
+@pytest.mark.parametrize("inference", ["direct", "residual", "ladder"])
+def test_every_level_starts_at_its_prior_and_a_short_fit_of_any_seed_gains(inference):
+    """A fresh ladder's KL is below 0.15 nats a level of 16 latents; 25 steps of the product's own training diverge nowhere."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 2, (256, 3), generator=generator)
+    x[:, 1] = x[:, 0]
+    for seed in range(4):
+        with seeded(seed, "ladder"):
+            model = HVAE(Binary((3,)), inference=inference)
+        with torch.no_grad(), seeded(seed, "start"):
+            start = model.elbo(x)
+        assert start.kl.mean(0).max() < 0.15
+        fit(model, x, steps=25, seed=seed)
+        with torch.no_grad(), seeded(seed, "end"):
+            assert model.elbo(x).value.mean() > start.value.mean()

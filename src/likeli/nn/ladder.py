@@ -159,17 +159,12 @@ class Level(nn.Module):
         self.evidence = nn.Sequential(*hidden, head)
         self.inject, self.blocks = grid.linear(latent, width), grid.blocks(blocks)
         self.condition = nn.Linear(condition, width, bias=False) if condition else None
-        self._start_informative(head, latent, depth)
-
-    @torch.no_grad()
-    def _start_informative(self, head: nn.Module, latent: int, depth: int) -> None:
-        """p near N(0, I), and codes that already tell examples apart, so that the levels below learn to read them."""
-        self.prior.weight.mul_(0.1)
-        nn.init.zeros_(self.prior.bias)
-        nn.init.zeros_(head.bias)
-        head.weight[:latent] *= 4
-        head.bias[latent:] -= 1
-        self.inject.weight.mul_(1 / math.sqrt(depth))
+        with torch.no_grad():  # p near N(0, I) and q near p: means that tell examples apart a little, and p's own scale
+            self.prior.weight.mul_(0.1)
+            for value in (self.prior.bias, head.weight[latent:], head.bias):
+                value.zero_()
+            head.bias[latent:] += 0.0 if joint else 1.0  # evidence that multiplies p: wide, so that it says little
+            self.inject.weight.mul_(1 / math.sqrt(depth))
 
 
 def gaussian_parameters(out: Tensor) -> tuple[Tensor, Tensor]:
