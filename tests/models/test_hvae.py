@@ -69,6 +69,7 @@ def linear_chain(**options):
     with seeded(0):
         model = flat(HVAE, Real((2,)), (1, 1), width=4, blocks=0, inference="ladder", head=Gaussian(), **options)
     for level in model.levels:
+        level.evidence[-1].weight.data[:1] *= 4  # away from the symmetric point at which no level is used
         level.prior.weight.data[1:] = 0
         level.prior.weight.register_hook(lambda g: torch.cat([g[:1], 0 * g[1:]]))
     return model.double()
