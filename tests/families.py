@@ -10,8 +10,7 @@ from likeli.config import registered
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
-from likeli.spaces.base import Counts, Labels, Pixels, Tokens
-from likeli.spaces.table import Table
+from likeli.spaces import Counts, Labels, Pixels, Table, Tokens
 
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):
     importlib.import_module(_module.name)

@@ -10,7 +10,7 @@ from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.schedule import Karras, LogLinear, Straight, SubVP
 from likeli.errors import InputError
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Tokens
+from likeli.spaces import Pixels, Tokens
 
 READINGS = ["x", "eps", "score", "v", "flow"]
 

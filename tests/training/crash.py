@@ -18,7 +18,7 @@ from probes import MixtureProbe, Rows, noisy, rows
 from likeli.checkpoint import read, read_history
 from likeli.errors import LikeliError
 from likeli.models import GMM, VAE
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.training import fit
 
 STEPS = 40

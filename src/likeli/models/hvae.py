@@ -22,8 +22,7 @@ from likeli.nn.embedding import Condition
 from likeli.nn.ladder import Grid, Level, Patches, gaussian_parameters, grow, pyramid, shrink
 from likeli.probability.draw import diagonal_gaussian, gaussian_product
 from likeli.random import Noise
-from likeli.spaces import Observation, observe
-from likeli.spaces.base import Space
+from likeli.spaces import Observation, Space
 
 
 class HVAE(Hierarchy):
@@ -73,7 +72,7 @@ class HVAE(Hierarchy):
         self.kl_warmup, self.dropout, self.condition = kl_warmup, dropout, condition
         self.depth, self.graph = len(self.latent_dims), Graph(markov=markov)
         widths = self._check()
-        self.head, self.embed = observe(space, head), Condition(condition)
+        self.head, self.embed = head.on(space) if head else space.head(), Condition(condition)
         self.kl_weight = KLWeight(1.0, kl_warmup)
         self.patches = patches = Patches(network, space.model_shape, patch)
         grids = pyramid(patches.cells, widths, self.halvings or (0,) * self.depth, dropout)

@@ -26,8 +26,7 @@ from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.probability.draw import at_least_single, draw
 from likeli.probability.information import gaussian_kl
 from likeli.random import Ambient, Noise, Streams
-from likeli.spaces import Observation, observe
-from likeli.spaces.base import Pixels, Space
+from likeli.spaces import Observation, Space
 
 
 class VAE(Hierarchy, Coded):
@@ -89,7 +88,7 @@ class VAE(Hierarchy, Coded):
         self.beta, self.free_nats, self.kl_warmup = beta, free_nats, kl_warmup
         self.train_samples, self.gradient = train_samples, gradient
         self._check()
-        self.head = observe(space, head)
+        self.head = head.on(space) if head else space.head()
         self.embed = Condition(condition)
         self.q = make_posterior(posterior_family, latent_dim)
         self.encoder, self.decoder = self._networks()
@@ -150,7 +149,7 @@ class VAE(Hierarchy, Coded):
         first.weight[:, self.latent_dim :] *= 4
 
     def _default_dropout(self) -> float:
-        return 0.1 if isinstance(self.space, Pixels) and self.space.levels > 2 else 0.0
+        return 0.1 if self.space.symbols > 2 and self.space.model_shape == self.space.shape else 0.0
 
     # --- the chain, at depth 1 -----------------------------------------------------------------------------------------
 

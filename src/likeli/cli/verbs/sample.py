@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from likeli.contract import GenerativeModel
-    from likeli.spaces.base import Space
+    from likeli.spaces import Space
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _csv(path: Path, x: Tensor, space: Space) -> None:
 
 def _text(path: Path, x: Tensor, space: Space) -> None:
     from likeli.data.readers.text import decode
-    from likeli.spaces.base import Tokens
+    from likeli.spaces import Tokens
 
     if not isinstance(space, Tokens):
         raise InputError("out: expected a name that ends in .npy or .csv, since the data are not text, got .txt")
