@@ -5,7 +5,7 @@
     data = likeli.load_data("digits")
     model = likeli.VAE(data.space)
     likeli.fit(model, data, minutes=1)
-    print(likeli.evaluate(model, *data.split("test")))
+    print(likeli.evaluate(model, data.split("test")[0]))
 
 Names are looked up when they are first used, so that `import likeli` is quick and imports no torch.
 """

@@ -186,7 +186,7 @@ def made(tmp_path_factory):
         ("evaluate nowhere", "nowhere"),
         ("sample {run} -n 0 --out s.npy", "n: expected"),
         ("sample {run} -n -5 --out s.npy", "n: expected"),
-        ("sample {run} -n 1.5 --out s.npy", "invalid int"),
+        ("sample {run} -n 1.5 --out s.npy", "n: expected an integer, got 1.5"),
         ("sample {run} --out s.gif", "ends in"),
         ("sample {run} --out s.txt", "not text"),
         ("sample {run} --out nowhere/s.npy", "existing folder"),

@@ -38,7 +38,7 @@ def test_class_attributes_are_the_classes(name):
     cls, known = MODELS[name], catalogue()
     assert known.attribute(cls.__name__, "knows") == f"Knows.{cls.knows.name}"
     assert known.attribute(cls.__name__, "strategy") == cls.strategy
-    assert known.takes(cls.__name__, "condition") == ("condition" in parameters_of(cls))
+    assert ("condition" in known.constructor(cls.__name__)) == ("condition" in parameters_of(cls))
     assert known.summary(cls.__name__)
 
 

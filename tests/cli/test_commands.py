@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +242,78 @@ class LaplaceColumns(DensityModel):
         p = noise.uniform(*self.space.shape) - 0.5
         return self.loc - self.log_scale.exp() * p.sign() * torch.log1p(-2 * p.abs())
 '''
+
+
+SAMPLER = '''
+from likeli.diffusion import Sampler
+
+class HalfStep(Sampler):
+    """Euler's step in sigma, twice as lazy as it should be.
+
+    Arguments:
+        share: of the way.
+    """
+
+    evaluations = 1
+
+    def __init__(self, share: float = 0.5) -> None:
+        self.share = share
+
+    def step(self, denoise, z, t, s, noise, memory):
+        found = denoise(z, t)
+        return z + self.share * (s.alpha * found.x + s.sigma * found.eps - z), memory
+'''
+
+
+def test_a_plugin_that_adds_no_family_says_what_it_adds(runs, tmp_path, capsys):
+    (tmp_path / "half.py").write_text(SAMPLER)
+    (tmp_path / "nothing.py").write_text("x = 1")
+    tiny = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet"]
+    run("fit", "digits", "--model", "vdm", *tiny, "--out", tmp_path / "x")
+    capsys.readouterr()
+    plugins = ["--plugin", tmp_path / "half.py", "--plugin", tmp_path / "nothing.py"]
+    run("sample", tmp_path / "x", "-n", 2, "--steps", 3, "--sampler", "half_step", "--out", tmp_path / "s.npy", *plugins)
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'half.py'} adds half_step" in err
+    assert f"{tmp_path / 'nothing.py'} adds nothing by name" in err
+    assert "family" not in err
+
+
+VERB = '''
+"""count to a number
+
+likeli count_up 3
+"""
+
+from likeli.cli.output import emit
+
+
+def add_arguments(parser):
+    """Declare the options."""
+    parser.add_argument("number", type=int)
+
+
+def run(args):
+    """Count."""
+    emit(args, {"count": list(range(args.number))}, " ".join(map(str, range(args.number))))
+'''
+
+
+def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
+    from likeli.cli import verbs
+
+    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
+    (tmp_path / "count_up.py").write_text(VERB)
+    assert output(capsys, "count_up", 3) == {"count": [0, 1, 2]}
+    run("count_up", "three", code=2)
+    assert "number: expected an integer, got three" in capsys.readouterr().err
+    run("count-up", 3, code=2)
+    assert "did you mean count_up" in capsys.readouterr().err
+    run("--help")
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert listed[:3] == ["fit", "evaluate", "sample"]
+    assert "count_up" in listed
+    assert set(listed) >= {p.stem for p in Path(verbs.__path__[0]).glob("[a-z]*.py")}
 
 
 @pytest.mark.parametrize(

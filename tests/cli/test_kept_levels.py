@@ -28,7 +28,7 @@ def test_the_kept_levels_are_a_test_rows(fitted, tmp_path):
     [
         (["--keep", "3"], "keep: expected levels from 1 to 2, got 3"),
         (["--keep", "0"], "keep: expected levels from 1 to 2, got 0"),
-        (["--keep", "top"], "keep: expected whole numbers separated by commas"),
+        (["--keep", "top"], "keep: expected an integer, got top"),
         (["--sample.fixed", "3"], "fixed: expected codes by level, got int"),
         (["--keep", "1", "--row", "100000"], "row: expected a test row from 0 to"),
     ],

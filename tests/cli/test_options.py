@@ -1,10 +1,12 @@
 """Dotted options and the config file: what they mean, and every way to get them wrong."""
 
+from typing import Any, Literal
+
 import pytest
 import yaml
 
-from likeli.cli.catalogue import Catalogue, catalogue
-from likeli.cli.options import MAX_BYTES, model_spec, parse, read_config, split_dotted, train_settings
+from likeli.cli.catalogue import Argument, Catalogue, catalogue
+from likeli.cli.options import MAX_BYTES, model_spec, read_config, read_value, split_dotted, train_settings
 from likeli.errors import InputError
 
 SOURCE = '''
@@ -36,11 +38,7 @@ class Toy(GenerativeModel):
     def __init__(self, space, size: int = 3, schedule: Schedule | None = None, name: str = "x"): ...
     def loss(self): ...
 '''
-KNOWN = {
-    "data": lambda v: isinstance(v, str),
-    "steps": lambda v: isinstance(v, int),
-    "model": lambda v: isinstance(v, (str, dict)),
-}
+KNOWN = {"data": str, "steps": int, "model": str | dict, "anything": Any}
 
 
 @pytest.fixture
@@ -78,23 +76,66 @@ def test_a_dotted_option_needs_a_value():
         ("3", "int", 3),
         ("1e-3", "float", 1e-3),
         (".5", "float", 0.5),
+        ("3", "float", 3.0),
         ("none", "int | None", None),
         ("null", "float | None", None),
         ("none", "Literal['cosine', 'none']", "none"),
+        ("none", "Schedule | None", None),
+        ("cosine", "Schedule | None", "cosine"),
         ("32", "Literal['32', 'bf16-mixed']", "32"),
         ("3", "str", "3"),
+        ("", "str", ""),
         ("True", "bool", True),
-        ("64,64", "tuple[int, ...]", [64, 64]),
-        ("[64, 64]", "tuple[int, ...]", [64, 64]),
-        ("64", "tuple[int, ...]", [64]),
-        ("()", "tuple[int, ...]", []),
-        ("abc", "int", "abc"),
+        ("64,64", "tuple[int, ...]", (64, 64)),
+        ("[64, 64]", "tuple[int, ...]", (64, 64)),
+        ("64", "tuple[int, ...]", (64,)),
+        ("()", "tuple[int, ...]", ()),
+        ("4", "int | tuple[int, ...]", 4),
+        ("4,4", "int | tuple[int, ...]", (4, 4)),
+        ("0.9,0.99", "tuple[float, float]", (0.9, 0.99)),
         ("1_000", "int", 1000),
+        ('{"class": "ddim", "eta": 0.5}', "Sampler | str", {"class": "ddim", "eta": 0.5}),
     ],
 )
-def test_text_becomes_a_plain_value(text, annotation, value):
-    assert parse(text, annotation) == value
-    assert type(parse(text, annotation)) is type(value)
+def test_text_becomes_a_value_of_its_type(text, annotation, value):
+    hint = Argument("x", annotation, None, True, False, "").hint
+    found = read_value(text, hint, "x")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, hint, message",
+    [
+        ("abc", int, "x: expected an integer, got abc"),
+        ("2.5", int, "x: expected an integer, got 2.5"),
+        ("010x", int, "x: expected an integer, got 010x"),
+        ("true", int, "x: expected an integer, got True"),
+        ("yes", bool, "x: expected true or false, got yes"),
+        ("nan", float, "x: expected a finite number, got nan"),
+        ("9" * 5000, int, "x: expected an integer, got inf"),
+        ("16", Literal["32", "bf16-mixed"], "x: expected one of 32, bf16-mixed, got 16"),
+        ("8,x", tuple[int, ...], "x: expected an integer, got x"),
+        ("1", tuple[int, int], "x: expected 2 values, got [1]"),
+        ("none", int, "x: expected an integer, got None"),
+        ("[" * 500, list[int], "x: expected"),
+    ],
+)
+def test_text_of_another_type_is_one_line(text, hint, message):
+    with pytest.raises(InputError) as caught:
+        read_value(text, hint, "x")
+    assert str(caught.value).startswith(message)
+
+
+SCALARS = ["3", "-2", "1e-3", ".5", "true", "null", "none", "digits", "0x1f", "010", "1:30", "yes", "2001-01-01"]
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_a_file_and_the_command_line_read_one_scalar_alike(text, config):
+    """What YAML 1.1 makes of 0x1f, 010, 1:30, yes and dates surprises on a command line; here it is text or decimal."""
+    in_file = config(f"anything: {text}")["anything"]
+    assert in_file == (text if text == "none" else read_value(text, Any, "x"))
+    assert type(in_file) in (int, float, bool, type(None), str)
 
 
 def test_a_nested_object_is_named_and_then_configured(toys):
@@ -157,14 +198,14 @@ def test_a_config_file_is_read(config):
         ('{"data": "digits"', "line 1 column 18"),
         ("- 1\n- 2", "options by name"),
         ("", "options by name, got nothing"),
-        ("steps: many", "steps: expected another type"),
+        ("steps: many", "steps: expected an integer, got many"),
         ("? [1, 2]\n: 3", "line 1"),
         ("model: " + "[" * 50_000, "too deep"),
         ("model: " + "{a: " * 50_000, "too deep"),
         (b"\xff\xfe\x00", "not UTF-8"),
         ("data: a\x00b", "special characters"),
         ("# " + "x" * MAX_BYTES, "at most"),
-        ("steps: 2001-01-01", "another type"),
+        ("steps: 2001-01-01", "an integer, got 2001-01-01"),
     ],
 )
 def test_a_bad_config_file_is_one_line(config, text, message):

@@ -49,7 +49,7 @@ def test_a_path_is_the_librarys(fitted, tmp_path, path):
 
 BAD = [
     (["--grid", "0,9"], "dims"),
-    (["--grid", "a"], "grid: expected whole numbers"),
+    (["--grid", "a"], "grid: expected an integer, got a"),
     (["--grid", "0", "--row", "100000"], "row: expected test rows"),
     (["--between", "0,1,2"], "two or four"),
     (["--between", "0,1", "--steps", "1"], "steps"),
@@ -171,7 +171,7 @@ def test_select_scores_every_size_of_ppca(capsys):
 
 
 @pytest.mark.parametrize("words,message", [
-    (["--sizes", "a"], "sizes: expected whole numbers"),
+    (["--sizes", "a"], "sizes: expected an integer, got a"),
     (["--sizes", "2,2"], "sizes: expected every size once"),
     (["--sizes", "0"], "components: expected at least 1"),
     (["--sizes", "2", "--model.components", "3"], "components: expected --sizes"),

@@ -1,5 +1,6 @@
 """The report opens offline, escapes what came from the data, and says it when the yardsticks win."""
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from likeli.show.pictures import curves, grid, picture, png, strip
-from likeli.show.report import Entry, Report, verdict
+from likeli.show.report import Contender, Report, verdict
 from likeli.spaces import Pixels, Real, Tokens
 
 EVIL = "<script>alert('x')</script>"
@@ -24,11 +25,13 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tags, self.addresses, self.stack = [], [], []
+        self.tags, self.addresses, self.names, self.pictures, self.stack = [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.addresses += [v for k, v in attrs if k in {"src", "href", "action", "data"}]
+        self.names += [v for k, v in attrs if k == "id"]
+        self.pictures += [dict(attrs)] if tag == "img" else []
         if tag not in {"meta", "img", "br"}:
             self.stack.append(tag)
 
@@ -42,10 +45,10 @@ def report():
     history = [{"step": i, "loss": 100.0 / i, "valid": 90.0 / i, "seconds": float(i)} for i in range(1, 30)]
     failed = dict.fromkeys(row("x", 1.0)) | {"model": EVIL, "notes": [], "error": f"no {EVIL}"}
     entries = [
-        Entry(row("vae", 1.5), history, image, "neural"),
-        Entry(row("mixture", 2.0, knows="exact"), (), image, "yardstick"),
-        Entry(row("flow", 2.5), history, None, "neural"),
-        Entry(failed),
+        Contender(row("vae", 1.5), history, image, "neural"),
+        Contender(row("mixture", 2.0, knows="exact"), (), image, "yardstick"),
+        Contender(row("flow", 2.5), history, None, "neural"),
+        Contender(failed),
     ]
     return Report(EVIL, {"data": EVIL}, 64, entries, ["a note"], image, [f"likeli fit {EVIL}"])
 
@@ -55,9 +58,27 @@ def test_the_page_is_whole_and_refers_to_nothing(report):
     checker.feed(page)
     assert not checker.stack
     assert checker.addresses
-    assert all(a.startswith("data:image/png;base64,") for a in checker.addresses)
+    inside = [a.removeprefix("#") for a in checker.addresses if not a.startswith("data:image/png;base64,")]
+    assert inside == checker.names  # the table of contents, in the order of the page
+    assert len(set(inside)) == len(inside) == 6
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
     assert "default-src 'none'" in page
+
+
+def test_every_picture_says_what_it_shows(report):
+    page, checker = report.html(), Checker()
+    checker.feed(page)
+    alts = [p["alt"] for p in checker.pictures]
+    assert len(alts) == len(set(alts)) == 5  # held-out data, two sets of samples, two learning curves
+    bits = 1 / (64 * math.log(2))
+    for model in ("vae", "flow"):
+        (alt,) = [a for a in alts if f"curves of {model}" in a]
+        assert f"training batches from {100 * bits:.2f} to {100 / 29 * bits:.2f}" in alt
+        assert f"validation rows from {90 * bits:.2f} to {90 / 29 * bits:.2f}" in alt
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(captions) == 5
+    assert all(captions)
+    assert sum(f"validation rows end at {90 / 29 * bits:.3f}" in c for c in captions) == 2
 
 
 def test_nothing_from_the_data_becomes_markup(report):
@@ -74,11 +95,12 @@ def test_kinds_errors_and_notes_are_in_the_page(report):
 
 
 def test_the_verdict_says_who_loses():
-    entries = [Entry(row("a", 1.5), role="neural"), Entry(row("b", 2.2), role="neural"), Entry(row("y", 2.0), role="yardstick")]
+    neural = [Contender(row(name, bits), role="neural") for name, bits in (("a", 1.5), ("b", 2.2))]
+    entries = [*neural, Contender(row("y", 2.0), role="yardstick")]
     first, second = verdict(entries)
     assert "a (1.500 bits/dim) beats the yardsticks y (2.000)" in first
     assert "b (2.200 bits/dim) does not beat y (2.000)" in second
-    gone = Entry(row("c", None), role="neural")
+    gone = Contender(row("c", None), role="neural")
     assert verdict([gone, entries[2]]) == ["c has no number, so it beats no yardstick."]
     assert verdict(entries[:2]) == []
 

@@ -9,35 +9,32 @@ import pkgutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from likeli import __version__
 from likeli.cli import verbs
-from likeli.cli.options import split_dotted
-from likeli.cli.output import complain, log
+from likeli.cli.options import Parser, split_dotted
+from likeli.cli.output import complain, warn
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
 
-HELP = {"-h", "--help"}
-COMMANDS = {v.name: import_module(f"{verbs.__name__}.{v.name}") for v in pkgutil.iter_modules(verbs.__path__)}
+FIRST = ["fit", "evaluate", "sample", "score", "compare", "list", "info", "demo"]  # in the help; the others follow by name
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise in place of printing the usage and exiting."""
-        raise InputError(f"{message}; see {self.prog} --help")
+def commands() -> list[str]:
+    """The verbs, found by standing in their folder, in the order in which a newcomer meets them."""
+    found = sorted(v.name for v in pkgutil.iter_modules(verbs.__path__))
+    return sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
-def parser(argv: list[str]) -> Parser:
-    """The whole command line; `argv` decides which family's options `fit --help` lists."""
+def parser(argv: Sequence[str], names: Iterable[str]) -> Parser:
+    """The whole command line; a verb's help may depend on `argv`."""
     common = Parser(add_help=False)
     group = common.add_argument_group("everywhere")
     group.add_argument("--json", action="store_true", help="one JSON object on standard output; logs go to standard error")
     group.add_argument("--debug", action="store_true", help="show where an error was raised")
-    group.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="run this file: it may add families")
+    group.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="run this file, which may define more")
     top = Parser(
         prog="likeli",
         description="Deep generative models with one contract: fit, sample, and an honest log p(x).",
@@ -45,10 +42,11 @@ def parser(argv: list[str]) -> Parser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"likeli {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for name, module in COMMANDS.items():
+    verb = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name in names:
+        module = import_module(f"{verbs.__name__}.{name}")
         doc = str(module.__doc__)
-        sub = commands.add_parser(
+        sub = verb.add_parser(
             name,
             help=doc.split("\n")[0],
             description=doc,
@@ -56,21 +54,23 @@ def parser(argv: list[str]) -> Parser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        sub.words = argv
+        sub.set_defaults(run=module.run, parser=sub)
         module.add_arguments(sub)
-        if hasattr(module, "epilog") and name in argv[:1] and HELP & set(argv):
-            sub.epilog = module.epilog(argv)
-        sub.set_defaults(run=module.run)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    _tolerate_any_encoding()
+    for stream in (sys.stdout, sys.stderr):  # whatever the terminal can show
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _tell
+            warnings.showwarning = lambda message, *_, **__: warn([str(message)])  # without the place that raised it
             code = _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -89,27 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    rest, dotted = split_dotted(argv)
-    if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS:
-        raise InputError(f"command: expected one of {', '.join(COMMANDS)}, got {rest[0][:80]!r}{nearest(rest[0], COMMANDS)}")
-    front = parser(rest)
+    (rest, dotted), names = split_dotted(argv), commands()
+    wanted = next(iter(rest), "--help")
+    if not wanted.startswith("-") and wanted not in names:
+        raise InputError(f"command: expected one of {', '.join(names)}, got {wanted[:80]!r}{nearest(wanted, names)}")
+    front = parser(rest, [wanted] if wanted in names else names)
     if not rest:
         front.print_help()
         return OK
     args, unknown = front.parse_known_args(rest)
-    if unknown:
-        raise _unknown(front, args, unknown[0])
     if args.command is None:
-        raise InputError(f"command: expected one of {', '.join(COMMANDS)}")
+        raise InputError(f"command: expected one of {', '.join(names)}")
+    if unknown:
+        name, known = unknown[0].split("=")[0], args.parser._option_string_actions
+        hint = f"{nearest(name, known)}; see likeli {args.command} --help"
+        raise InputError(f"{args.command}: unknown option {name[:80]!r}{hint}")
     args.dotted = dotted
     return int(args.run(args) or OK)
-
-
-def _unknown(front: Parser, args: argparse.Namespace, token: str) -> InputError:
-    command = next((a for a in front._actions if isinstance(a, argparse._SubParsersAction)), None)
-    known = command.choices[args.command]._option_string_actions if command and args.command else {}
-    name = token.split("=")[0]
-    return InputError(f"{args.command}: unknown option {name[:80]!r}{nearest(name, known)}; see likeli {args.command} --help")
 
 
 def _message(error: Exception) -> str:
@@ -121,18 +117,6 @@ def _message(error: Exception) -> str:
     if isinstance(error, MemoryError) or ("alloc" in text and "memory" in text):
         return f"out of memory: {text[:200] or 'the request does not fit'}; ask for less, or make the model smaller"
     return f"unexpected {type(error).__name__}: {text[:300]} (please report it; --debug shows where)"
-
-
-def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as one line, without the place in the code that raised it."""
-    log(f"likeli: warning: {' '.join(str(message).split())}")
-
-
-def _tolerate_any_encoding() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
 
 
 def _drop_stdout() -> None:

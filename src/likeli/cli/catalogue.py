@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from likeli.config import snake_case
 from likeli.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FROM_DATA = ("space", "condition")  # arguments that come from the data, not from the user
+BUILT_IN: dict[str, Any] = {t.__name__: t for t in (int, float, bool, str, tuple, list, dict)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Argument:
     required: bool
     literal: bool
     help: str
+
+    @property
+    def hint(self) -> Any:
+        """The type that the annotation stands for; a class of ours may be anything here."""
+        return _type(ast.parse(self.annotation or "Any", mode="eval").body)
 
 
 @dataclass(frozen=True)
@@ -95,22 +101,15 @@ class Catalogue:
         """Every family, by registered name."""
         return self.concrete("GenerativeModel")
 
+    def constructor(self, name: str) -> dict[str, Argument]:
+        """The constructor's arguments, with the choices that a name such as `Kind = Literal[...]` stands for."""
+        own = next((c.own for c in self.lineage(name) if c.own is not None), ())
+        spelt = [re.sub(r"[A-Za-z_]\w*", lambda m: self.aliases.get(m[0], m[0]), a.annotation) for a in own]
+        return {a.name: replace(a, annotation=text) for a, text in zip(own, spelt)}
+
     def arguments(self, name: str) -> dict[str, Argument]:
         """The constructor's arguments that a user chooses."""
-        for cls in self.lineage(name):
-            if cls.own is not None:
-                return {a.name: self._spelt_out(a) for a in cls.own if a.name not in FROM_DATA}
-        return {}
-
-    def _spelt_out(self, argument: Argument) -> Argument:
-        """With the choices that a name such as `Kind = Literal[...]` stands for."""
-        annotation = re.sub(r"[A-Za-z_]\w*", lambda m: self.aliases.get(m[0], m[0]), argument.annotation)
-        return replace(argument, annotation=annotation)
-
-    def takes(self, name: str, argument: str) -> bool:
-        """Whether the constructor has `argument` (also one that comes from the data)."""
-        own = next((c.own for c in self.lineage(name) if c.own is not None), ())
-        return any(a.name == argument for a in own)
+        return {k: a for k, a in self.constructor(name).items() if k not in FROM_DATA}
 
     def attribute(self, name: str, attribute: str) -> Any:
         """A class attribute, inherited ones included; None when there is none."""
@@ -131,6 +130,13 @@ class Catalogue:
         if name in self.models:
             return self.models[name]
         raise InputError(f"model: unknown family {name!r}{nearest(name, self.models)}; known are {', '.join(self.models)}")
+
+    def single(self, annotation: str) -> tuple[str, str] | None:
+        """Registered name and class name of what can only be an object of one class, such as `DenoiserBackbone | None`."""
+        words = re.findall(r"[A-Za-z_]\w*", annotation)
+        named = [w for w in words if any(a.name == "Configurable" for a in self.lineage(w))]
+        choices = list(self.concrete(named[0]).items()) if len(named) == 1 and not self.is_abstract(named[0]) else []
+        return choices[0] if len(choices) == 1 else None
 
     def nested(self, annotation: str) -> dict[str, str]:
         """Registered name → class name of what an argument annotated with a class of ours can be."""
@@ -153,6 +159,21 @@ def training_options() -> dict[str, Argument]:
     """The fields of the training settings."""
     settings = Catalogue([PACKAGE / "training" / "settings.py"]).classes["TrainSettings"]
     return {a.name: a for a in settings.fields}
+
+
+def _type(node: ast.expr) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return BUILT_IN.get(name, Any)
+        case ast.Constant(value=value):
+            return value  # None, and the … of tuples
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type(left) | _type(right)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inside):
+            return Literal[ast.literal_eval(inside)]
+        case ast.Subscript(value=ast.Name(id=name), slice=inside) if name in BUILT_IN:
+            return BUILT_IN[name][tuple(map(_type, inside.elts)) if isinstance(inside, ast.Tuple) else _type(inside)]
+    return Any
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -188,12 +209,12 @@ def _read(node: ast.ClassDef) -> Class:
             attributes[n.targets[0].id] = _value(n.value)[0]
     return Class(
         name=node.name,
-        bases=tuple(b for b in map(_base, node.bases) if b),
+        bases=tuple(ast.unparse(b).partition("[")[0].rpartition(".")[2] for b in node.bases),
         doc=doc,
         own=None if init is None else tuple(_signature(init, help_)),
         attributes=attributes,
         methods=frozenset(methods) | frozenset(attributes),
-        abstract=frozenset(m for m, n in methods.items() if _is_abstract(n)),
+        abstract=frozenset(m for m, n in methods.items() if "abstractmethod" in map(ast.unparse, n.decorator_list)),
         fields=fields,
     )
 
@@ -219,15 +240,6 @@ def _value(node: ast.expr | None) -> tuple[Any, bool]:
         return ast.literal_eval(node), True
     except ValueError:
         return ast.unparse(node), False
-
-
-def _base(node: ast.expr) -> str | None:
-    node = node.value if isinstance(node, ast.Subscript) else node
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
-
-
-def _is_abstract(function: ast.FunctionDef) -> bool:
-    return any("abstractmethod" in ast.unparse(d) for d in function.decorator_list)
 
 
 def _argument_help(doc: str) -> dict[str, str]:

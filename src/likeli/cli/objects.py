@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import inspect
-import math
+import resource
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from likeli.cli.options import Pairs, parse
-from likeli.cli.output import log
+from likeli.cli.catalogue import Catalogue
+from likeli.cli.options import Pairs, read_value
+from likeli.cli.output import log, warn
 from likeli.cli.plan import Plan
+from likeli.config import Configurable, registered
 from likeli.errors import InputError, LikeliError, nearest, require
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from likeli.checkpoint import Checkpoint
     from likeli.contract import GenerativeModel
     from likeli.data import Data
-import resource
 
 BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
 
@@ -33,18 +35,18 @@ def load_plugins(paths: Sequence[str]) -> None:
     Raises:
         InputError: a file is missing or fails.
     """
-    import likeli
+    from likeli.models import families
 
-    known = set(likeli.families())  # registers ours
+    families()  # ours are registered
     for path in paths:
         require(Path(path).is_file(), "plugin", "a Python file", path)
         spec = importlib.util.spec_from_file_location(f"likeli_plugin_{Path(path).stem}", path)
         if spec is None or spec.loader is None:
             raise InputError(f"plugin: expected a file that ends in .py, got {path}")
-        module = importlib.util.module_from_spec(spec)
         if spec.name in sys.modules:
             continue
-        sys.modules[spec.name] = module
+        before = registered(Configurable)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
         except Exception as error:
@@ -52,7 +54,15 @@ def load_plugins(paths: Sequence[str]) -> None:
             if isinstance(error, LikeliError):
                 raise
             raise InputError(f"plugin {path}: {type(error).__name__}: {error}") from error
-        log(f"likeli: {path} adds {', '.join(sorted(set(likeli.families()) - known)) or 'no family'}")
+        log(f"likeli: {path} adds {', '.join(k for k in registered(Configurable) if k not in before) or 'nothing by name'}")
+
+
+def open_run(args: argparse.Namespace) -> Checkpoint:
+    """The run of the command line, its plugins loaded first."""
+    from likeli import checkpoint
+
+    load_plugins(args.plugin)
+    return checkpoint.read(args.run_folder)
 
 
 def read_data(plan: Plan) -> Data:
@@ -61,8 +71,7 @@ def read_data(plan: Plan) -> Data:
 
     given = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
-    for warning in data.warnings:
-        log(f"likeli: warning: {warning}")
+    warn(data.warnings)
     return data
 
 
@@ -78,8 +87,10 @@ def stored_data(info: Mapping[str, Any]) -> Data:
     return rebuild(info["data"])
 
 
-def read_rows(source: str, saved: Checkpoint) -> tuple[Tensor, Tensor | None]:
-    """All rows of a source as the run's own x, and y for a conditional model.
+def rows_for(
+    saved: Checkpoint, source: str | None, split: str = "test", first: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The first rows (all if None) of a source, or of the run's own split: x, and y for a conditional model.
 
     Raises:
         InputError: rows that do not fit the run's space.
@@ -87,43 +98,45 @@ def read_rows(source: str, saved: Checkpoint) -> tuple[Tensor, Tensor | None]:
     from likeli.data import read_rows
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
-    return read_rows(
-        source, model.space, labels=labels, condition=model.condition, missing=model.takes_missing, who=model.kind()
-    )
+    if source is None:
+        x, y = stored_data(saved.info).split(split)
+    else:
+        who = {"who": model.kind(), "missing": model.takes_missing}
+        x, y = read_rows(source, model.space, labels=labels, condition=model.condition, **who)
+    return x[:first], None if y is None or model.condition is None else y[:first]
 
 
-def build_model(spec: Mapping[str, Any], data: Data, *, seed: int, conditional: bool) -> GenerativeModel:
-    """The model of `spec` on the data's space, its first weights a function of `seed`.
+def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
+    """The untrained model of a plan on the data's space, conditional if labels are asked for; its weights follow the seed.
 
     Raises:
-        InputError: an option does not fit.
+        InputError: an option does not fit, or labels are asked for and the family or the data have none.
         LikeliError: it would not fit into memory; said before it is taken.
     """
     import torch
 
     import likeli
 
-    spec = {**spec, "space": data.space}
-    if conditional:
+    if plan.model is None:
+        raise InputError(f"model: expected --model FAMILY, one of {', '.join(known.models)}, got nothing")
+    name, spec = plan.model["class"], {**plan.model, "space": data.space}
+    if plan.labels not in (None, False):
+        able = [n for n, c in known.models.items() if "condition" in known.constructor(c)]
+        require(name in able, "labels", f"a family that takes them: {', '.join(able)}", name)
+        require(data.condition is not None, "labels", "data that have labels", data.name)
         spec["condition"] = data.condition
-    with torch.device("meta"):
-        count = _count(spec)
-    check_fits(count * BYTES_PER_PARAMETER, f"training {spec['class']} with {count:.3g} parameters")
-    with likeli.seeded(seed, "weights"):
-        return likeli.build(spec, likeli.GenerativeModel, where="model")
-
-
-def _count(spec: Mapping[str, Any]) -> int:
-    """Parameters and buffers, counted without memory; 0 for a constructor that computes with numbers."""
-    import likeli
-
+    count = 0
     try:
-        model = likeli.build(spec, likeli.GenerativeModel, where="model")
+        with torch.device("meta"):
+            empty = likeli.build(spec, likeli.GenerativeModel, where="model")
+        count = sum(t.numel() for t in [*empty.parameters(), *empty.buffers()])
     except LikeliError:
         raise
-    except (NotImplementedError, RuntimeError):
-        return 0
-    return sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+    except (NotImplementedError, RuntimeError):  # a constructor that computes with numbers
+        pass
+    check_fits(count * BYTES_PER_PARAMETER, f"training {name} with {count:.3g} parameters")
+    with likeli.seeded(plan.seed, "weights"):
+        return likeli.build(spec, likeli.GenerativeModel, where="model")
 
 
 def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> dict[str, Any]:
@@ -132,18 +145,13 @@ def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> di
     Raises:
         InputError: an option that it does not have; the nearest is suggested.
     """
-    import likeli.config
-
     keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     hints = typing.get_type_hints(function)
-    options = {}
-    for name, text in pairs:
+    for name, _ in pairs:
         if name not in keywords:
             have = f"it has {', '.join(keywords)}" if keywords else "it has none"
             raise InputError(f"{section}.{name[:80]}: no such option{nearest(name, keywords)}; {have}")
-        value = parse(text, str(hints.get(name, "")))
-        options[name] = likeli.config.coerce(value, hints.get(name, Any), f"{section}.{name}")
-    return options
+    return {name: read_value(text, hints.get(name, Any), f"{section}.{name}") for name, text in pairs}
 
 
 def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
@@ -160,33 +168,34 @@ def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
     names = list(getattr(model.condition, "names", ()))
     if text in names:
         return torch.tensor([names.index(text)])
-    parts = [parse(p) for p in text.split(",")]
-    numbers = all(isinstance(p, (int, float)) and not isinstance(p, bool) and math.isfinite(p) for p in parts)
-    hint = f", or one of {', '.join(names[:20])}" if names else ""
-    require(numbers, "label", f"numbers separated by commas{hint}{nearest(text, names)}", text)
-    one = len(parts) == 1 and not model.condition.shape
-    return torch.tensor(parts) if one else torch.tensor([parts], dtype=torch.get_default_dtype())
-
-
-def whole_numbers(text: str, what: str) -> list[int]:
-    """`3,8` → [3, 8].
-
-    Raises:
-        InputError: something else, naming the option `what`.
-    """
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{what}: expected whole numbers separated by commas, got {text[:80]!r}") from None
+        numbers = read_value(text, list[int | float], "label")
+    except InputError:
+        hint = f", or one of {', '.join(names[:20])}" if names else ""
+        raise InputError(f"label: expected numbers separated by commas{hint}{nearest(text, names)}, got {text[:120]}") from None
+    one = len(numbers) == 1 and not model.condition.shape
+    return torch.tensor(numbers) if one else torch.tensor([numbers], dtype=torch.get_default_dtype())
 
 
 def available() -> int:
     """Bytes that this process may still take: the least of free memory, the control group's limit and `ulimit -v`."""
-    limits = [_free(), _group()]
+    free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    limit, used = (next(iter(_lines(f"/sys/fs/cgroup/memory.{name}")), "").strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        cached = [int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("inactive_file ")]
+        free.append(max(int(limit) - int(used) + sum(cached), 0))
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
     if soft != resource.RLIM_INFINITY:
-        limits.append(max(soft - _own(), 0))
-    return min(limits)
+        pages = next(iter(_lines("/proc/self/statm")), "0").split()[0]
+        free.append(max(soft - int(pages) * resource.getpagesize(), 0))
+    return min(free, default=1 << 62)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def check_fits(needed: float, what: str) -> None:
@@ -197,39 +206,13 @@ def check_fits(needed: float, what: str) -> None:
     """
     there = available()
     if needed > there:
-        raise LikeliError(f"{what} needs {size(needed)} of memory, and {size(there)} can be had")
+        raise LikeliError(f"{what} needs {in_bytes(needed)} of memory, and {in_bytes(there)} can be had")
 
 
-def size(count: float) -> str:
+def in_bytes(count: float) -> str:
     """1500000 → `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if count < 1000 or unit == "PB":
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return ""
-
-
-def _free() -> int:
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62
-
-
-def _group() -> int:
-    limit = next(iter(_lines("/sys/fs/cgroup/memory.max")), "max").strip()
-    used = next(iter(_lines("/sys/fs/cgroup/memory.current")), "0").strip()
-    cached = sum(int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("inactive_file "))
-    return max(int(limit) - int(used) + cached, 0) if limit.isdigit() and used.isdigit() else 1 << 62
-
-
-def _own() -> int:
-    pages = next(iter(_lines("/proc/self/statm")), "0").split()[0]
-    return int(pages) * resource.getpagesize()
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+    return f"{count:.3g} PB"

@@ -20,6 +20,20 @@ def emit(args: argparse.Namespace, payload: Mapping[str, Any], text: str) -> Non
     print(to_json(payload) if args.json else text)
 
 
+def emit_rows(
+    args: argparse.Namespace, about: Mapping[str, Any], columns: Mapping[str, list[Any]], done: str, below: str
+) -> None:
+    """A result with a line a row: in the CSV file `--out`, saying `done`, or printed with `below` under it."""
+    if not args.out:
+        emit(args, {**about, **columns}, f"{aligned(list(columns), zip(*columns.values()))}{below}")
+        return
+    from likeli.data import write_csv
+
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_csv(path, columns)
+    emit(args, {**about, "out": args.out}, f"{done} in {args.out}")
+
+
 def to_json(value: Any) -> str:
     """Strict JSON; what is not a finite number becomes null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
@@ -40,6 +54,12 @@ def log(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def warn(warnings: Iterable[str]) -> None:
+    """Each as one line on standard error."""
+    for text in warnings:
+        log(f"likeli: warning: {' '.join(text.split())}")
+
+
 def complain(message: str, argv: Sequence[str], code: int = FAILED, type_: str = "") -> int:
     """Say why a command failed, on standard error and, with `--json`, as the one object; gives `code` back."""
     log(f"likeli: {message}")
@@ -49,19 +69,21 @@ def complain(message: str, argv: Sequence[str], code: int = FAILED, type_: str =
     return code
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns aligned by spaces: text to the left, numbers to the right."""
-    cells = [[str(c) for c in row] for row in rows]
-    widths = [max(len(r[i]) for r in [list(header), *cells]) for i in range(len(header))]
-    right = [all(_numeric(r[i]) for r in cells) for i in range(len(header))]
-    lines = [list(header), ["-" * w for w in widths], *cells]
+def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table whose columns are aligned by spaces: text to the left, numbers to the right."""
+    columns = list(zip(header, *([str(c) for c in row] for row in rows)))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(c == "-" or c.lstrip("+-")[:1].isdigit() for c in column[1:]) for column in columns]
+    head, *cells = zip(*columns)
     return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip() for line in lines
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)).rstrip()
+        for line in (head, ["-" * w for w in widths], *cells)
     )
 
 
-def _numeric(text: str) -> bool:
-    return text == "-" or text.lstrip("+-")[:1].isdigit()
+def with_error(value: float, stderr: float | None, digits: int) -> str:
+    """`1.234 ± 0.005`."""
+    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")
 
 
 @contextlib.contextmanager
@@ -85,15 +107,19 @@ def new_file(path: str, *, overwrite: bool) -> Iterator[Path]:
             partial.unlink()
 
 
-def check_new(path: str, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
+def check_new(path: str | None, *, overwrite: bool, suffixes: Sequence[str] = (), argument: str = "out") -> None:
+    """Refuse an output that cannot be written, before any work is done; no path is no output.
 
     Raises:
-        InputError: it exists and `overwrite` is off, or its folder is missing or not writable.
+        InputError: it exists and `overwrite` is off, its folder is missing or not writable, or it is of another kind.
     """
+    if not path:
+        return
     target = Path(path)
     folder = target.parent
-    require(folder.is_dir(), "out", "a file in an existing folder", str(path))
-    require(os.access(folder, os.W_OK), "out", f"a folder that can be written, {folder} cannot", str(path))
-    require(not target.is_dir(), "out", "a file", f"the folder {path}")
-    require(overwrite or not target.exists(), "out", "a new file, or --overwrite", f"{path}, which exists")
+    fitting = not suffixes or target.suffix.lower() in suffixes
+    require(fitting, argument, f"a name that ends in {', '.join(suffixes)}", path)
+    require(folder.is_dir(), argument, "a file in an existing folder", path)
+    require(os.access(folder, os.W_OK), argument, f"a folder that can be written, {folder} cannot", path)
+    require(not target.is_dir(), argument, "a file", f"the folder {path}")
+    require(overwrite or not target.exists(), argument, "a new file, or --overwrite", f"{path}, which exists")

@@ -10,17 +10,14 @@ reconstruction.  The result has one line a row: row, score, p_value, flagged.  E
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import call_options, load_plugins, read_rows, stored_data
-from likeli.cli.output import check_new, emit, new_file, table
+from likeli.cli.objects import call_options, open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import check_new, emit_rows
 from likeli.cli.verbs import score
 
-if TYPE_CHECKING:
-    from likeli.evaluation.rows import Anomaly
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     score.add_arguments(parser)
     parser.add_argument("--rate", type=float, default=0.05, metavar="A", help="share of ordinary rows to be flagged [0.05]")
@@ -29,20 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Rank every row among the reference, and write."""
-    from likeli import checkpoint
-    from likeli.data import write_csv
     from likeli.evaluation.rows import anomaly
 
-    if args.out:
-        check_new(args.out, overwrite=args.overwrite)
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
-    model = saved.model
-    options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    known, labels = stored_data(saved.info).split("test") if args.reference is None else read_rows(args.reference, saved)
-    labels = labels if model.condition is not None else None
-    x, y = read_rows(args.data, saved)
-    detector = anomaly(model, known, labels, rate=args.rate, batch=args.batch, seed=args.seed, **options)
+    check_new(args.out, overwrite=args.overwrite)
+    saved = open_run(args)
+    options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
+    known, labels = rows_for(saved, args.reference)
+    x, y = rows_for(saved, args.data)
+    detector = anomaly(saved.model, known, labels, rate=args.rate, batch=args.batch, seed=args.seed, **options)
     found = detector(x, y)
     low, high = detector.false_alarms
     about = {
@@ -55,19 +46,10 @@ def run(args: argparse.Namespace) -> None:
         "threshold": detector.threshold,
         "unit": detector.unit,
     }
-    columns = _columns(found)
+    columns = {"score": found.score, "p_value": found.p_value, "flagged": found.flagged}
     text = (
         f"{about['flagged_rows']} of {len(x)} rows flagged; of ordinary rows {low:.2%} to {high:.2%} are (95 %), "
         f"by {len(detector.reference)} reference rows; score: {detector.unit}"
     )
-    if args.out:
-        with new_file(args.out, overwrite=args.overwrite) as path:
-            write_csv(path, columns)
-        emit(args, about | {"out": args.out}, f"{text}\nin {args.out}")
-        return
-    emit(args, about | columns, f"{table(list(columns), zip(*columns.values()))}\n{text}")
-
-
-def _columns(found: Anomaly) -> dict[str, list[Any]]:
-    rows = list(range(len(found.score)))
-    return {"row": rows, "score": found.score.tolist(), "p_value": found.p_value.tolist(), "flagged": found.flagged.tolist()}
+    rows = {"row": list(range(len(x)))} | {name: column.tolist() for name, column in columns.items()}
+    emit_rows(args, about, rows, f"{text}; rows", f"\n{text}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked
 from likeli.cli.objects import load_plugins, read_data
+from likeli.cli.options import Parser
 from likeli.cli.output import emit, log, new_file
 from likeli.cli.plan import Plan
 from likeli.cli.verbs.compare import ranking
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from likeli.data import Data
-    from likeli.show.report import Entry
+    from likeli.show.report import Contender
 
 NEURAL = {"vdm": 1.5, "vae": 0.9, "flow": 0.75}  # minutes
 YARDSTICKS = ("categorical_mixture", "independent")
@@ -37,12 +38,12 @@ EVALUATE = {"vae": ("--likelihood.samples=500",)}
 SHOWN = 64
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="where everything goes [runs/demo]")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything [0]")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="families fitted at the same time [2]")
+    parser.share("--overwrite", help="replace an earlier demo there")
+    parser.share("--seed", help="of everything [0]")
+    parser.share("--jobs", default=2)
     parser.add_argument("--minutes", type=float, metavar="M", help="for each neural family, in place of the demo's own budgets")
 
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     require(args.minutes is None or args.minutes > 0, "minutes", "a number above 0", args.minutes)
     require(1 <= args.jobs <= 16, "jobs", "a number from 1 to 16", args.jobs)
     load_plugins(args.plugin)
-    data = read_data(Plan("digits", None, seed=args.seed))
+    data = read_data(Plan("digits", seed=args.seed))
     jobs = [_job(args, family) for family in (*NEURAL, *YARDSTICKS, "gmm", "ppca")]
     contest = Contest(jobs, args.jobs, say=lambda line: log(f"likeli: {line}"))
     rows = ranked(contest.rows())
@@ -77,23 +78,23 @@ def _job(args: argparse.Namespace, family: str) -> Job:
     return Job(family, (*words, *OPTIONS.get(family, ())), str(Path(args.out) / family), EVALUATE.get(family, ()))
 
 
-def _entry(folder: Path, row: Row, data: Data, seed: int) -> Entry:
+def _entry(folder: Path, row: Row, data: Data, seed: int) -> Contender:
     """The row with its history and its samples."""
     import likeli
     from likeli.checkpoint import read_history
     from likeli.show.pictures import grid
-    from likeli.show.report import Entry
+    from likeli.show.report import Contender
 
     role = "neural" if row["model"] in NEURAL else "yardstick" if row["model"] in YARDSTICKS else ""
     if "error" in row:
-        return Entry(row, role=role)
+        return Contender(row, role=role)
     run_folder = folder / row["model"]
     model = likeli.load(run_folder)
     samples = grid(model.sample(SHOWN, seed=seed), data.space, columns=8, zoom=4)
-    return Entry(row, read_history(run_folder), samples, role, model.loss_in_nats)
+    return Contender(row, read_history(run_folder), samples, role, model.loss_in_nats)
 
 
-def _write(folder: Path, entries: Sequence[Entry], notes: Sequence[str], data: Data, jobs: Sequence[Job]) -> None:
+def _write(folder: Path, entries: Sequence[Contender], notes: Sequence[str], data: Data, jobs: Sequence[Job]) -> None:
     """report.html and samples.png."""
     from likeli.show.pictures import grid, strip
     from likeli.show.report import Report

@@ -13,8 +13,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from likeli.cli.objects import load_plugins, read_rows, stored_data
-from likeli.cli.output import emit, table
+from likeli.cli.objects import open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import aligned, emit, with_error
 
 if TYPE_CHECKING:
     from likeli.evaluation.collapse import Collapse
@@ -22,56 +23,41 @@ if TYPE_CHECKING:
 SHOWN = 8  # latents of a level that the table names; --json has all
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
-    parser.add_argument("--data", metavar="DATA", help="other data than the run's own test split")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="part of the run's own data [test]")
+    parser.share("run_folder", "--data", "--split")
     parser.add_argument("--rows", type=int, metavar="N", help="examples at most; the cost grows as N² [1000; deep, 300]")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws [0]")
+    parser.share("--seed")
 
 
 def run(args: argparse.Namespace) -> None:
     """Diagnose and print."""
-    from likeli import checkpoint
     from likeli.evaluation.collapse import diagnose_latents
 
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
-    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, saved)
-    y = y if saved.model.condition is not None else None
-    found = diagnose_latents(saved.model, x, y, rows=args.rows, seed=args.seed)
+    saved = open_run(args)
+    found = diagnose_latents(saved.model, *rows_for(saved, args.data, args.split), rows=args.rows, seed=args.seed)
     emit(args, dataclasses.asdict(found), _text(found))
 
 
 def _text(found: Collapse) -> str:
-    levels = [_level(found, t) for t in range(len(found.latents), 0, -1)]
-    header = ["level", "nats", "latents in use", "codes told from prior", "largest latents, nats"]
-    facts = [
+    levels = []
+    for t in reversed(range(len(found.latents))):
+        nats = found.kl_by_latent[t]
+        largest = sorted(range(len(nats)), key=lambda i: -nats[i])[:SHOWN]
+        names = ", ".join(f"{i}: {nats[i]:.2f}" for i in largest) + (", …" if len(nats) > SHOWN else "")
+        told = f"AUC {found.told_apart[t]:.2f}" if found.told_apart else "-"
+        levels.append([t + 1, f"{found.kl_by_level[t]:.3f}", f"{found.active[t]} of {found.latents[t]}", told, names or "-"])
+    return "\n".join([
+        aligned(["level", "nats", "latents in use", "codes told from prior", "largest latents, nats"], levels),
+        "",
         f"information I(x; z)      {_nats(found.information)}",
         f"prior mismatch KL(q̄‖p)   {_nats(found.mismatch, found.mismatch_stderr)}",
         f"  at least (95 %)        {_nats(found.mismatch_at_least)}",
         f"prior draws in holes     {'not known' if found.hole is None else f'{found.hole:.1%}'} (1 % if there are none)",
         f"{found.rows} examples",
-    ]
-    alarms = [f"alarm: {text}" for text in found.alarms] or ["no alarm"]
-    return "\n".join([table(header, levels), "", *facts, *alarms])
-
-
-def _level(found: Collapse, level: int) -> list[str]:
-    cells = found.kl_by_latent[level - 1]
-    largest = sorted(range(len(cells)), key=lambda i: -cells[i])[:SHOWN]
-    names = ", ".join(f"{i}: {cells[i]:.2f}" for i in largest) + (", …" if len(cells) > SHOWN else "")
-    return [
-        str(level),
-        f"{found.kl_by_level[level - 1]:.3f}",
-        f"{found.active[level - 1]} of {found.latents[level - 1]}",
-        f"AUC {found.told_apart[level - 1]:.2f}" if found.told_apart else "-",
-        names or "-",
-    ]
+        *([f"alarm: {text}" for text in found.alarms] or ["no alarm"]),
+    ])  # fmt: skip
 
 
 def _nats(value: float | None, stderr: float | None = None) -> str:
-    if value is None:
-        return "not known"
-    return f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}") + " nats"
+    return "not known" if value is None else f"{with_error(value, stderr, 3)} nats"

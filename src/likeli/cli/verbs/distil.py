@@ -12,31 +12,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from likeli.cli.objects import load_plugins, stored_data
-from likeli.cli.output import emit, table
+from likeli.cli.objects import open_run, stored_data
+from likeli.cli.options import Parser, train_settings
+from likeli.cli.output import aligned, emit
 from likeli.errors import require
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="the run folder of a diffusion model, the teacher")
+    parser.share("run_folder", help="the run folder of a diffusion model, the teacher")
     parser.add_argument("--steps", type=int, default=4, metavar="K", help="evaluations of the student for one sample [4]")
     parser.add_argument("--substeps", type=int, default=6, metavar="M", help="of the teacher in each of them [6]")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--updates", type=int, metavar="N", help="training steps [1500]")
     budget.add_argument("--minutes", type=float, metavar="M", help="training time in place of them")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the student's run folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the training and the comparison [0]")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.share("--overwrite", "--seed", "--quiet")
     parser.epilog = "Settings of the trainer are given as --train.NAME VALUE, see likeli fit --help."
 
 
 def run(args: argparse.Namespace) -> None:
     """Distil, save, compare."""
-    from likeli import checkpoint
     from likeli.checkpoint.folder import require_empty
-    from likeli.cli.options import train_settings
     from likeli.evaluation.two_sample import quality_per_step
     from likeli.training.fit import UPDATES, distil
 
@@ -46,8 +43,7 @@ def run(args: argparse.Namespace) -> None:
     settings = train_settings(args.dotted["train"], {})
     if not args.overwrite:
         require_empty(Path(args.out), "; --overwrite replaces it")
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
+    saved = open_run(args)
     data = stored_data(saved.info)
     budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or UPDATES}
     student = distil(
@@ -67,5 +63,5 @@ def run(args: argparse.Namespace) -> None:
     header = ["samples of", "evaluations", "AUC against test rows", "±", "sliced W2", "±"]
     cells = [[r.name, r.evaluations, *(f"{v:.3f}" for v in (r.auc, r.auc_stderr, r.distance, r.distance_stderr))] for r in rows]
     notes = "0.5 is an AUC of samples that cannot be told from test rows; the floor is test rows against test rows."
-    text = "\n".join([table(header, cells), notes, f"saved in {args.out}; next: likeli sample {args.out} --out grid.png"])
+    text = "\n".join([aligned(header, cells), notes, f"saved in {args.out}; next: likeli sample {args.out} --out grid.png"])
     emit(args, {"run": args.out, "steps": student.steps, "quality": [vars(r) for r in rows]}, text)

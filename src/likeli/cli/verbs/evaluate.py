@@ -16,8 +16,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import call_options, load_plugins, read_rows, stored_data
-from likeli.cli.output import emit, table
+from likeli.cli.objects import call_options, open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import aligned, emit, with_error
 from likeli.errors import require
 
 if TYPE_CHECKING:
@@ -26,48 +27,43 @@ if TYPE_CHECKING:
 HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parameters"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
-    parser.add_argument("--data", metavar="DATA", help="other data than the run's own test split")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="part of the run's own data [test]")
+    parser.share("run_folder", "--data", "--split")
     parser.add_argument("--rows", type=int, metavar="N", help="the first N rows of it; all if not given")
     parser.add_argument("--method", choices=["bound", "ode", "both"], help="how a diffusion measures log p(x) [bound]")
     add_likelihood_arguments(parser)
 
 
-def add_likelihood_arguments(parser: argparse.ArgumentParser) -> None:
+def add_likelihood_arguments(parser: Parser) -> None:
     """Options of everything that computes log p(x)."""
-    parser.add_argument("--batch", type=int, default=256, metavar="N", help="rows at a time [256]")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the Monte Carlo draws [0]")
+    parser.share("--batch", "--seed")
     parser.epilog = "What a family's log p(x) takes (samples, for many) is given as --likelihood.NAME VALUE."
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     import likeli
-    from likeli import checkpoint
     from likeli.evaluation.likelihood import bound_and_flow
 
     require(args.rows is None or args.rows >= 1, "rows", "at least 1", args.rows)
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
-    model = saved.model
-    function: Callable[..., Any] = bound_and_flow if args.method == "both" else model.measure_likelihood
-    way = [("method", args.method)] if args.method in ("bound", "ode") else []
+    saved = open_run(args)
+    both = args.method == "both"
+    function: Callable[..., Any] = bound_and_flow if both else saved.model.measure_likelihood
+    way = [] if both or args.method is None else [("method", args.method)]
     options = call_options(function, [*way, *args.dotted["likelihood"]], "likelihood")
-    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, saved)
-    x, y = x[: args.rows], y[: args.rows] if y is not None and model.condition is not None else None
-    if args.method == "both":
-        both = bound_and_flow(model, x, y, **{"batch": args.batch, "seed": args.seed} | options)
-        emit(args, both.row(), _both(both))
+    options = {"batch": args.batch, "seed": args.seed} | options
+    x, y = rows_for(saved, args.data, args.split, args.rows)
+    if both:
+        pair = bound_and_flow(saved.model, x, y, **options)
+        emit(args, pair.row(), _pair_text(pair))
         return
-    found = likeli.evaluate(model, x, y, batch=args.batch, seed=args.seed, **options)
-    text = table(HEADER, [cells(found.row())])
-    emit(args, found.row(), "\n".join([text, f"{found.examples} examples", *(f"note: {n}" for n in found.notes)]))
+    found = likeli.evaluate(saved.model, x, y, **options)
+    lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *(f"note: {n}" for n in found.notes)]
+    emit(args, found.row(), "\n".join(lines))
 
 
-def _both(found: BoundAndFlow) -> str:
+def _pair_text(found: BoundAndFlow) -> str:
     """The two numbers and what may be wrong with each, a line each, and one line for their order."""
     names = ["ode_tolerance", "probe_noise", "terminal_mismatch", "dequantisation"]
     rows = []
@@ -81,7 +77,7 @@ def _both(found: BoundAndFlow) -> str:
     elif found.ordered:
         order = "below it" if found.gap > 0 else "not above it by more than the errors"
     return "\n".join([
-        table(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
+        aligned(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
         f"ode − bound: {gap} nats over {found.bound.examples} examples; the bound lies {order}",
         *dict.fromkeys(f"note: {n}" for one in (found.bound, found.flow) for n in one.notes),
     ])  # fmt: skip
@@ -89,18 +85,13 @@ def _both(found: BoundAndFlow) -> str:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One row of a table for people."""
-    nats, bits, stderr = row["nats"], row["bits_per_dim"], row["stderr"]
+    nats, bits, stderr, seconds = (row[key] for key in ("nats", "bits_per_dim", "stderr", "seconds"))
     return [
         row["model"],
         row["knows"] or "-",
         row["measure"] or "-",
         "-" if nats is None else with_error(nats, stderr, 2),
         "-" if bits is None else with_error(bits, None if stderr is None else stderr * abs(bits / nats), 3),
-        "-" if row["seconds"] is None else f"{row['seconds']:.1f}",
+        "-" if seconds is None else f"{seconds:.1f}",
         "-" if row["parameters"] is None else str(row["parameters"]),
     ]
-
-
-def with_error(value: float, stderr: float | None, digits: int) -> str:
-    """`1.234 ± 0.005`."""
-    return f"{value:.{digits}f}" + ("" if stderr is None else f" ± {stderr:.{digits}f}")

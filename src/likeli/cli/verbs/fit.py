@@ -13,14 +13,16 @@ Ctrl-C saves and exits; --resume goes on from there, on the same trajectory.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likeli.cli.catalogue import catalogue, training_options
-from likeli.cli.objects import build_model, load_plugins, read_data, stored_data
-from likeli.cli.output import emit, log
+from likeli.cli.objects import load_plugins, make_model, read_data, stored_data
+from likeli.cli.options import Parser
+from likeli.cli.output import emit, warn
 from likeli.cli.plan import Plan, make_plan
 from likeli.cli.verbs.list import options_help, training_help
 from likeli.errors import InputError, require
@@ -31,43 +33,42 @@ if TYPE_CHECKING:
     from likeli.training import History
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_plan_arguments(parser)
     parser.add_argument("--model", metavar="FAMILY", help="see likeli list; its options are --model.NAME VALUE")
     parser.add_argument("--out", metavar="FOLDER", help="the run folder [runs/DATA-FAMILY]")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out once the new one has saved")
+    parser.share("--overwrite", help="replace the run in --out once the new one has saved")
     parser.add_argument("--config", metavar="FILE.yaml", help="options from a file; the command line has the last word")
     parser.add_argument("--print-config", action="store_true", help="print all options as such a file, and stop")
+    parser.more = family_options
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+def add_plan_arguments(parser: Parser) -> None:
     """Options of everything that trains."""
     parser.add_argument("data", nargs="?", metavar="DATA", help="what to fit")
     parser.add_argument("--kind", help="what the cells are, if not what they look like")
-    parser.add_argument(
-        "--labels", nargs="?", const=True, metavar="COLUMN", help="fit p(x|y): y is the data's own labels, or this column"
-    )
+    labels = "fit p(x|y): y is the data's own labels, or this column"
+    parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes")
-    parser.add_argument("--seed", type=int, metavar="S", help="of the split, the first weights and the batches [0]")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.share("--seed", default=None, help="of the split, the first weights and the batches [0]")
+    parser.share("--quiet")
 
 
-def epilog(argv: list[str]) -> str:
-    """What `--help` adds: the options of the family named in `argv`, and of training."""
-    known = catalogue(tuple(value_of(argv, "--plugin")))
-    families = [f for f in value_of(argv, "--model") if f in known.models]
-    family = families[-1] if families else None
-    model = options_help(known, family) if family else "options of a family: likeli fit --model FAMILY --help"
-    return f"{model}\n\n{training_help(known, family)}"
+def family_options(words: Sequence[str]) -> str:
+    """What `--help` ends with: the options of the family that the words name, and of training."""
 
+    def given(option: str) -> list[str]:
+        after = [b for a, b in pairwise(words) if a == option]
+        return after + [a.split("=", 1)[1] for a in words if a.startswith(f"{option}=")]
 
-def value_of(argv: list[str], option: str) -> list[str]:
-    """Every value that `argv` gives to `option`."""
-    after = [b for a, b in pairwise(argv) if a == option]
-    return after + [a.split("=", 1)[1] for a in argv if a.startswith(f"{option}=")]
+    known = catalogue(tuple(given("--plugin")))
+    families = [f for f in given("--model") if f in known.models]
+    if not families:
+        return f"options of a family: likeli fit --model FAMILY --help\n\n{training_help(known, None)}"
+    return f"{options_help(known, families[-1])}\n\n{training_help(known, families[-1])}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,8 +84,24 @@ def run(args: argparse.Namespace) -> int:
     if folder is None:
         raise InputError("out: expected the run folder to resume, got nothing")
     load_plugins(args.plugin)
-    model, history = resume(plan, folder, args) if args.resume else start(plan, folder, args)
-    return report(args, folder, model, history)
+    model, history = (resume if args.resume else start)(plan, folder, args)
+    payload = {
+        "run": folder,
+        "model": model.kind(),
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "stopped_because": history.stopped_because,
+        "best": history.best,
+        "loss": history.rows[-1].get("loss") if history.rows else None,
+        "notes": history.notes,
+        "warnings": history.warnings,
+    }
+    warn(history.warnings)
+    best = f"; best validation loss {history.best['valid']:.4g} at step {history.best['step']}" if history.best else ""
+    how = f"{history.steps} steps in {history.seconds:.1f} s ({history.stopped_because})"
+    lines = [f"{model.kind()}: {how}{best}", *history.notes]
+    emit(args, payload, "\n".join([*lines, f"saved in {folder}; next: likeli evaluate {folder}"]))
+    return history.exit_code
 
 
 def start(plan: Plan, folder: str, args: argparse.Namespace) -> tuple[GenerativeModel, History]:
@@ -94,7 +111,8 @@ def start(plan: Plan, folder: str, args: argparse.Namespace) -> tuple[Generative
     require(plan.data is not None, "data", "a source, such as digits", "nothing")
     if not args.overwrite and not args.resume:
         require_empty(Path(folder), "; --overwrite replaces it, --resume continues it")
-    model, data = make(plan, args)
+    data = read_data(plan)
+    model = make_model(plan, data, catalogue(tuple(args.plugin)))
     return model, train(plan, folder, args, model, data)
 
 
@@ -112,32 +130,8 @@ def resume(plan: Plan, folder: str, args: argparse.Namespace) -> tuple[Generativ
     seed = record.get("seed", 0) if plan.seed == 0 else plan.seed
     plan = replace(plan, seed=seed, train=settings | plan.train, **budget)
     data = stored_data(saved.info) if plan.data is None else read_data(plan)
-    model = saved.model if plan.model is None else make_model(plan, args, data)
+    model = saved.model if plan.model is None else make_model(plan, data, catalogue(tuple(args.plugin)))
     return model, train(plan, folder, args, model, data)
-
-
-def make(plan: Plan, args: argparse.Namespace) -> tuple[GenerativeModel, Data]:
-    """The data and the untrained model of a plan."""
-    data = read_data(plan)
-    return make_model(plan, args, data), data
-
-
-def make_model(plan: Plan, args: argparse.Namespace, data: Data) -> GenerativeModel:
-    """The untrained model of a plan, conditional if labels are asked for.
-
-    Raises:
-        InputError: labels are asked for, and the family or the data have none.
-    """
-    spec, known = plan.model, catalogue(tuple(args.plugin))
-    if spec is None:
-        raise InputError(f"model: expected --model FAMILY, one of {', '.join(known.models)}, got nothing")
-    conditional = plan.labels not in (None, False)
-    family = known.family(spec["class"])
-    able = [n for n, c in known.models.items() if known.takes(c, "condition")]
-    takes = known.takes(family, "condition")
-    require(takes or not conditional, "labels", f"a family that takes them: {', '.join(able)}", spec["class"])
-    require(not conditional or data.condition is not None, "labels", "data that have labels", data.name)
-    return build_model(spec, data, seed=plan.seed, conditional=conditional)
 
 
 def train(plan: Plan, folder: str, args: argparse.Namespace, model: GenerativeModel, data: Data) -> History:
@@ -156,25 +150,3 @@ def train(plan: Plan, folder: str, args: argparse.Namespace, model: GenerativeMo
         progress=not args.quiet and not args.json,
         **plan.train,
     )
-
-
-def report(args: argparse.Namespace, folder: str, model: GenerativeModel, history: History) -> int:
-    """Say how it went."""
-    payload = {
-        "run": folder,
-        "model": model.kind(),
-        "steps": history.steps,
-        "seconds": history.seconds,
-        "stopped_because": history.stopped_because,
-        "best": history.best,
-        "loss": history.rows[-1].get("loss") if history.rows else None,
-        "notes": history.notes,
-        "warnings": history.warnings,
-    }
-    for warning in history.warnings:
-        log(f"likeli: warning: {warning}")
-    best = f"; best validation loss {history.best['valid']:.4g} at step {history.best['step']}" if history.best else ""
-    how = f"{history.steps} steps in {history.seconds:.1f} s ({history.stopped_because})"
-    lines = [f"{model.kind()}: {how}{best}", *history.notes]
-    emit(args, payload, "\n".join([*lines, f"saved in {folder}; next: likeli evaluate {folder}"]))
-    return history.exit_code

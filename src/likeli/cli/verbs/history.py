@@ -7,14 +7,14 @@ likeli history runs/x --json     numbers with a fraction are exact hexadecimal t
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from likeli.cli.output import emit, table
+from likeli.cli.options import Parser
+from likeli.cli.output import aligned, emit
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+    parser.share("run_folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,9 +24,5 @@ def run(args: argparse.Namespace) -> None:
     rows = read_history(args.run_folder)
     exact = [{k: v.hex() if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    text = table(names, [[_cell(row.get(n)) for n in names] for row in rows]) if rows else "no history"
-    emit(args, {"run": args.run_folder, "rows": exact}, text)
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    cells = [[f"{v:.6g}" if isinstance(v := row.get(n, "-"), float) else v for n in names] for row in rows]
+    emit(args, {"run": args.run_folder, "rows": exact}, aligned(names, cells) if rows else "no history")

@@ -6,15 +6,15 @@ likeli info runs/x       every byte is checked against the manifest; exit code 2
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from likeli.cli.objects import load_plugins
+from likeli.cli.options import Parser
 from likeli.cli.output import emit, to_json
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder, or a saved model's folder")
+    parser.share("run_folder", help="a run folder, or a saved model's folder")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,9 +23,5 @@ def run(args: argparse.Namespace) -> None:
 
     load_plugins(args.plugin)
     found = checkpoint.inspect(args.run_folder)
-    shown = {name: value for name, value in found.items() if name not in ("info", "files")}
-    emit(args, found, "\n".join(f"{name:<12} {_words(value)}" for name, value in shown.items()))
-
-
-def _words(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value)
+    shown = {name: v if isinstance(v, str) else to_json(v) for name, v in found.items() if name not in ("info", "files")}
+    emit(args, found, "\n".join(f"{name:<12} {words}" for name, words in shown.items()))

@@ -11,92 +11,75 @@ has it, and `miss` how far it does lie: a model that is right has them equal.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from likeli.cli.objects import load_plugins, read_rows, stored_data
-from likeli.cli.output import check_new, emit, new_file, table
-from likeli.cli.verbs.evaluate import with_error
+from likeli.cli.objects import open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import aligned, check_new, emit, new_file, with_error
 from likeli.errors import require
 
 if TYPE_CHECKING:
-    from likeli.diffusion.levels import Denoised, NoiseLevels
+    from likeli.diffusion.levels import NoiseLevels
     from likeli.diffusion.schedule_variance import ScheduleVariance
 
 SPREAD_ROWS = 64  # rows that the posterior's spread is averaged over: a network's costs a derivative for each probe
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
-    parser.add_argument("--data", metavar="DATA", help="other data than the run's own test split")
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="part of the run's own data [test]")
+    parser.share("run_folder", "--data", "--split")
     parser.add_argument("--rows", type=int, default=256, metavar="N", help="the first N rows of it [256]")
     parser.add_argument("--levels", type=int, default=16, metavar="N", help="noise levels to tell apart [16]")
     parser.add_argument("--draws", type=int, default=4, metavar="N", help="noises for each row and level [4]")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the noises [0]")
+    parser.share("--seed")
     parser.add_argument("--schedules", action="store_true", help="compare the variance of the bound under other schedules")
     parser.add_argument("--out", metavar="FILE.png", help="write the curve of nats over log SNR")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE.png")
+    parser.share("--overwrite")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
-    from likeli import checkpoint
     from likeli.diffusion.levels import checked, denoised, noise_levels
     from likeli.diffusion.schedule_variance import schedule_variance
+    from likeli.show.pictures import curves
 
     require(args.rows >= 1, "rows", "at least 1", args.rows)
-    if args.out:
-        require(args.out.lower().endswith(".png"), "out", "a file that ends in .png", args.out)
-        check_new(args.out, overwrite=args.overwrite)
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
-    x, y = stored_data(saved.info).split(args.split) if args.data is None else read_rows(args.data, saved)
-    x, y = x[: args.rows], None if y is None or saved.model.condition is None else y[: args.rows]
+    check_new(args.out, overwrite=args.overwrite, suffixes=[".png"])
+    saved = open_run(args)
+    x, y = rows_for(saved, args.data, args.split, args.rows)
     checked(saved.model, x[:1], None if y is None else y[:1])
     found = noise_levels(saved.model, x, y, levels=args.levels, draws=args.draws, seed=args.seed)
-    few = slice(0, SPREAD_ROWS)
-    times = [level.t for level in found.levels]
+    few, times = slice(SPREAD_ROWS), [level.t for level in found.levels]
     means = denoised(saved.model, x[few], None if y is None else y[few], times=times, seed=args.seed)
     paths = schedule_variance(saved.model, x, y, seed=args.seed) if args.schedules else None
+    spread, miss = (v.square().mean(1).sqrt().tolist() for v in (means.spread, means.error))
     if args.out:
-        _draw(args, found)
-    payload = found.row() | {"spread": _rms(means.spread), "miss": _rms(means.error), "spread_from": means.how}
-    emit(args, payload | ({} if paths is None else {"schedules": [vars(p) for p in paths]}), _text(found, means, paths))
+        density = [level.nats / abs(level.first - level.last) for level in found.levels]
+        series = {found.model: ([level.log_snr for level in found.levels], density)}
+        with new_file(args.out, overwrite=args.overwrite) as path:
+            curves(series, title="where the nats go", x="log SNR", y="nats per unit of log SNR").save(path)
+    payload = found.row() | {"spread": spread, "miss": miss, "spread_from": means.how}
+    emit(args, payload | ({} if paths is None else {"schedules": [vars(p) for p in paths]}), _text(found, spread, miss, paths))
 
 
-def _rms(values: Any) -> list[float]:
-    return values.square().mean(1).sqrt().tolist()
-
-
-def _text(found: NoiseLevels, means: Denoised, paths: list[ScheduleVariance] | None) -> str:
+def _text(found: NoiseLevels, spread: list[float], miss: list[float], paths: list[ScheduleVariance] | None) -> str:
     header = ["t", "log SNR", "noise error", "nats", "bits/dim", "spread", "miss"]
     rows = [
         [
             f"{v.t:.3f}", f"{v.log_snr:.2f}", f"{v.error:.3f}", with_error(v.nats, v.stderr, 3), f"{v.bits_per_dim:.4f}",
-            f"{spread:.3f}", f"{miss:.3f}",
+            f"{s:.3f}", f"{m:.3f}",
         ]
-        for v, spread, miss in zip(found.levels, _rms(means.spread), _rms(means.error))
+        for v, s, m in zip(found.levels, spread, miss)
     ]  # fmt: skip
     kind = "in continuous time" if found.continuous else "over the chain's own levels"
     lines = [
-        table(header, rows),
+        aligned(header, rows),
         f"diffusion {sum(v.nats for v in found.levels):.3f} + prior {found.prior:.3g} − reconstruction "
         f"{found.reconstruction:.3f}: log p(x) ≥ {with_error(found.bound, found.stderr, 3)} nats, {kind}; "
         f"{found.examples} examples, {found.draws} draws",
     ]
     if paths is not None:
         cells = [[p.schedule, with_error(p.nats, p.stderr, 3), f"{p.variance:.4g}", f"{p.bits_variance:.4g}"] for p in paths]
-        lines += ["", table(["schedule", "diffusion term", "variance, nats²", "(bits/dim)²"], cells)]
+        lines += ["", aligned(["schedule", "diffusion term", "variance, nats²", "(bits/dim)²"], cells)]
         lines += ["one draw of t and ε for one row, no control variate; the means agree within their errors"]
     return "\n".join(lines)
-
-
-def _draw(args: argparse.Namespace, found: NoiseLevels) -> None:
-    from likeli.show.pictures import curves
-
-    places = [level.log_snr for level in found.levels]
-    density = [level.nats / abs(level.first - level.last) for level in found.levels]
-    image = curves({found.model: (places, density)}, title="where the nats go", x="log SNR", y="nats per unit of log SNR")
-    with new_file(args.out, overwrite=args.overwrite) as path:
-        image.save(path)

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from likeli.cli.catalogue import Argument, Catalogue, catalogue, training_options
-from likeli.cli.options import train_defaults
-from likeli.cli.output import emit, table
+from likeli.cli.options import Parser, train_defaults
+from likeli.cli.output import aligned, emit
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("family", nargs="?", help="a family's name")
     parser.add_argument("--data", action="store_true", help="list what can be fitted, in place of the families")
@@ -28,17 +28,20 @@ def run(args: argparse.Namespace) -> None:
     known = catalogue(tuple(args.plugin))
     if args.data:
         _sources(args)
-        return
-    if args.family is None:
-        rows = [describe(known, name) for name in known.models]
+    elif args.family is None:
+        rows = [family_row(known, name) for name in known.models]
         header = ["family", "log p(x)", "fitted by", "what it is"]
-        text = table(header, [[r["name"], kinds(r), r["strategy"], r["summary"]] for r in rows])
+        text = aligned(header, [[r["name"], kinds(r), r["strategy"], r["summary"]] for r in rows])
         emit(args, {"families": rows}, f"{text}\n\nOptions of one: likeli list FAMILY")
-        return
-    cls = known.family(args.family)
-    row = describe(known, args.family) | {"options": [_option(known, a) for a in known.arguments(cls).values()]}
-    head = f"{args.family}: {row['summary']}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
-    emit(args, row, f"{head}\n\n{options_help(known, args.family)}")
+    else:
+        row = family_row(known, args.family)
+        options = [
+            {"name": a.name, "type": a.annotation, "default": a.default, "required": a.required, "help": a.help}
+            | {"choices": list(known.nested(a.annotation))}
+            for a in known.arguments(known.family(args.family)).values()
+        ]
+        head = f"{args.family}: {row['summary']}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
+        emit(args, row | {"options": options}, f"{head}\n\n{options_help(known, args.family)}")
 
 
 def _sources(args: argparse.Namespace) -> None:
@@ -48,11 +51,11 @@ def _sources(args: argparse.Namespace) -> None:
     rows = describe_sources()
     options = [", ".join(f"{k}={v}" for k, v in r["options"].items()) for r in rows]
     lines = [[r["name"], o, "known" if r["truth"] else "", r["about"]] for r, o in zip(rows, options)]
-    emit(args, {"sources": rows}, table(["data", "options", "log p(x)", "what it is"], lines))
+    emit(args, {"sources": rows}, aligned(["data", "options", "log p(x)", "what it is"], lines))
 
 
-def describe(known: Catalogue, name: str) -> dict[str, Any]:
-    """One family's row."""
+def family_row(known: Catalogue, name: str) -> dict[str, Any]:
+    """What there is to say of one family."""
     cls = known.family(name)
     knows = str(known.attribute(cls, "knows")).removeprefix("Knows.").lower().replace("_", " ")
     density = any(c.name == "DensityModel" for c in known.lineage(cls))
@@ -61,7 +64,7 @@ def describe(known: Catalogue, name: str) -> dict[str, Any]:
         "knows": knows,
         "knows_on_integers": "lower bound" if density else knows,
         "strategy": known.attribute(cls, "strategy"),
-        "conditional": known.takes(cls, "condition"),
+        "conditional": "condition" in known.constructor(cls),
         "summary": known.summary(cls),
     }
 
@@ -73,45 +76,32 @@ def kinds(row: dict[str, Any]) -> str:
 
 
 def options_help(known: Catalogue, name: str) -> str:
-    """The options of a family, one a line."""
-    lines = [_line("model", a) + _choices(known, a) for a in known.arguments(known.family(name)).values()]
-    return f"options of {name}:\n" + "\n".join(lines or ["  (none)"])
+    """The options of a family, one a line, each followed by the objects that it can be."""
+    lines = [f"options of {name}:"]
+    for a in known.arguments(known.family(name)).values():
+        only = known.single(a.annotation)
+        if only is not None:
+            lines += [f"  {a.help}", *(_line(f"model.{a.name}", inner) for inner in known.arguments(only[1]).values())]
+            continue
+        lines.append(_line("model", a))
+        for choice, cls in known.nested(a.annotation).items():
+            own = ", ".join(f"--model.{a.name}.{k}" for k in known.arguments(cls))
+            lines.append(f"      {choice}: {own or 'no options'}")
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  (none)"])
 
 
 def training_help(known: Catalogue, family: str | None) -> str:
     """The training options, one a line, with the defaults that `family` has for them."""
     defaults = train_defaults(known, family, {}) if family else {}
     options = [replace(a, default=defaults.get(name, a.default)) for name, a in training_options().items()]
-    return "training options:\n" + "\n".join(_line("train", a) for a in options)
+    return "\n".join(["training options:", *(_line("train", a) for a in options)])
 
 
 def _line(section: str, a: Argument) -> str:
+    """One option: its type, `a|b or none` or `int,int,…`, its default and its help."""
     value = ",".join(map(str, a.default)) if isinstance(a.default, (list, tuple)) else a.default
     default = "" if a.required else f" [{'none' if value is None else value}]"
-    return f"  --{section}.{a.name:<16} {readable(a.annotation)}{default}  {a.help}".rstrip()
-
-
-def readable(annotation: str) -> str:
-    """`Literal['a', 'b'] | None` → `a|b or none`, `tuple[int, ...]` → `int,int,…`."""
-    text = annotation.replace(" | None", " or none").replace(" | ", " or ")
-    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), text)
-    return re.sub(r"tuple\[(\w+), (\.\.\.|\w+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), text)
-
-
-def _choices(known: Catalogue, a: Argument) -> str:
-    lines = []
-    for name, cls in known.nested(a.annotation).items():
-        own = ", ".join(f"--model.{a.name}.{k}" for k in known.arguments(cls))
-        lines.append(f"\n      {name}: {own or 'no options'}")
-    return "".join(lines)
-
-
-def _option(known: Catalogue, a: Argument) -> dict[str, Any]:
-    return {
-        "name": a.name,
-        "type": a.annotation,
-        "default": a.default,
-        "required": a.required,
-        "help": a.help,
-        "choices": list(known.nested(a.annotation)),
-    }
+    kind = a.annotation.replace(" | None", " or none").replace(" | ", " or ")
+    kind = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), kind)
+    kind = re.sub(r"tuple\[([\w ]+), (\.\.\.|[\w ]+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), kind)
+    return f"  --{section}.{a.name:<16} {kind}{default}  {a.help}".rstrip()

@@ -9,54 +9,37 @@ number it is) and measure (density or mass).  Exit code 0 means that every row w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from likeli.cli.objects import call_options, load_plugins, read_rows
-from likeli.cli.output import check_new, emit, new_file, table
+from likeli.cli.objects import call_options, open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import check_new, emit_rows
 from likeli.cli.verbs.evaluate import add_likelihood_arguments
 
-if TYPE_CHECKING:
-    from likeli.contract import LogLikelihood
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options of everything that says something of each row."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder")
+    parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
     parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    parser.share("--overwrite")
     add_likelihood_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, batch by batch, and write."""
-    from likeli import checkpoint
-    from likeli.data import write_csv
     from likeli.evaluation.likelihood import score
 
-    if args.out:
-        check_new(args.out, overwrite=args.overwrite)
-    load_plugins(args.plugin)
-    saved = checkpoint.read(args.run_folder)
-    model = saved.model
-    options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    x, y = read_rows(args.data, saved)
-    parts = list(score(model, x, y, batch=args.batch, seed=args.seed, **options))
-    columns = as_columns(parts)
-    kind = {"knows": parts[0].knows.value, "measure": parts[0].measure, "rows": len(x)}
-    if args.out:
-        with new_file(args.out, overwrite=args.overwrite) as path:
-            write_csv(path, columns)
-        emit(args, kind | {"out": args.out}, f"{len(x)} rows ({kind['knows']}, nats, {kind['measure']}) in {args.out}")
-        return
-    emit(args, kind | columns, table(list(columns), zip(*columns.values())))
-
-
-def as_columns(parts: Sequence[LogLikelihood]) -> dict[str, list[Any]]:
-    """row, nats, stderr, knows, measure: one entry a row of the data."""
-    nats = [v for p in parts for v in p.value.tolist()]
-    errors = [e for p in parts for e in ([None] * len(p.value) if p.stderr is None else p.stderr.tolist())]
-    knows = [p.knows.value for p in parts for _ in p.value]
-    measure = [p.measure for p in parts for _ in p.value]
-    return {"row": list(range(len(nats))), "nats": nats, "stderr": errors, "knows": knows, "measure": measure}
+    check_new(args.out, overwrite=args.overwrite)
+    saved = open_run(args)
+    options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
+    x, y = rows_for(saved, args.data)
+    columns: dict[str, list[Any]] = {"row": list(range(len(x))), "nats": [], "stderr": [], "knows": [], "measure": []}
+    for part in score(saved.model, x, y, batch=args.batch, seed=args.seed, **options):
+        n = len(part.value)
+        columns["nats"] += part.value.tolist()
+        columns["stderr"] += [None] * n if part.stderr is None else part.stderr.tolist()
+        columns["knows"] += [part.knows.value] * n
+        columns["measure"] += [part.measure] * n
+    kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": len(x)}
+    emit_rows(args, kind, columns, f"{len(x)} rows ({kind['knows']}, nats, {kind['measure']})", "")

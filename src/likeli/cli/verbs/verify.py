@@ -11,19 +11,16 @@ Exit code 1 if any check fails.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
-from likeli.cli.output import emit, log, table
+from likeli.cli.options import Parser
+from likeli.cli.output import aligned, emit, log
 from likeli.errors import FAILED, OK
 
-if TYPE_CHECKING:
-    from likeli.theory.check import Check, Result
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
-    parser.add_argument("--only", metavar="R..,I..", help="rows or names of checks, separated by commas")
+    parser.add_argument("--only", type=list[str], metavar="R..,I..", help="rows or names of checks, separated by commas")
     parser.add_argument("--slow", action="store_true", help="run the long checks too")
 
 
@@ -31,29 +28,20 @@ def run(args: argparse.Namespace) -> int:
     """List or run the checks."""
     from likeli.theory import check as verify
 
-    only = args.only.split(",") if args.only else None
+    only = set(args.only or ())
     if args.list:
-        checks = [c for c in verify.checks() if not only or c.id in only or set(c.rows) & set(only)]
-        rows = [[" ".join(c.rows), c.id, f"{c.tolerance:.3g}", "slow" if c.slow else "", c.title] for c in checks]
-        emit(args, {"checks": [_entry(c) for c in checks]}, table(["rows", "check", "tolerance", "", "identity"], rows))
+        checks = [c for c in verify.checks() if not only or c.id in only or only & set(c.rows)]
+        listed = [[" ".join(c.rows), c.id, f"{c.tolerance:.3g}", "slow" if c.slow else "", c.title] for c in checks]
+        plain = [{k: v for k, v in vars(c).items() if k != "measure"} for c in checks]
+        emit(args, {"checks": plain}, aligned(["rows", "check", "tolerance", "", "identity"], listed))
         return OK
-    results = []
-    for result in verify.run(only, slow=args.slow):
-        results.append(result)
-        log(f"likeli: {result.id}: {'ok' if result.passed else 'FAILED'} in {result.seconds:.1f} s")
-    emit(args, {"checks": [_entry(r) for r in results], "passed": all(r.passed for r in results)}, _table(results))
-    return OK if all(r.passed for r in results) else FAILED
-
-
-def _entry(found: Check | Result) -> dict[str, Any]:
-    names = ("id", "rows", "title", "tolerance", "slow", "error", "passed", "seconds", "note")
-    return {name: getattr(found, name) for name in names if hasattr(found, name)}
-
-
-def _table(results: list[Result]) -> str:
-    rows = [
-        [" ".join(r.rows), r.id, f"{r.error:.2e}", f"{r.tolerance:.2e}", "ok" if r.passed else f"FAILED {r.note}".strip()]
-        for r in results
-    ]
+    results, rows = [], []
+    for r in verify.run(args.only, slow=args.slow):
+        results.append(r)
+        log(f"likeli: {r.id}: {'ok' if r.passed else 'FAILED'} in {r.seconds:.1f} s")
+        said = "ok" if r.passed else f"FAILED {r.note}".strip()
+        rows.append([" ".join(r.rows), r.id, f"{r.error:.2e}", f"{r.tolerance:.2e}", said])
     passed = sum(r.passed for r in results)
-    return table(["rows", "check", "error", "tolerance", ""], rows) + f"\n{passed} of {len(results)} identities hold"
+    text = f"{aligned(['rows', 'check', 'error', 'tolerance', ''], rows)}\n{passed} of {len(results)} identities hold"
+    emit(args, {"checks": [vars(r) for r in results], "passed": passed == len(results)}, text)
+    return OK if passed == len(results) else FAILED
