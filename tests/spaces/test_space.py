@@ -260,3 +260,22 @@ def test_a_tables_features_lead_back_to_its_cells():
     features = TABLE.to_model(x, torch.float64)
     assert features.shape == (2, 7)
     assert torch.allclose(TABLE.from_model(features), x)
+
+
+@pytest.mark.parametrize("space", [Pixels((2,), 17), Binary((2,)), Pixels((2,), 65536), Tokens(2, 7)])
+def test_symbols_lie_as_far_apart_in_model_units_as_the_space_says(space):
+    """The least distance among up to 50 neighbouring symbols, as a network sees them."""
+    few = torch.arange(min(space.symbols, 50))
+    seen = space.to_model(few[:, None].expand(-1, 2), torch.float64)[:, 0].reshape(len(few), -1)
+    assert torch.nn.functional.pdist(seen).min().item() == pytest.approx(space.spacing, rel=1e-9)
+    codes = space.codebook(seen)
+    assert torch.equal(codes[: len(few)], seen[:, 0]) if codes is not None else torch.equal(seen, torch.eye(space.symbols).double())
+
+
+@pytest.mark.parametrize("space", [SPACES["real"], SPACES["real image"], Table((Column("a", scale=3.0), Column("b", mean=1.0)))])
+def test_a_unit_is_the_derivative_of_the_users_values(space):
+    """By autograd of `from_model`; where a cell is whole, a category or curved there is no such number."""
+    u = torch.full((1, *space.shape), 0.3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(space.from_model(u).sum(), u)
+    assert torch.allclose(space.unit.expand(space.shape), slope[0], rtol=1e-12)
+    assert all(other.unit is None for other in (TABLE, NUMBERS, Counts((2,)), Pixels((2,)), Tokens(2, 3), Labels(3)))
