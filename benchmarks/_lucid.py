@@ -9,7 +9,7 @@ from benchmarks._mnist import LEVELS, space
 from likeli.diffusion.denoiser import Conditional, Prediction
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.schedule import VariancePreserving
-from likeli.spaces.pixels import CategoricalCells
+from likeli.spaces import CategoricalCells
 
 
 class LucidSchedule(VariancePreserving):

@@ -14,7 +14,7 @@ def load(folder):
 
 
 def space():
-    from likeli.spaces.base import Pixels
+    from likeli.spaces import Pixels
 
     return Pixels((SIDE, SIDE), LEVELS)
 

@@ -35,7 +35,7 @@ def ours(folder, latent_dim):
     import torch
 
     from likeli.models.autoencoder import AE, CAE
-    from likeli.spaces.base import Pixels
+    from likeli.spaces import Pixels
 
     x, space = torch.from_numpy(np.load(folder / "rows.npy")), Pixels((INPUTS,))
     cae, ae = CAE(space, 0.1, latent_dim, HIDDEN), AE(space, latent_dim, (HIDDEN,), activation="softplus")

@@ -33,7 +33,7 @@ def ours(folder, start, iterations):
     import torch
 
     from likeli.models.gmm import GMM
-    from likeli.spaces.base import Real
+    from likeli.spaces import Real
 
     x, means, weights, covariances = load(folder)
     space, rows = Real((D,)), torch.from_numpy(x)

@@ -41,7 +41,7 @@ def trained(folder, seconds):
 
     from likeli.data.dataset import Data
     from likeli.models.hvae import HVAE
-    from likeli.spaces.base import Binary
+    from likeli.spaces import Binary
     from likeli.training import fit
 
     train, valid, _ = digits(folder)

@@ -25,7 +25,7 @@ def ours(folder, rows, cells):
     import torch
 
     from likeli.models.ppca import PPCA
-    from likeli.spaces.base import Real
+    from likeli.spaces import Real
 
     x = torch.from_numpy(np.load(folder / f"{rows}x{cells}.npy"))
     begin, cpu = time.perf_counter(), time.process_time()

@@ -50,7 +50,7 @@ def ours(folder, precision):
     import torch
 
     from likeli.models.vae import VAE
-    from likeli.spaces.base import Binary
+    from likeli.spaces import Binary
     from likeli.training import fit
 
     train, valid = load(folder)

@@ -29,7 +29,7 @@ def ours(folder, samples):
     import torch
 
     from likeli.models.vae import VAE
-    from likeli.spaces.base import Binary
+    from likeli.spaces import Binary
 
     _, digits = load(folder)
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ def ours(folder, family, seconds):
 
     from likeli.data.dataset import Data
     from likeli.evaluation.likelihood import evaluate
-    from likeli.spaces.base import Binary
+    from likeli.spaces import Binary
     from likeli.training import fit
 
     train, valid, test = load(folder)

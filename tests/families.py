@@ -11,8 +11,7 @@ from likeli.config import _grouped, coerce, registered
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
-from likeli.spaces.base import Counts, Labels, Pixels, Tokens
-from likeli.spaces.table import Table
+from likeli.spaces import Counts, Labels, Pixels, Table, Tokens
 from likeli.training import fit
 
 for _module in pkgutil.iter_modules(likeli.models.__path__, "likeli.models."):

@@ -7,7 +7,7 @@ from torch import nn
 from likeli.latent.chain import Hierarchy
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 
 class LinearGaussianChain(Hierarchy):

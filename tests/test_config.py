@@ -7,7 +7,7 @@ import pytest
 
 from likeli.config import MAX_DEPTH, Configurable, build, coerce, describe, lookup, registered, snake_case
 from likeli.errors import InputError
-from likeli.spaces.base import Pixels, Real, Space
+from likeli.spaces import Pixels, Real, Space
 
 
 class ConfigShape(Configurable):

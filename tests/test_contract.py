@@ -14,8 +14,7 @@ from likeli.config import build, describe, parameters_of
 from likeli.contract import Coded, GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
-from likeli.spaces.table import Column, Table
+from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Table, Tokens
 
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 0.0), scale=(1.0, 5.0, 0.1)),

@@ -14,7 +14,7 @@ from scipy import stats
 from families import FAMILIES, examples, takes, trained
 from likeli.contract import Knows
 from likeli.random import seeded
-from likeli.spaces.base import Binary, Pixels, Real, Tokens
+from likeli.spaces import Binary, Pixels, Real, Tokens
 
 TINY = {"binary": Binary((3,)), "pixels": Pixels((2,), levels=4), "tokens": Tokens(2, 3)}
 FLAT = {"line": Real((1,), mean=2.0, scale=3.0), "plane": Real((2,), mean=(1.0, -1.0), scale=(2.0, 0.5))}
@@ -79,7 +79,7 @@ def stretched(points, centre, scale):
 def test_exact_densities_integrate_to_one(family, name):
     model, space = fitted(family, name), SPACES[name]
     points = 2001 if name == "line" else 401
-    axes = [stretched(points, m, s) for m, s in zip(space._mean.flatten().expand(2), space._scale.flatten().expand(2))]
+    axes = [stretched(points, m, s) for m, s in zip(space._mean.flatten().expand(2), space.unit.flatten().expand(2))]
     axes = axes[: space.dimensions]
     grid = torch.cartesian_prod(*[x for _, x, _ in axes]).reshape(-1, space.dimensions)
     p = model.double().log_likelihood(grid).value.exp().reshape([points] * space.dimensions)

@@ -9,7 +9,7 @@ from torch import nn
 from likeli.contract import Elbo, GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import InputError, LikeliError, MissingExtra, Unsupported, require
 from likeli.random import BLOCK, seeded
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 
 
 class CoreStandardNormal(GenerativeModel):

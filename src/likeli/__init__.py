@@ -18,8 +18,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "likeli.contract": "Coded Elbo GenerativeModel Knows LogLikelihood",
     "likeli.errors": "CheckpointError Diverged InputError Interrupted LikeliError MissingExtra Unsupported",
-    "likeli.spaces.base": "Binary Counts Labels Pixels Real Space Tokens",
-    "likeli.spaces.table": "Table",
+    "likeli.spaces": "Binary Counts Labels Pixels Real Space Table Tokens",
     "likeli.config": "build describe registered",
     "likeli.random": "Ambient Replay Streams seeded",
     "likeli.data": "Data load_data",

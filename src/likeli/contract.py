@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, seeded
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 Measure = Literal["density", "mass", "mixed"]
 

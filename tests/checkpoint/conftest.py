@@ -6,7 +6,7 @@ from tiny_models import CLASSES, TinyFlow, fill
 
 from likeli import config
 from likeli.checkpoint import disk
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from likeli import checkpoint as ck
 from likeli.config import describe, parameters_of
 from likeli.errors import CheckpointError, Unsupported
 from likeli.random import seeded
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces import Binary, Counts, Labels, Pixels, Real, Tokens
 
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 1 / 3), scale=(1.0, 5.0, 0.1)),

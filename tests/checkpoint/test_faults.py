@@ -19,7 +19,7 @@ from likeli import checkpoint as ck
 from likeli.checkpoint import disk
 from likeli.checkpoint import disk as locking
 from likeli.errors import LikeliError
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tiny_models import TinyFlow, fill, same
 from likeli import checkpoint as ck
 from likeli.config import describe
 from likeli.errors import CheckpointError
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 FILES = ("config.json", "model.safetensors", "README.md", "train_state.json", "train_state.safetensors")
 

@@ -18,7 +18,7 @@ from likeli.checkpoint import strict_json as strict
 from likeli.checkpoint import tensors
 from likeli.config import describe
 from likeli.errors import CheckpointError, InputError, LikeliError
-from likeli.spaces.base import Labels, Pixels, Real, Tokens
+from likeli.spaces import Labels, Pixels, Real, Tokens
 
 SPACES = [Real((2,), mean=(0.1, 1 / 3), scale=(1e-20, 7.0)), Pixels((2, 3), 16), Tokens(3, 4, "ab\\\u20ac"), Real(())]
 

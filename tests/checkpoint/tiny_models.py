@@ -10,7 +10,7 @@ from torch import nn
 
 from likeli import config
 from likeli.contract import GenerativeModel, Knows
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class Part(config.Configurable):

@@ -217,7 +217,7 @@ PLUGIN = '''
 import torch
 from torch import nn
 from likeli.models import DensityModel
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 class LaplaceColumns(DensityModel):
     """Independent Laplace columns.

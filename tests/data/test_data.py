@@ -19,8 +19,7 @@ from likeli.data import columns_of, describe_sources, load_data, read_rows, rebu
 from likeli.data.infer import moments
 from likeli.data.readers.hub import from_dataset
 from likeli.errors import InputError, MissingExtra
-from likeli.spaces.base import Binary, Counts, Pixels, Real, Space, Tokens
-from likeli.spaces.table import Table
+from likeli.spaces import Binary, Counts, Pixels, Real, Space, Table, Tokens
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(50, 3)) * [1, 10, 0.1] + [5, 0, -2]

@@ -13,7 +13,7 @@ import torch
 from likeli.data import columns_of, load_data, read_rows, rebuild, write_csv, write_npy
 from likeli.data.readers.tables import harmless, read_csv
 from likeli.errors import MissingExtra
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(50, 3)) * [1, 10, 0.1] + [5, 0, -2]

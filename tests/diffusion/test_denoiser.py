@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from likeli.diffusion.categorical import CategoricalDenoiser, symbols
+from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.denoiser import Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.schedule import Karras, LogLinear, Straight, SubVP
 from likeli.errors import InputError
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Tokens
+from likeli.spaces import Pixels, Tokens
 
 READINGS = ["x", "eps", "score", "v", "flow"]
 
@@ -83,7 +83,7 @@ def test_an_empty_network_is_the_exact_denoiser_of_uniform_independent_cells():
     schedule = LogLinear(-8, 8)
     space = Pixels((2, 3), 5)
     z, at = torch.randn(4, 2, 3, dtype=torch.float64), schedule.at(0.45)
-    c = symbols(space, z)
+    c = space.codebook(z)
     weight = torch.distributions.Normal(at.alpha * c, at.sigma).log_prob(z[..., None]).softmax(-1)
     empty = CategoricalDenoiser(lambda z, gamma, y: z.new_zeros(len(z), 5, 2, 3), schedule, space)
     torch.testing.assert_close(empty(z, at).x, (weight * c).sum(-1))

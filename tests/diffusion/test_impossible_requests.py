@@ -12,7 +12,7 @@ from likeli.errors import Diverged, InputError, Unsupported
 from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, seeded
-from likeli.spaces.base import Pixels, Real, Tokens
+from likeli.spaces import Pixels, Real, Tokens
 
 
 def tiny(space=None, **options):

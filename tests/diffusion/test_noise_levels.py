@@ -20,7 +20,7 @@ from likeli.models.ppca import PPCA
 from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Real, Tokens
+from likeli.spaces import Pixels, Real, Tokens
 from likeli.theory.diffusion_truths import F64, SPREAD, chain, draws, information, plane
 
 

@@ -15,7 +15,7 @@ from likeli.diffusion.schedule import Cosine, Karras, LogLinear, Straight
 from likeli.errors import Diverged, InputError
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 
 F64 = torch.float64
 

@@ -14,7 +14,7 @@ from likeli.diffusion.times import uniform
 from likeli.errors import Diverged, InputError
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, Replay, Streams, seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 
 F64 = torch.float64
 

@@ -15,7 +15,7 @@ from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 
 @pytest.fixture(scope="module")

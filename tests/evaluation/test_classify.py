@@ -10,7 +10,7 @@ from likeli.evaluation.rows import classify
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.vae import VAE, CoderBackbone
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
 
 

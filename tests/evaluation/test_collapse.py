@@ -14,8 +14,7 @@ from likeli.models.vae import VAE, CoderBackbone
 from likeli.models.vdm import VDM
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Gaussian, Labels, Real
 from likeli.theory.hierarchy import _set
 from linear_gaussian import chain, data
 

@@ -10,7 +10,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.likelihood import MISMATCH_ALARM, ROW, count_parameters, evaluate, score
 from likeli.models.flow import Flow
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 
 
 class FakeLikelihood(GenerativeModel):

@@ -10,7 +10,7 @@ from likeli.evaluation.imputation import impute
 from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
 
 

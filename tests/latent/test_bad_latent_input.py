@@ -9,8 +9,7 @@ import likeli
 from likeli.errors import InputError
 from likeli.models.hvae import LadderBackbone
 from likeli.models.vae import CoderBackbone, LatentPrior, VariationalObjective
-from likeli.spaces import Bernoulli, Categorical, Gaussian, NegativeBinomial
-from likeli.spaces.base import Binary, Counts, Labels, Real
+from likeli.spaces import Bernoulli, Binary, Categorical, Counts, Gaussian, Labels, NegativeBinomial, Real
 
 SPACE = Real((3,))
 X, EMPTY = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.full((5, 3), math.nan)

@@ -18,8 +18,7 @@ from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Binary, Real
+from likeli.spaces import Binary, Gaussian, Real
 
 W = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]], dtype=torch.double)  # orthogonal columns
 MEAN = torch.tensor([0.3, -1.0, 2.0, 0.0], dtype=torch.double)

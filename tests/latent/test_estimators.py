@@ -16,7 +16,7 @@ from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.importance import diagnose, pareto_k
 from likeli.probability.information import kl
 from likeli.random import seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from linear_gaussian import chain, data
 
 

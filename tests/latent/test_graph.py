@@ -9,7 +9,7 @@ from likeli.config import parameters_of
 from likeli.latent.chain import Graph, LatentVariableModel, factorisation
 from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.vae import VAE, CoderBackbone
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 from likeli.theory.factors import Traced, _mark, mistakes
 
 SMALL = {"steps": 3, "timesteps": 3}

@@ -13,7 +13,7 @@ from likeli.models.gmm import GMM
 from likeli.models.ppca import PPCA
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
-from likeli.spaces.base import Labels, Pixels, Real
+from likeli.spaces import Labels, Pixels, Real
 
 
 def rows(n=50, d=4):

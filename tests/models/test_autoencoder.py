@@ -8,7 +8,7 @@ from scipy.linalg import subspace_angles
 from likeli.errors import InputError, Unsupported
 from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 
 
 def minimise(loss, parameters, steps=200):

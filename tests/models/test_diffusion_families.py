@@ -19,7 +19,7 @@ from likeli.models.flow_matching import FlowMatching
 from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 from likeli.theory.diffusion_truths import levels_in_closed_form
 
 F64 = torch.float64

@@ -13,7 +13,7 @@ from likeli.models.distilled import Distilled
 from likeli.models.flow_matching import FlowMatching
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 from likeli.training.fit import distil
 
 

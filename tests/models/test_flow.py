@@ -9,7 +9,7 @@ from likeli.contract import Knows
 from likeli.errors import InputError, Unsupported
 from likeli.models.flow import Flow, Histogram
 from likeli.random import Streams, seeded
-from likeli.spaces.base import Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces import Counts, Labels, Pixels, Real, Tokens
 
 
 def random_flow(space, *, scale=0.2, **kwargs):
@@ -120,8 +120,8 @@ def test_pixel_bound_never_exceeds_the_mass_of_its_own_density():
     flow = random_flow(Pixels((1,), 5), scale=0.3)
     x = torch.arange(5)[:, None]
     centres = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    u = ((x + centres) * flow.space.bin_width - 1).reshape(-1, 1)
-    mass = flow.log_density(u).exp().reshape(5, 2000).mean(1) * flow.space.bin_width
+    u = ((x + centres) * flow.space.spacing - 1).reshape(-1, 1)
+    mass = flow.log_density(u).exp().reshape(5, 2000).mean(1) * flow.space.spacing
     one, many = flow.log_likelihood(x.repeat(500, 1), samples=1), flow.log_likelihood(x.repeat(500, 1), samples=64)
     for cell in range(5):
         for bound in (one, many):

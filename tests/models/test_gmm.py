@@ -18,7 +18,7 @@ from likeli.gaussian.kinds import COVARIANCES
 from likeli.gaussian.missing import group_rows
 from likeli.models.gmm import GMM, select_components
 from likeli.models.ppca import PPCA
-from likeli.spaces.base import Pixels, Real, Tokens
+from likeli.spaces import Pixels, Real, Tokens
 
 KINDS = ["full", "tied", "diag", "spherical"]
 

@@ -18,8 +18,7 @@ from likeli.models.markov_hvae import MarkovHVAE
 from likeli.nn.ladder import grow, pyramid, shrink
 from likeli.probability.draw import gaussian_product
 from likeli.random import Replay, seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Binary, Labels, Pixels, Real
+from likeli.spaces import Binary, Gaussian, Labels, Pixels, Real
 from likeli.training import fit
 
 

@@ -15,7 +15,7 @@ from likeli.contract import Coded
 from likeli.errors import InputError
 from likeli.models import ppca
 from likeli.models.ppca import PPCA
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 
 
 def linear_draw(n=300, d=5, size=2, seed=0):

@@ -18,8 +18,7 @@ from likeli.latent.prior import make_prior
 from likeli.models.vae import VAE, CoderBackbone, LatentPrior, VariationalObjective
 from likeli.probability.draw import draw
 from likeli.random import Replay, Streams, seeded
-from likeli.spaces import Bernoulli, Gaussian
-from likeli.spaces.base import Binary, Labels, Pixels, Real
+from likeli.spaces import Bernoulli, Binary, Gaussian, Labels, Pixels, Real
 from likeli.training import fit
 
 EIGENVALUES = torch.tensor([9.0, 4.0, 1.0, 0.25, 0.25], dtype=torch.double)

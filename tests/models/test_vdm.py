@@ -21,7 +21,7 @@ from likeli.diffusion.times import spread
 from likeli.errors import InputError, Unsupported
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
+from likeli.spaces import Binary, Counts, Labels, Pixels, Real, Tokens
 from likeli.theory.diffusion_truths import levels_in_closed_form
 
 F64 = torch.float64

@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from likeli.errors import InputError, Unsupported
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.independent import Independent
-from likeli.spaces.base import Binary, Counts, Pixels, Real, Tokens
-from likeli.spaces.table import Column, Table
+from likeli.spaces import Binary, Column, Counts, Pixels, Real, Table, Tokens
 
 SPACES = [Binary((4,)), Pixels((2, 2), 3), Tokens(3, 4), Pixels((2,), 12)]
 

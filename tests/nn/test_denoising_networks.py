@@ -12,7 +12,7 @@ from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
 from likeli.random import seeded
-from likeli.spaces.base import Labels, Pixels, Real, Tokens
+from likeli.spaces import Labels, Pixels, Real, Tokens
 
 
 def stirred(net):

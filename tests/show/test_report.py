@@ -9,7 +9,7 @@ import torch
 
 from likeli.show.pictures import curves, grid, picture, png, strip
 from likeli.show.report import Contender, Report, verdict
-from likeli.spaces.base import Pixels, Real, Tokens
+from likeli.spaces import Pixels, Real, Tokens
 
 EVIL = "<script>alert('x')</script>"
 

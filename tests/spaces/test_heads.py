@@ -13,20 +13,24 @@ from likeli.errors import InputError, Unsupported
 from likeli.random import Replay, Streams, seeded
 from likeli.spaces import (
     Bernoulli,
+    Binary,
     Categorical,
+    Column,
+    Counts,
     DiscretisedLogistic,
     Gaussian,
+    Labels,
     Mixed,
     NegativeBinomial,
     Observation,
+    Pixels,
     Poisson,
+    Real,
     StudentT,
+    Table,
+    Tokens,
     ZeroInflatedNegativeBinomial,
-    default_observation,
-    observe,
 )
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
-from likeli.spaces.table import Column, Table
 
 ROWS = 6
 CELL = Real((1,), mean=3.0, scale=2.5)
@@ -321,10 +325,10 @@ def test_the_space_chooses_its_head():
         "mixed": TABLE,
     }
     for kind, space in expected.items():
-        assert default_observation(space).kind() == kind
-    assert default_observation(Pixels((3,), levels=4)).kind() == "categorical"
+        assert space.head().kind() == kind
+    assert Pixels((3,), levels=4).head().kind() == "categorical"
     with pytest.raises(Unsupported, match="labels"):
-        default_observation(Labels(3))
+        Labels(3).head()
 
 
 @pytest.mark.parametrize("kind", registered(Observation))
@@ -333,7 +337,7 @@ def test_heads_are_their_options_and_refuse_other_spaces_in_one_line(kind):
     assert describe(build(describe(head), Observation)) == describe(head)
     wrong = Real((2,)) if Real not in head.spaces else Tokens(2, 3)
     with pytest.raises(InputError, match=f"head: expected one for {wrong.kind()} data, got {kind}"):
-        observe(wrong, head)
+        head.on(wrong)
 
 
 def test_one_head_serves_two_spaces_without_sharing():

@@ -7,8 +7,7 @@ import torch
 from torch import distributions as D
 
 from likeli.random import seeded
-from likeli.spaces import Bernoulli
-from likeli.spaces.base import Binary
+from likeli.spaces import Bernoulli, Binary
 
 
 def logits_and_cells(scale, rows=50, cells=40, dtype=torch.double):

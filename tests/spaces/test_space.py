@@ -13,8 +13,7 @@ import torch
 from likeli.config import build, describe
 from likeli.errors import InputError, Unsupported
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Space, Tokens
-from likeli.spaces.table import Column, Table
+from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 
 TABLE = Table((
     Column("height", "real", mean=170.0, scale=8.0),
@@ -41,8 +40,13 @@ def values_in(space: Space, n: int = 4000) -> torch.Tensor:
     if isinstance(space, Counts):
         return (10 ** (5 * torch.rand(n, *space.shape, generator=g, dtype=torch.float64))).long() - 1
     u = torch.randn(n, *space.shape, generator=g, dtype=torch.float64)
-    x = u * space._scale + space._mean
-    return torch.where(space._whole, x.round(), x) if isinstance(space, Table) else x
+    x = u * unit_of(space) + space._mean
+    return torch.where(space._discrete, x.round(), x) if isinstance(space, Table) else x
+
+
+def unit_of(space: Space) -> torch.Tensor:
+    """What standardised cells are multiplied by; a table with integers has no `unit`, as a bin is not one number."""
+    return torch.tensor([c.scale for c in space.columns]).double() if isinstance(space, Table) else space.unit
 
 
 def edges(n: int, space: Space, dtype: torch.dtype) -> torch.Tensor:
@@ -60,7 +64,7 @@ def test_from_model_inverts_continuous(name, dtype):
     if space.measure == "mass":
         assert torch.equal(back, x.long())
         return
-    scale = space._scale
+    scale = unit_of(space)
     eps = torch.finfo(dtype).eps
     # one rounding of u (|u| < 6 here) and, in the user's units, one of the result
     assert ((back.double() - x).abs() <= eps * (6 * scale + x.abs())).all()
@@ -245,7 +249,7 @@ def test_dequantisation_noise_is_uniform_in_its_bin():
     space, x = Pixels((1,), 17), torch.full((100_000, 1), 7)
     with seeded(3):
         u, _ = space.continuous(x, Ambient(x.float()), torch.float64)
-    n = (u + 1) / space.bin_width - 7
+    n = (u + 1) / space.spacing - 7
     assert abs(n.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / 1e5)
     assert abs(n.var().item() - 1 / 12) < 5 * math.sqrt(1 / 180 / 1e5)
 
@@ -256,3 +260,22 @@ def test_a_tables_features_lead_back_to_its_cells():
     features = TABLE.to_model(x, torch.float64)
     assert features.shape == (2, 7)
     assert torch.allclose(TABLE.from_model(features), x)
+
+
+@pytest.mark.parametrize("space", [Pixels((2,), 17), Binary((2,)), Pixels((2,), 65536), Tokens(2, 7)])
+def test_symbols_lie_as_far_apart_in_model_units_as_the_space_says(space):
+    """The least distance among up to 50 neighbouring symbols, as a network sees them."""
+    few = torch.arange(min(space.symbols, 50))
+    seen = space.to_model(few[:, None].expand(-1, 2), torch.float64)[:, 0].reshape(len(few), -1)
+    assert torch.nn.functional.pdist(seen).min().item() == pytest.approx(space.spacing, rel=1e-9)
+    codes = space.codebook(seen)
+    assert torch.equal(seen, torch.eye(space.symbols).double() if codes is None else codes[: len(few), None])
+
+
+@pytest.mark.parametrize("space", [SPACES["real"], SPACES["real image"], Table((Column("a", scale=3.0), Column("b")))])
+def test_a_unit_is_the_derivative_of_the_users_values(space):
+    """By autograd of `from_model`; where a cell is whole, a category or curved there is no such number."""
+    u = torch.full((1, *space.shape), 0.3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(space.from_model(u).sum(), u)
+    assert torch.allclose(space.unit.expand(space.shape), slope[0], rtol=1e-12)
+    assert all(other.unit is None for other in (TABLE, NUMBERS, Counts((2,)), Pixels((2,)), Tokens(2, 3), Labels(3)))

@@ -19,7 +19,7 @@ from likeli.checkpoint import read, read_history
 from likeli.errors import LikeliError
 from likeli.models import GMM, VAE
 from likeli.models.vae import CoderBackbone
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.training import fit
 
 STEPS = 40

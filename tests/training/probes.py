@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from likeli.contract import GenerativeModel, Knows
-from likeli.spaces.base import Labels, Real, Space
+from likeli.spaces import Labels, Real, Space
 
 
 class NoisyProbe(GenerativeModel):

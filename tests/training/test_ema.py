@@ -7,7 +7,7 @@ from torch import nn
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.training import fit
 from likeli.training.run import EMA, holding
 

@@ -15,7 +15,7 @@ from likeli.config import registered
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.random import seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 from likeli.training import fit
 from likeli.training.session import Session
 

@@ -13,7 +13,7 @@ from likeli import checkpoint
 from likeli.contract import GenerativeModel, Knows
 from likeli.errors import InputError, LikeliError
 from likeli.models import GMM
-from likeli.spaces.base import Labels, Real, Space
+from likeli.spaces import Labels, Real, Space
 from likeli.training import fit
 from likeli.training.engine import Engine
 from likeli.training.settings import TrainSettings, learning_rate

@@ -14,7 +14,7 @@ from probes import MixtureProbe, NoisyProbe, Rows, noisy, rows
 
 from likeli import checkpoint
 from likeli.errors import InputError, Interrupted
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.training import fit
 from likeli.training.settings import TrainSettings, learning_rate
 

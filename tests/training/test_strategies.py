@@ -12,7 +12,7 @@ from likeli.contract import GenerativeModel, Knows
 from likeli.errors import Diverged, InputError, Interrupted
 from likeli.latent.chain import Hierarchy
 from likeli.probability.draw import diagonal_gaussian
-from likeli.spaces.base import Real, Space
+from likeli.spaces import Real, Space
 from likeli.training import fit
 from likeli.training.strategies import STRATEGIES, strategy
 

@@ -13,7 +13,7 @@ from likeli.config import describe
 from likeli.data.builtin.toys import Toy
 from likeli.errors import InputError, require
 from likeli.random import permutation
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 Part = Literal["train", "valid", "test"]
 Fractions = tuple[float, float, float]

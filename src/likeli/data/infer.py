@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from likeli.errors import InputError, require
+from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
-from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Space, Tokens
-from likeli.spaces.table import Column, Table, texts_of
+from likeli.spaces.table import texts_of
 
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before

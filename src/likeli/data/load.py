@@ -21,9 +21,8 @@ from likeli.data.readers.npy import Archive, read_npy, read_text
 from likeli.data.readers.tables import read_csv, read_parquet
 from likeli.data.readers.text import encode, read_tokens
 from likeli.errors import InputError, nearest, require
+from likeli.spaces import Labels, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
-from likeli.spaces.base import Labels, Space, Tokens
-from likeli.spaces.table import Table
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
 SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt")

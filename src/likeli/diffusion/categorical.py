@@ -12,10 +12,8 @@ from torch.distributions import Distribution
 
 from likeli.diffusion.denoiser import Conditional, Prediction, level_of
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.errors import Unsupported
 from likeli.probability.draw import diagonal_gaussian
-from likeli.spaces.base import Pixels, Real, Space, Tokens
-from likeli.spaces.pixels import CategoricalCells
+from likeli.spaces import CategoricalCells, Space
 
 
 class CategoricalDenoiser(Conditional):
@@ -25,14 +23,14 @@ class CategoricalDenoiser(Conditional):
     right symbol with no network at all, and with an empty network the model is already that of independent uniform cells.
 
     Arguments:
-        net: (z, γ, y) → logits/4: (B, K, *shape) for grey levels, (B, length, vocab) for symbols.
+        net: (z, γ, y) → logits/4: (B, K, *shape), or of the shape of z where a symbol is a unit vector.
         schedule: t → (α, σ).
-        space: grey levels or symbols.
+        space: of cells of K symbols.
 
     Source: the softmax over symbols is that of Dieleman et al. (2022), arXiv:2211.15089; the other factor is Bayes' rule.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, space: Pixels | Tokens) -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, space: Space) -> None:
         super().__init__(schedule)
         self.net, self.space = net, space
 
@@ -40,7 +38,7 @@ class CategoricalDenoiser(Conditional):
         """What the network adds to the cells' own evidence, over 4: (B, K, *shape)."""
         gamma, at = level_of(at, z), at.like(z)
         logits = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
-        return logits.movedim(-1, 1) if isinstance(self.space, Tokens) else logits
+        return logits.movedim(-1, 1) if z.ndim > 1 + len(self.space.shape) else logits
 
     def log_pmf(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
         """log P(x_i = k|z), cell by cell: (B, K, *shape)."""
@@ -48,17 +46,12 @@ class CategoricalDenoiser(Conditional):
         return (logits + evidence(self.space, z, at.alpha, at.sigma)).log_softmax(1)
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
-        if isinstance(self.space, Tokens):
-            x, at = self.log_pmf(z, at, y).exp().movedim(1, -1), at.like(z)
+        codes, place = self.space.codebook(z), at.like(z)
+        if codes is None:
+            x = self.log_pmf(z, at, y).exp().movedim(1, -1)
         else:
-            logits, at = self.logits(z, at, y), at.like(z)
-            x = expected_level(logits, z, at.alpha, at.sigma, symbols(self.space, z))
-        return Prediction.of_x(x, z, at.alpha, at.sigma)
-
-
-def discrete_symbols(space: Space) -> int:
-    """Symbols of one cell, 0 when the cells are not discrete."""
-    return space.levels if isinstance(space, Pixels) else space.vocab if isinstance(space, Tokens) else 0
+            x = expected_level(self.logits(z, at, y), z, place.alpha, place.sigma, codes)
+        return Prediction.of_x(x, z, place.alpha, place.sigma)
 
 
 GAIN = 4.0  # logits range over tens while an optimiser moves weights by its rate: a tenth of a bit a cell after a short run
@@ -127,28 +120,22 @@ def evidence(space: Space, z: Tensor, alpha: Tensor | float, sigma: Tensor | flo
 
     c_k is the symbol in model units: the centre of a grey level's bin, or the k-th unit vector.
     """
-    if isinstance(space, Tokens):
+    codes = space.codebook(z)
+    if codes is None:
         return (z * (alpha / sigma**2)).movedim(-1, 1)
-    assert isinstance(space, Pixels)
     alpha, sigma = (v[:, None] if isinstance(v, Tensor) and v.ndim else v for v in (alpha, sigma))
-    levels = symbols(space, z).reshape(-1, *[1] * (z.ndim - 1))
-    return -0.5 * ((z[:, None] - alpha * levels) / sigma).square()
-
-
-def symbols(space: Pixels, like: Tensor) -> Tensor:
-    """The grey levels in model units, (K,)."""
-    return space.to_model(torch.arange(space.levels, device=like.device), like.dtype)
+    return -0.5 * ((z[:, None] - alpha * codes.reshape(-1, *[1] * (z.ndim - 1))) / sigma).square()
 
 
 def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
     """N(mean, std²) in model units as a distribution of x in the user's units, with the Jacobian in its log_prob.
 
     Arguments:
-        space: reals give the Gaussian itself; grey levels and symbols give P(k) ∝ N(c_k; mean, std²), cell by cell.
+        space: reals give the Gaussian itself; cells of symbols give P(k) ∝ N(c_k; mean, std²), cell by cell.
         mean: (B, *model_shape).
         std: one number.
     """
-    if isinstance(space, Real):
+    if not space.symbols:
         centre = space.from_model(mean)
         return diagonal_gaussian(centre, (space.from_model(mean + std) - centre).abs())
     return CategoricalCells(evidence(space, mean, 1.0, std))
@@ -156,17 +143,4 @@ def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
 
 def clean_gamma(space: Space) -> float:
     """γ at which z still tells the cell's symbol: half the distance of two symbols is four σ/α; −10 for reals."""
-    if isinstance(space, Real):
-        return -10.0
-    distance = space.bin_width if isinstance(space, Pixels) else math.sqrt(2)
-    return 2 * math.log(distance / 8)
-
-
-def check_space(space: Space, family: str) -> None:
-    """Refuse what a Gaussian diffusion cannot take.
-
-    Raises:
-        Unsupported: neither reals, grey levels nor symbols.
-    """
-    if not isinstance(space, (Real, Pixels, Tokens)):
-        raise Unsupported(f"{family} takes reals, grey levels and symbols, not {space.kind()}; vae takes them")
+    return 2 * math.log(space.spacing / 8) if space.spacing else -10.0

@@ -21,17 +21,17 @@ from torch.distributions import Distribution
 
 from likeli.contract import Elbo, Knows, LogLikelihood
 from likeli.diffusion.bound import integral, level_kl, noise_error, standard_error, terminal_kl
-from likeli.diffusion.categorical import check_space, gaussian_cells
+from likeli.diffusion.categorical import gaussian_cells
 from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
 from likeli.diffusion.times import Grid, Proposal, grid_of
-from likeli.errors import require
+from likeli.errors import Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.random import Ambient, Noise
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactly by default
 CHAIN = 128  # steps of the chain that samples when time is continuous
@@ -69,7 +69,8 @@ class GaussianDiffusion(LatentVariableModel):
         continuous: bool = True,
     ) -> None:
         super().__init__(space)
-        check_space(space, self.kind())
+        if space.spacing is None:
+            raise Unsupported(f"{self.kind()} takes reals, grey levels and symbols, not {space.kind()}; vae takes them")
         self.condition, self.depth, self.continuous, self.default_sampler = condition, levels, continuous, "ancestral"
         self.__dict__["noise"] = noise  # a schedule is the denoiser's, and not saved a second time
         self.proposal: Proposal | None = None

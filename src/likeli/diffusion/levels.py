@@ -16,7 +16,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating
 from likeli.diffusion.bound import excess_error, integral_of, level_kl, noise_error, terminal_kl
-from likeli.diffusion.categorical import CategoricalDenoiser, symbols
+from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -25,7 +25,6 @@ from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Point
 from likeli.errors import Unsupported, require
 from likeli.random import seeded
-from likeli.spaces.base import Pixels
 
 
 class Level(NamedTuple):
@@ -282,9 +281,10 @@ def _variance(
         return denoiser.variance(z, at).mean(1), None
     if isinstance(denoiser, CategoricalDenoiser):
         pmf = denoiser.log_pmf(z, at, y).exp()
-        if not isinstance(denoiser.space, Pixels):
+        codes = denoiser.space.codebook(z)
+        if codes is None:
             return (pmf * (1 - pmf)).flatten(1).sum(1) / z[0].numel(), None
-        values = symbols(denoiser.space, z).reshape(-1, *[1] * (z.ndim - 1))
+        values = codes.reshape(-1, *[1] * (z.ndim - 1))
         mean = (pmf * values).sum(1, keepdim=True)
         return (pmf * (values - mean).square()).sum(1).flatten(1).mean(1), None
     scale, cells = (at.sigma.square() / at.alpha).to(z), z[0].numel()

@@ -8,14 +8,14 @@ from typing import Literal
 from torch import nn
 
 from likeli.config import Configurable
-from likeli.diffusion.categorical import CategoricalDenoiser, discrete_symbols
+from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import require
 from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
-from likeli.spaces.base import Pixels, Real, Space, Tokens
+from likeli.spaces import Space
 
 Network = Literal["auto", "mlp", "unet", "transformer"]
 FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every one costs more than the rest of the network
@@ -68,18 +68,16 @@ def make_denoiser(
     """
     backbone = backbone or DenoiserBackbone()
     rate = dropout if backbone.dropout is None else backbone.dropout
-    count = discrete_symbols(space)
+    scalar = space.model_shape == space.shape
     if predict == "auto":
-        predict = "categorical" if 0 < count * space.dimensions <= FEW_SYMBOLS else "v"
+        predict = "categorical" if 0 < space.symbols * space.dimensions <= FEW_SYMBOLS else "v"
     if predict == "categorical":
-        require(count > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
-        assert isinstance(space, (Pixels, Tokens))
-        outputs = space.levels if isinstance(space, Pixels) else 1
-        net = _network(space, backbone, outputs, condition, rate)
+        require(space.symbols > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
+        net = _network(space, backbone, space.symbols if scalar else 1, condition, rate)
         return CategoricalDenoiser(net, schedule, space)
-    waves: tuple[float, ...] = (1.0, 2.0, 4.0) if isinstance(space, Real) else ()
-    if isinstance(space, Pixels):
-        waves = (math.pi / space.bin_width, 2 * math.pi / space.bin_width)  # two levels and one level to a turn
+    waves: tuple[float, ...] = (1.0, 2.0, 4.0) if not space.symbols else ()
+    if scalar and space.spacing:
+        waves = (math.pi / space.spacing, 2 * math.pi / space.spacing)  # two levels and one level to a turn
     return Denoiser(_network(space, backbone, 1, condition, rate, waves), schedule, predict, data)
 
 
@@ -92,7 +90,7 @@ def _network(
     waves: tuple[float, ...] = (),
 ) -> nn.Module:
     network, hidden = backbone.network, backbone.hidden
-    image = isinstance(space, (Pixels, Real)) and len(space.shape) in (2, 3)
+    image = space.model_shape == space.shape and len(space.shape) in (2, 3)
     if network == "auto":
         network = "unet" if image and min(space.shape[-2:]) >= 8 else "mlp"
     require(network == "mlp" or image, "network", "mlp, since x is not an image", network)

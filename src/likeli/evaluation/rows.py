@@ -22,7 +22,6 @@ from likeli.contract import GenerativeModel, Knows, Reconstructs, evaluating
 from likeli.errors import InputError, Unsupported, require
 from likeli.evaluation.likelihood import score
 from likeli.random import derive
-from likeli.spaces.base import Labels
 
 
 @dataclass(frozen=True)
@@ -186,10 +185,11 @@ def classify(
     if silent:
         raise Unsupported(f"{silent[0]} has no normalised log p(x), so classes cannot be weighed against each other")
     condition = models[0].condition
-    if one and not isinstance(condition, Labels):
+    classes = condition.symbols if condition is not None and not condition.shape else 0
+    if one and not classes:
         raise InputError(f"model: expected one that is conditional on labels, or one a class, got {models[0].kind()}")
     x = models[0].space.check(x, missing=models[0].takes_missing)
-    count = condition.classes if one and isinstance(condition, Labels) else len(models)
+    count = classes if one else len(models)
     columns = []
     for k in range(count):
         y = torch.full((len(x),), k) if one else None

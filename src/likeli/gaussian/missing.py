@@ -19,8 +19,7 @@ from torch import Tensor
 
 from likeli.errors import Unsupported
 from likeli.random import Streams
-from likeli.spaces.base import Real, Space
-from likeli.spaces.table import Table
+from likeli.spaces import Space
 
 ELEMENTS = 2**18  # numbers in one batch's largest tensor: about a core's share of cache
 ROWS = 512
@@ -200,8 +199,6 @@ def units(space: Space) -> Tensor:
     Raises:
         Unsupported: the cells are not all real.
     """
-    if isinstance(space, Real):
-        return torch.as_tensor(space.scale, dtype=torch.float64).expand(space.dimensions)
-    if isinstance(space, Table) and space.measure == "density":
-        return torch.tensor([column.scale for column in space.columns], dtype=torch.float64)
-    raise Unsupported(f"moments in the units of {space.kind()} data: only real cells have them; draw samples instead")
+    if space.unit is None:
+        raise Unsupported(f"moments in the units of {space.kind()} data: only real cells have them; draw samples instead")
+    return space.unit.flatten().expand(space.dimensions)

@@ -17,7 +17,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.random import Noise
-from likeli.spaces.base import Real, Space
+from likeli.spaces import Space
 
 _NO_DENSITY = (
     "an autoencoder has no p(x): nothing says which codes occur. Use vae for the same code with a bound on log p(x), "
@@ -138,11 +138,12 @@ class DAE(Reconstructor):
         Raises:
             Unsupported: the space is not real, so log p has no gradient.
         """
-        if not isinstance(self.space, Real):
+        unit = self.space.unit
+        if unit is None or self.space.model_shape != self.space.shape:
             raise Unsupported(f"the score needs real data, where log p(x) has a gradient; got {self.space.kind()}")
         u = self._flat(x)
         score = (self.decoder(self.encoder(u)) - u) / self.noise_std**2
-        return self.space.gradient(score.reshape(x.shape))
+        return (score.reshape(x.shape) / unit.to(score.device)).to(score.dtype)
 
 
 class CAE(Reconstructor):

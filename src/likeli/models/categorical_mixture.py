@@ -17,7 +17,7 @@ from likeli.gaussian.em import ROWS_PER_CLUSTER, k_means
 from likeli.models.symbols import as_symbols, one_hot, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Noise, permutation
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 FEW = 8  # up to so many symbols a matrix product with one-hot rows is quicker than looking symbols up
 ELEMENTS = 2**22

@@ -20,8 +20,7 @@ from likeli.diffusion.schedule import Betas, Point, Schedule
 from likeli.diffusion.times import Proposal, spread
 from likeli.errors import require
 from likeli.latent.chain import Graph
-from likeli.spaces.base import Space
-from likeli.spaces.pixels import CategoricalCells
+from likeli.spaces import CategoricalCells, Space
 
 
 class NoiseObjective(Configurable):

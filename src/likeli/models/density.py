@@ -10,7 +10,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported
 from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Noise
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class DensityModel(GenerativeModel):

@@ -30,7 +30,7 @@ from likeli.diffusion.times import optimal
 from likeli.errors import Unsupported, require
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class Distilled(GenerativeModel):

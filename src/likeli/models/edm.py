@@ -15,7 +15,7 @@ from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import Karras, Schedule
 from likeli.diffusion.times import spread
 from likeli.errors import require
-from likeli.spaces.base import Real, Space
+from likeli.spaces import Space
 
 
 class EDM(GaussianDiffusion):
@@ -51,8 +51,8 @@ class EDM(GaussianDiffusion):
         self.default_sampler = "heun"
         require(p_std > 0, "p_std", "a positive number", p_std)
         self.backbone, self.sigma_data, self.p_mean, self.p_std = backbone, sigma_data, p_mean, p_std
-        self.data = sigma_data if sigma_data is not None else 1.0 if isinstance(space, Real) else 0.5
-        least = 0.002 if isinstance(space, Real) else math.exp(clean_gamma(space) / 2)
+        self.data = sigma_data if sigma_data is not None else 0.5 if space.symbols else 1.0
+        least = math.exp(clean_gamma(space) / 2) if space.symbols else 0.002
         self.denoiser = make_denoiser(space, noise or Karras(least), "edm", backbone, condition, data=self.data)
 
     @classmethod

@@ -16,7 +16,7 @@ from likeli.models.density import DensityModel
 from likeli.nn.embedding import Condition
 from likeli.nn.mlp import MLP
 from likeli.random import Noise, permutation
-from likeli.spaces.base import Pixels, Space
+from likeli.spaces import Space
 
 EDGE = 1e-5  # the mass of a histogram's tails, so that the Gaussian scale stays finite at the ends of [−1, 1]
 
@@ -66,7 +66,7 @@ class Flow(DensityModel, Coded):
         self.condition = condition
         self.features = Condition(condition)
         cells, width = space.dimensions, self.features.width
-        self.marginals = Histogram(cells, min(space.levels, 64)) if isinstance(space, Pixels) else None
+        self.marginals = Histogram(cells, min(space.symbols, 64)) if space.symbols else None
         rate = (0.1 if self.marginals else 0.0) if dropout is None else dropout
         knots = (5 if self.marginals else 12) if bins is None else bins
         self.couplings = nn.ModuleList(Coupling(cells, width, self.hidden, knots, rate) for _ in range(transforms))

@@ -15,7 +15,7 @@ from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import Schedule, Straight
 from likeli.diffusion.times import spread
 from likeli.errors import require
-from likeli.spaces.base import Real, Space
+from likeli.spaces import Space
 
 
 class FlowMatching(GaussianDiffusion):
@@ -48,7 +48,7 @@ class FlowMatching(GaussianDiffusion):
         self.backbone, self.times = backbone, times
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         ratio = math.exp(clean_gamma(space) / 2)
-        straight = Straight() if isinstance(space, Real) else Straight(ratio / (1 + ratio), Straight().least)
+        straight = Straight(ratio / (1 + ratio), Straight().least) if space.symbols else Straight()
         self.denoiser = make_denoiser(space, noise or straight, "flow", backbone, condition)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from likeli.gaussian.kinds import COVARIANCES, Kind
 from likeli.gaussian.missing import group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, frozen
 from likeli.random import Noise
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class GMM(LinearGaussian):

@@ -17,8 +17,7 @@ from likeli.errors import Unsupported, require
 from likeli.models.symbols import as_symbols, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.spaces.base import Real, Space
-from likeli.spaces.table import Table
+from likeli.spaces import Space, Table
 
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
@@ -182,9 +181,9 @@ class Columns(nn.Module):
 
 def describe_cells(space: Space) -> Symbols | Normals | Columns:
     """The cells of a space, each with its own distribution."""
-    if isinstance(space, Real):
-        return Normals(space)
-    return Columns(space) if isinstance(space, Table) else Symbols(space)
+    if isinstance(space, Table):
+        return Columns(space)
+    return Normals(space) if space.measure == "density" else Symbols(space)
 
 
 def moments_of(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,7 @@ from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.random import Noise
-from likeli.spaces import Observation, observe
-from likeli.spaces.base import Space
+from likeli.spaces import Observation, Space
 
 
 class MarkovHVAE(LatentVariableModel):
@@ -61,7 +60,7 @@ class MarkovHVAE(LatentVariableModel):
         require(len(self.latent_dims) >= 1, "latent_dims", "at least one level", latent_dims)
         require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
         require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
-        self.depth, self.head = len(self.latent_dims), observe(space, head)
+        self.depth, self.head = len(self.latent_dims), head.on(space) if head else space.head()
         self.embed = Condition(condition)
         widths = (math.prod(space.model_shape), *self.latent_dims)
         self.up = nn.ModuleList(self._map(a, 2 * b) for a, b in itertools.pairwise(widths))

@@ -28,7 +28,7 @@ from likeli.gaussian.missing import group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, block_rows, frozen
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import Ambient, Noise, derive, seeded
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 DENSE = 256  # beyond it, and for at most an eighth of them, only the leading eigenvectors are sought
 LATENT = 16

@@ -15,7 +15,7 @@ from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding, process_time
 from likeli.diffusion.times import Proposal, spread
 from likeli.errors import require
-from likeli.spaces.base import Real, Space
+from likeli.spaces import Space
 
 
 class ScoreSDE(GaussianDiffusion):
@@ -72,7 +72,7 @@ def _process(name: str, space: Space) -> Schedule:
     require(name in ("vp", "ve", "subvp"), "noise", "vp, ve, subvp or a schedule", name)
     ratio = math.exp(clean_gamma(space) / 2)
     if name == "ve":
-        return VarianceExploding() if isinstance(space, Real) else VarianceExploding(ratio)
+        return VarianceExploding(ratio) if space.symbols else VarianceExploding()
     if name == "subvp":
-        return SubVP() if isinstance(space, Real) else SubVP(first=process_time(2 * math.asinh(ratio / 2)))
-    return LinearBeta() if isinstance(space, Real) else LinearBeta(first=process_time(math.log1p(ratio**2)))
+        return SubVP(first=process_time(2 * math.asinh(ratio / 2))) if space.symbols else SubVP()
+    return LinearBeta(first=process_time(math.log1p(ratio**2))) if space.symbols else LinearBeta()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likeli.errors import Unsupported
-from likeli.spaces.base import Pixels, Space, Tokens
+from likeli.spaces import Space
 
 
 def symbols_of(space: Space, who: str) -> int:
@@ -18,17 +18,14 @@ def symbols_of(space: Space, who: str) -> int:
     Raises:
         Unsupported: the cells are not all of one finite set.
     """
-    if isinstance(space, Pixels):
-        return space.levels
-    if isinstance(space, Tokens):
-        return space.vocab
+    if space.symbols and space.shape:
+        return space.symbols
     raise Unsupported(f"{who} needs cells of finitely many symbols (pixels, binary, tokens), not {space.kind()}; use gmm")
 
 
 def as_symbols(cells: Tensor, space: Space) -> Tensor:
     """Symbols (rows, cells) as values of the space."""
-    x = cells.reshape(-1, *space.shape)
-    return x.to(torch.uint8) if isinstance(space, Pixels) and space.levels <= 256 else x
+    return space.check(cells.reshape(-1, *space.shape))
 
 
 def places(block: Tensor, symbols: int) -> Tensor:

@@ -27,8 +27,7 @@ from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.probability.draw import at_least_single, draw
 from likeli.probability.information import gaussian_kl
 from likeli.random import Ambient, Noise, Streams
-from likeli.spaces import Observation, observe
-from likeli.spaces.base import Pixels, Space
+from likeli.spaces import Observation, Space
 
 
 class CoderBackbone(Configurable):
@@ -147,7 +146,7 @@ class VAE(Hierarchy, Coded):
         self.backbone, self.latent_prior = backbone or CoderBackbone(), latent_prior or LatentPrior()
         self.objective = objective or VariationalObjective()
         self._check()
-        self.head = observe(space, head)
+        self.head = head.on(space) if head else space.head()
         self.embed = Condition(condition)
         self.q = make_posterior(posterior_family, latent_dim)
         self.encoder, self.decoder = self._networks()
@@ -172,7 +171,7 @@ class VAE(Hierarchy, Coded):
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
         given, space, hidden, activation = self.embed.width, self.space, self.backbone.hidden, self.backbone.activation
-        usual = 0.1 if isinstance(space, Pixels) and space.levels > 2 else 0.0
+        usual = 0.1 if space.symbols > 2 and space.model_shape == space.shape else 0.0
         rate = usual if self.backbone.dropout is None else self.backbone.dropout
         if self.backbone.network == "conv":
             encoder: nn.Module = ConvEncoder(space.shape, given, self.q.inputs, hidden, rate)

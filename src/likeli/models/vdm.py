@@ -19,7 +19,7 @@ from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
 from likeli.diffusion.times import Grid, spread
 from likeli.errors import require
 from likeli.random import Noise
-from likeli.spaces.base import Space, Tokens
+from likeli.spaces import Space
 
 BY_CELL = ("ancestral", "euler_maruyama")  # samplers whose step takes a noise level for each cell
 
@@ -85,7 +85,8 @@ class VDM(GaussianDiffusion):
         # the terminal mismatch is about ½ D e^{−γ₁} nats
         last = math.log(200 * math.prod(self.space.model_shape)) if last is None else last
         if noise == "learned_by_cell":
-            require(not isinstance(self.space, Tokens), "noise", "learned or log_linear, as symbols share a path", noise)
+            scalar = self.space.model_shape == self.space.shape
+            require(scalar, "noise", "learned or log_linear, as symbols share a path", noise)
             return MonotoneByCell(first, last, tuple(self.space.model_shape))
         if noise == "learned":
             return Monotone(first, last, self.learn_ends, free=self.steps is not None)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class Condition(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from likeli.nn.embedding import NoiseLevel
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from likeli.nn.embedding import NoiseLevel
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 
 class Block(nn.Module):

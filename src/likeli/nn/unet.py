@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 from likeli.nn.conv import NormConv, groups_of
 from likeli.nn.embedding import NoiseLevel
 from likeli.nn.transformer import attend, heads_of
-from likeli.spaces.base import Space
+from likeli.spaces import Space
 
 FEATURES = 64
 

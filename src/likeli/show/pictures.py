@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from likeli.errors import Unsupported, require
-from likeli.spaces.base import Pixels, Real, Space
+from likeli.spaces import Space
 
 MAX_PIXELS = 100_000_000
 PAPER = (255, 255, 255)
@@ -39,7 +39,8 @@ def picture(x: Tensor, space: Space) -> Image.Image:
 def is_image(space: Space) -> bool:
     """Whether an example is an image, (H, W) or (C, H, W) with 1 or 3 channels."""
     shape = space.shape
-    return isinstance(space, (Pixels, Real)) and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)))
+    shades = space.symbols > 0 or space.measure == "density"
+    return shades and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)))
 
 
 def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | None = None, gap: int = 2) -> Image.Image:
@@ -69,7 +70,7 @@ def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | Non
 def _bytes(x: Tensor, space: Space) -> np.ndarray:
     """(B, H, W, 3) of 0 … 255."""
     values = x.detach().cpu().double().numpy()
-    low, high = (0.0, space.levels - 1.0) if isinstance(space, Pixels) else (float(values.min()), float(values.max()))
+    low, high = (0.0, space.symbols - 1.0) if space.symbols else (float(values.min()), float(values.max()))
     values = np.clip((values - low) / max(high - low, 1e-300), 0, 1) * 255
     values = values[:, None] if values.ndim == 3 else values
     return np.broadcast_to(values, (len(values), 3, *values.shape[2:])).transpose(0, 2, 3, 1).round().astype(np.uint8)

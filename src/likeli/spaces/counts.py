@@ -1,4 +1,4 @@
-"""Heads for whole numbers 0, 1, 2, …; terms that cancel are computed in double precision."""
+"""Whole numbers 0, 1, 2, … and their heads; terms that cancel are computed in double precision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,43 @@ from torch.nn import functional as F
 
 from likeli.errors import require
 from likeli.random import Noise
-from likeli.spaces.base import Counts
+from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.head import Cells, Observation, open_uniform
 
 LARGEST = 25.0  # log of a mean
+
+
+class Counts(Space):
+    """Whole numbers 0, 1, 2, …; a network sees log(1 + x).
+
+    Arguments:
+        shape: one example.
+        names: column names.
+    """
+
+    measure = "mass"
+    obstacle = ""
+
+    def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
+        super().__init__(shape, names)
+
+    def head(self) -> Observation:
+        return NegativeBinomial().on(self)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        return self._whole(x, MAX_COUNT, what, "whole numbers from 0").long()
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return x.to(dtype).log1p()
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        size = 1 + x.double()
+        n = within_bin(noise.uniform(*self.shape), 2 * torch.finfo(dtype).eps * size * size.log().clamp(min=1))
+        u = (x.double() + n).log1p()
+        return u.to(dtype), -u.flatten(1).sum(1).to(dtype)  # du/dx = 1/(1 + x + n) = exp(−u)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return u.double().expm1().floor().clamp(0, MAX_COUNT).long()
 
 
 class CountCells(Cells):

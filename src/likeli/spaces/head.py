@@ -1,12 +1,14 @@
-"""What a head is, and what it gives: a distribution whose cells are independent given z."""
+"""What a head is, and what it gives: a distribution whose cells are independent given z; the head of any symbols."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch import distributions as D
+from torch.nn import functional as F
 
 from likeli.config import Configurable, describe, parameters_of
 from likeli.errors import require
@@ -98,6 +100,43 @@ class Observation(Configurable, nn.Module, ABC):
     def extra_repr(self) -> str:
         """The options."""
         return ", ".join(f"{k}={v}" for k, v in describe(self).items() if k != "class")
+
+
+class Categorical(Observation):
+    """One of the space's symbols: P(x = k) = softmax(l)_k, one logit a symbol; for tokens, or pixels of few levels."""
+
+    spaces = (Space,)
+
+    @property
+    def channels(self) -> int:
+        return self.space.symbols
+
+    def bind(self) -> None:
+        fits = self.space.symbols > 0 and self.space.shape != ()
+        require(fits, "head", f"one for {self.space.kind()} data", "categorical, which is for cells of finitely many symbols")
+
+    def read(self, out: Tensor) -> CategoricalCells:
+        return CategoricalCells(out)
+
+
+class CategoricalCells(MassCells):
+    """Independent symbols with logits `out` (B, symbols, *shape)."""
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        return -F.cross_entropy(self.out, x.long(), reduction="none")
+
+    @property
+    def mean(self) -> Tensor:
+        symbols = torch.arange(self.out.shape[1], device=self.out.device).to(self.out)
+        return self.log_pmf().exp() @ symbols
+
+    def log_pmf(self) -> Tensor:
+        return self.out.log_softmax(1).movedim(1, -1)
+
+    def draw(self, noise: Noise) -> Tensor:
+        cdf = self.log_pmf().double().exp().cumsum(-1)
+        u = noise.uniform(*self.event_shape).to(cdf)[..., None] * cdf[..., -1:]
+        return torch.searchsorted(cdf, u, right=True)[..., 0].clamp(max=cdf.shape[-1] - 1)
 
 
 def open_uniform(noise: Noise, *shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Heads for cells of finitely many values: binary cells, symbols, grey levels."""
+"""Images of grey levels, binary ones among them, and their heads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,62 @@ from torch.nn import functional as F
 
 from likeli.errors import require
 from likeli.random import Noise
-from likeli.spaces.base import Pixels, Tokens
-from likeli.spaces.head import MassCells, Observation, open_uniform
+from likeli.spaces.base import Space
+from likeli.spaces.head import Categorical, MassCells, Observation, open_uniform
 
+FEW_LEVELS = 8  # up to here one free number a level is cheaper to learn than a shape
 INITIAL_SCALE = 0.25  # of a logistic at the start, in model units, where the grey levels span [−1, 1]
 LINEAR_FROM = 40.0  # log(1 + eˡ) is l from here on, to the last bit of a double
-NARROWEST = -5.0  # log of a logistic's scale in bins: a bin then holds all its mass but e^−74
+NARROWEST_BINS = -5.0  # log of a logistic's scale in bins: a bin then holds all its mass but e^−74
+
+
+class Pixels(Space):
+    """Images of integers 0 … levels−1: the bin of x is [x, x+1)·2/levels − 1, its centre is what a network sees.
+
+    Arguments:
+        shape: (H, W) or (C, H, W), or any shape.
+        levels: number of grey levels.
+    """
+
+    measure = "mass"
+    obstacle = ""
+    spacing: float
+
+    def __init__(self, shape: tuple[int, ...], levels: int = 256) -> None:
+        super().__init__(shape)
+        self.levels = self.symbols = levels
+        require(levels >= 2, "levels", "at least 2", levels)
+        self.spacing = 2 / levels  # the width of a bin
+
+    def codebook(self, like: Tensor) -> Tensor:
+        return self.to_model(torch.arange(self.levels, device=like.device), like.dtype)
+
+    def head(self) -> Observation:
+        few = Categorical() if self.levels <= FEW_LEVELS else DiscretisedLogistic()
+        return (Bernoulli() if self.levels == 2 else few).on(self)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        x = self._whole(x, self.levels - 1, what, f"whole numbers from 0 to {self.levels - 1}")
+        return x.to(torch.uint8) if self.levels <= 256 else x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return x.to(dtype) * self.spacing + (self.spacing / 2 - 1)
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        edge = 2 * torch.finfo(dtype).eps * self.levels  # rounding must not carry a draw into the next bin
+        n = noise.uniform(*self.shape).to(dtype).clamp(min(edge, 0.5), max(1 - edge, 0.5))
+        u = (x.to(dtype) + n).mul_(self.spacing).sub_(1)
+        return u, u.new_full((len(x),), self.dimensions * math.log(self.spacing))
+
+    def from_model(self, u: Tensor) -> Tensor:
+        return ((u + 1) / self.spacing).floor().clamp(0, self.levels - 1).long()
+
+
+class Binary(Pixels):
+    """Cells of 0 or 1."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, levels=2)
 
 
 class Bernoulli(Observation):
@@ -83,39 +133,6 @@ class _BernoulliSum(torch.autograd.Function):
         return torch.linalg.vecdot(tangent, x.to(torch.uint8) - logits.sigmoid())
 
 
-class Categorical(Observation):
-    """One of the space's symbols: P(x = k) = softmax(l)_k, one logit a symbol; for tokens, or pixels of few levels."""
-
-    spaces = (Pixels, Tokens)
-
-    @property
-    def channels(self) -> int:
-        return self.space.levels if isinstance(self.space, Pixels) else self.space.vocab
-
-    def read(self, out: Tensor) -> CategoricalCells:
-        return CategoricalCells(out)
-
-
-class CategoricalCells(MassCells):
-    """Independent symbols with logits `out` (B, symbols, *shape)."""
-
-    def cell_log_prob(self, x: Tensor) -> Tensor:
-        return -F.cross_entropy(self.out, x.long(), reduction="none")
-
-    @property
-    def mean(self) -> Tensor:
-        symbols = torch.arange(self.out.shape[1], device=self.out.device).to(self.out)
-        return self.log_pmf().exp() @ symbols
-
-    def log_pmf(self) -> Tensor:
-        return self.out.log_softmax(1).movedim(1, -1)
-
-    def draw(self, noise: Noise) -> Tensor:
-        cdf = self.log_pmf().double().exp().cumsum(-1)
-        u = noise.uniform(*self.event_shape).to(cdf)[..., None] * cdf[..., -1:]
-        return torch.searchsorted(cdf, u, right=True)[..., 0].clamp(max=cdf.shape[-1] - 1)
-
-
 class DiscretisedLogistic(Observation):
     """Grey levels as a mixture of logistics cut into bins; the first and last bins reach to infinity, so Σ_k P(k) = 1.
 
@@ -159,7 +176,7 @@ class LogisticCells(MassCells):
         self.levels, self.components, self.width = levels, components, 2 / levels
         parts = out.unflatten(1, (-1, components)).unbind(1)
         self.location = parts[0] + spread(components, parts[0])
-        self.log_bins = (parts[1] + math.log(INITIAL_SCALE / self.width)).clamp(min=NARROWEST)  # log of the scale in bins
+        self.log_bins = (parts[1] + math.log(INITIAL_SCALE / self.width)).clamp(min=NARROWEST_BINS)  # log of the scale in bins
         self.log_weight = parts[2].log_softmax(1) if components > 1 else None
 
     def cell_log_prob(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Heads for real cells; densities are per user unit, and a missing cell (NaN) contributes nothing, which integrates it out."""
+"""Real cells and their heads: densities are per user unit, and a missing cell (NaN) adds nothing, which integrates it out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,82 @@ import math
 from abc import abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from likeli.errors import require
 from likeli.random import Noise
-from likeli.spaces.base import Real
+from likeli.spaces.base import Space
 from likeli.spaces.head import Cells, Observation, open_uniform
 
+Number = float | tuple[float, ...]
 Scale = Literal["fixed", "learned", "cells", "decoder"]
 NARROWEST = 1e-3  # standard deviation, in model units: likelihoods of repeated values would grow without bound below
+
+
+class Real(Space):
+    """Real vectors or images: u = (x − mean) / scale, so log p(x) = log p(u) − Σ log scale.
+
+    Arguments:
+        shape: one example.
+        mean, scale: standardisation, one number or one per cell (row-major).
+        names: column names, for messages and files.
+    """
+
+    measure = "density"
+    obstacle = ""
+    spacing = 0.0
+    unit: Tensor
+
+    def __init__(
+        self, shape: tuple[int, ...], mean: Number = 0.0, scale: Number = 1.0, names: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(shape, names)
+        self.mean, self.scale = mean, scale
+        self._mean, self.unit = _cells(mean, self.shape, "mean"), _cells(scale, self.shape, "scale")
+        require(bool((self.unit > 0).all()), "scale", "positive numbers", scale)
+        require(len(self.names) in (0, self.shape[0] if self.shape else 1), "names", "one per column", names)
+
+        u_max = float(torch.finfo(torch.float32).max)
+        self._low, self._high = self._mean - self.unit * u_max, self._mean + self.unit * u_max
+        coarse = float((self._mean.abs() / self.unit).max()) > 1e3  # float32 in user units would lose the data's digits
+        self._coarse = coarse or not 1e-30 < float(self.unit.min()) <= float(self.unit.max()) < 1e30
+
+    def head(self) -> Observation:
+        return Gaussian().on(self)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        x = x if x.is_floating_point() else x.double()
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        self._refuse(x, x.isinf(), what, "finite numbers")
+        if not missing:
+            self._refuse(x, x.isnan(), what, "finite numbers (this family cannot take missing cells)")
+        far = (x > self._high.to(x.device)) | (x < self._low.to(x.device))
+        self._refuse(x, far, what, "numbers that fit float32 once standardised")
+        return x
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return ((x.double() - self._mean.to(x.device)) / self.unit.to(x.device)).to(dtype)
+
+    def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        u = self.to_model(x, dtype)
+        log_unit, missing = self.unit.to(x.device).log().expand(self.shape), u.isnan()
+        if missing.any():
+            return u, -torch.where(missing, 0, log_unit).flatten(1).sum(1).to(dtype)
+        return u, -log_unit.sum().expand(len(u)).to(dtype)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        x = u.double() * self.unit.to(u.device) + self._mean.to(u.device)
+        return x if self._coarse else x.to(u.dtype)
+
+
+def _cells(value: Number, shape: tuple[int, ...], what: str) -> Tensor:
+    cells = torch.from_numpy(np.asarray(value, dtype=np.float64))
+    require(bool(cells.isfinite().all()), what, "finite numbers", value)
+    require(cells.ndim == 0 or cells.numel() == math.prod(shape), what, f"1 or {math.prod(shape)} numbers", value)
+    return cells if cells.ndim == 0 else cells.reshape(shape)
 
 
 class RealCells(Cells):
@@ -43,8 +108,8 @@ class RealCells(Cells):
         u = self.space.to_model(x, self.location.dtype)
         missing = u.isnan()
         e = (u.masked_fill(missing, 0) - self.location) * (-self.log_width).exp()
-        per_unit = self.space.gradient(torch.ones((), dtype=torch.double, device=u.device)).log().to(u.dtype)
-        return (self.standard_log_prob(e) - self.log_width + per_unit).masked_fill(missing, 0)
+        log_unit = self.space.unit.to(u.device).log().to(u.dtype)
+        return (self.standard_log_prob(e) - self.log_width - log_unit).masked_fill(missing, 0)
 
     @property
     def mean(self) -> Tensor:

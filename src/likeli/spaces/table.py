@@ -1,11 +1,12 @@
-"""Rows of named columns of several types: reals, whole numbers and categories, any of them possibly missing.
+"""Rows of named columns of several types, and their head: reals, whole numbers and categories, any of them possibly missing.
 
 A row is (columns,) float64: categories as codes 0 … K−1, NaN for a missing cell.  log p(x) of a row is a density in its real
-columns and a mass in the others.
+columns and a mass in the others; a missing cell contributes nothing, which integrates it out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,7 +20,12 @@ from likeli.errors import InputError, nearest, require
 from likeli.random import Noise
 from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
+from likeli.spaces.head import CategoricalCells, Cells, Observation
+from likeli.spaces.pixels import NARROWEST_BINS, draw_logistic, log_bin_mass, spread
+from likeli.spaces.real import NARROWEST
 
+INITIAL_WIDTH = 0.5  # of reals and whole numbers at the start, in standard deviations of the column
+HARMONICS = 128  # with which the mean of a floor is exact to 1e−5 at the narrowest scale
 MISSING_TEXT = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "?", "null", "NULL", "None", "<NA>"})
 
 
@@ -65,18 +71,15 @@ class Table(Space):
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = tuple(columns)
-        self.shape, self.names = (len(self.columns),), tuple(c.name for c in self.columns)
         require(len(self.columns) >= 1, "columns", "at least one column", "none")
+        super().__init__((len(self.columns),), tuple(c.name for c in self.columns))
         require(len(set(self.names)) == len(self.names), "columns", "distinct names", ", ".join(self.names))
         self._mean = torch.tensor([c.mean for c in self.columns], dtype=torch.float64)
         self._scale = torch.tensor([c.scale for c in self.columns], dtype=torch.float64)
-        self._whole = torch.tensor([c.type != "real" for c in self.columns])
+        self._discrete = torch.tensor([c.type != "real" for c in self.columns])
+        self.measure = "mass" if self._discrete.all() else "mixed" if self._discrete.any() else "density"
+        self.unit = self._scale if self.measure == "density" else None
         self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
-
-    @property
-    def measure(self) -> Literal["density", "mass", "mixed"]:
-        discrete = {c.type != "real" for c in self.columns}
-        return "mixed" if len(discrete) == 2 else "mass" if discrete == {True} else "density"
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -88,6 +91,9 @@ class Table(Space):
         name = next((c.name for c in self.columns if c.type == "categorical"), None)
         return "" if name is None else f"column {name} is categorical and has no continuous form"
 
+    def head(self) -> Observation:
+        return Mixed().on(self)
+
     def check(self, x: Any, *, what: str = "x", missing: bool = False) -> Tensor:
         """Also takes a data frame or a mapping of column name to values, with categories as text; see `encode`."""
         frame = {str(name): x[name] for name in x.columns} if hasattr(x, "columns") and hasattr(x, "iloc") else x
@@ -98,7 +104,7 @@ class Table(Space):
         self._refuse(x, x.isinf(), what, "finite numbers")
         if not missing:
             self._refuse(x, x.isnan(), what, "a value in every cell (this family cannot take missing cells)")
-        whole, top = self._whole.to(x.device), self._top.to(x.device)
+        whole, top = self._discrete.to(x.device), self._top.to(x.device)
         self._refuse(x, whole & (x != x.round()) & ~x.isnan(), what, "whole numbers")
         low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
         outside = whole & ((x < low) | (x > top))
@@ -128,7 +134,7 @@ class Table(Space):
             return super().continuous(x, noise, dtype)
         x, mean, scale = x.double(), self._mean.to(x.device), self._scale.to(x.device)
         rounding = torch.finfo(dtype).eps * (x - mean).abs() + 4 * torch.finfo(torch.float64).eps * (x.abs() + mean.abs())
-        n = torch.where(self._whole.to(x.device), within_bin(noise.uniform(*self.shape), rounding), 0)
+        n = torch.where(self._discrete.to(x.device), within_bin(noise.uniform(*self.shape), rounding), 0)
         log_scale = torch.where(x.isnan(), 0, scale.log())
         return ((x + n - mean) / scale).to(dtype), -log_scale.sum(1).to(dtype)
 
@@ -136,9 +142,9 @@ class Table(Space):
         """Standardised numbers and codes (B, columns), or features as `to_model` gives them → float64 values of the types."""
         u = u if u.shape[1] == len(self.columns) else self._from_features(u)
         x = u.double() * self._scale.to(u.device) + self._mean.to(u.device)
-        x = torch.where(self._whole.to(u.device), x.floor(), x)
+        x = torch.where(self._discrete.to(u.device), x.floor(), x)
         low = torch.where(self._top == MAX_COUNT, -MAX_COUNT, 0).to(u.device)
-        return torch.where(self._whole.to(u.device), x.clamp(low, self._top.to(u.device)), x)
+        return torch.where(self._discrete.to(u.device), x.clamp(low, self._top.to(u.device)), x)
 
     def _from_features(self, u: Tensor) -> Tensor:
         """(B, features) → (B, columns): the largest of a one-hot's numbers; missing indicators are dropped.
@@ -148,7 +154,7 @@ class Table(Space):
         blocks = u.split([c.width for c in self.columns], 1)
         pairs = zip(blocks, self.columns)
         cells = [b[:, : len(c.categories)].argmax(1).to(u) if c.categories else b[:, 0] for b, c in pairs]
-        return torch.stack(cells, 1) + torch.where(self._whole, 0.5 / self._scale, 0).to(u)
+        return torch.stack(cells, 1) + torch.where(self._discrete, 0.5 / self._scale, 0).to(u)
 
     def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
         """Named columns as rows of codes and numbers, (B, columns) float64; columns are matched by name, others are left out.
@@ -203,3 +209,105 @@ def texts_of(values: Iterable[Any]) -> list[str | None]:
 
 def _plain(values: Any) -> Iterable[Any]:
     return values.astype(object).where(values.notna(), None) if hasattr(values, "notna") else values  # pd.NA has no truth
+
+
+class Mixed(Observation):
+    """Reals are Gaussian, whole numbers a mixture of logistics cut into unit bins, categories categorical.
+
+    Arguments:
+        components: logistics in the mixture of a whole number.
+    """
+
+    spaces = (Table,)
+    real: Tensor
+    integer: Tensor
+    categorical: Tensor
+
+    def __init__(self, components: int = 2) -> None:
+        super().__init__()
+        self.components = components
+        require(components >= 1, "components", "at least 1", components)
+
+    @property
+    def channels(self) -> int:
+        return max(2, 3 * self.components, *(len(c.categories) for c in self.space.columns))
+
+    def bind(self) -> None:
+        columns = self.space.columns
+        for kind in ("real", "integer", "categorical"):
+            self.register_buffer(kind, torch.tensor([i for i, c in enumerate(columns) if c.type == kind]).long(), False)
+        self.register_buffer("centre", torch.tensor([c.mean for c in columns], dtype=torch.double), False)
+        self.register_buffer("unit", torch.tensor([c.scale for c in columns], dtype=torch.double), False)
+        sizes = torch.tensor([len(columns[i].categories) for i in self.categorical])
+        self.register_buffer("absent", torch.arange(self.channels)[:, None] >= sizes, False)
+
+    def read(self, out: Tensor) -> MixedCells:
+        return MixedCells(out, self)
+
+
+class MixedCells(Cells):
+    """Columns of several types, independent given z.
+
+    Arguments:
+        out: (B, channels, columns); a column reads as many channels as its type needs.
+        head: gives the columns' types and units.
+    """
+
+    def __init__(self, out: Tensor, head: Mixed) -> None:
+        super().__init__(out)
+        self.head = head
+        self.location, log_width = out[:, :2, head.real].unbind(1)
+        self.log_width = (log_width + math.log(INITIAL_WIDTH)).clamp(min=math.log(NARROWEST))
+        parts = out[:, : 3 * head.components, head.integer].unflatten(1, (3, head.components)).unbind(1)
+        self.places, self.log_weight = parts[0] + spread(head.components, parts[0]), parts[2].log_softmax(1)
+        log_unit = head.unit[head.integer].log().to(out.dtype)
+        self.log_bins = (parts[1] + math.log(INITIAL_WIDTH) + log_unit).clamp(min=NARROWEST_BINS)
+        self.symbols = CategoricalCells(out[:, :, head.categorical].masked_fill(head.absent, -torch.inf))
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        head, missing = self.head, x.isnan()
+        x = x.double().masked_fill(missing, 0)
+        u = ((x - head.centre) / head.unit).to(self.out.dtype)
+        parts = [self._real(u[:, head.real]), self._integer(u[:, head.integer])]
+        parts.append(self.symbols.cell_log_prob(x[:, head.categorical]))
+        return self._assemble(parts).masked_fill(missing, 0)
+
+    def _real(self, u: Tensor) -> Tensor:
+        e = (u - self.location) * (-self.log_width).exp()
+        log_unit = self.head.unit[self.head.real].log().to(u.dtype)
+        return -0.5 * e.square() - self.log_width - 0.5 * math.log(2 * math.pi) - log_unit
+
+    def _integer(self, u: Tensor) -> Tensor:
+        unit = self.head.unit[self.head.integer].to(u.dtype)
+        inverse = (-self.log_bins).exp()
+        return (log_bin_mass((u[:, None] - self.places) * (inverse * unit), inverse) + self.log_weight).logsumexp(1)
+
+    def _assemble(self, parts: list[Tensor]) -> Tensor:
+        order = torch.cat([self.head.real, self.head.integer, self.head.categorical])
+        return torch.cat(parts, 1)[:, order.argsort()]
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x|z] of numbers, and the most probable code of categories, (B, columns)."""
+        head = self.head
+        real = self.location.double() * head.unit[head.real] + head.centre[head.real]
+        middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
+        whole = (self.log_weight.double().exp() * mean_floor(middle, self.log_bins.double().exp())).sum(1)
+        return self._assemble([real, whole, self.symbols.out.argmax(1).double()])
+
+    def draw(self, noise: Noise) -> Tensor:
+        head = self.head
+        e = noise.normal(len(head.real)).to(self.out)
+        real = (self.location + self.log_width.exp() * e).double() * head.unit[head.real] + head.centre[head.real]
+        middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
+        whole = draw_logistic(noise, middle, self.log_bins.double().exp(), self.log_weight).floor()
+        return self._assemble([real, whole, self.symbols.draw(noise).double()])
+
+
+def mean_floor(location: Tensor, scale: Tensor) -> Tensor:
+    """E⌊V⌋ of a logistic V: E V − ½ + Σ_n E sin(2πnV)/(πn), by the Fourier series of the fractional part."""
+    n = torch.arange(1, HARMONICS + 1, device=location.device, dtype=location.dtype)
+    t = 2 * math.pi * n
+    decay = math.pi * scale[..., None] * t
+    characteristic = torch.where(decay < 700, decay / decay.clamp(max=700).sinh(), 0)
+    return location - 0.5 + (characteristic * (t * (location[..., None] % 1)).sin() / (math.pi * n)).sum(-1)

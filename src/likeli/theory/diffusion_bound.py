@@ -21,7 +21,7 @@ from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
 from likeli.probability.information import kl_divergence
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces.base import Pixels, Real
+from likeli.spaces import Pixels, Real
 from likeli.theory.check import identity
 from likeli.theory.diffusion_truths import (
     F64,

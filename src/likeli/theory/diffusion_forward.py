@@ -26,7 +26,7 @@ from likeli.diffusion.schedule import (
 from likeli.diffusion.times import uniform
 from likeli.models.ddpm import DDPM
 from likeli.random import Ambient
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.theory.check import identity
 from likeli.theory.diffusion_truths import F64, draws, plane, two_modes
 

@@ -19,7 +19,7 @@ from likeli.models.edm import EDM
 from likeli.models.gmm import GMM
 from likeli.models.vdm import VDM
 from likeli.random import seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.theory.check import identity
 from likeli.theory.diffusion_truths import F64, draws, plane, two_modes
 from likeli.training.run import EMA

@@ -21,7 +21,7 @@ from likeli.diffusion.solvers import Heun, Multistep
 from likeli.diffusion.times import even_log_snr, karras, uniform
 from likeli.models.vdm import VDM
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.theory.check import identity
 from likeli.theory.diffusion_truths import F64, draws, plane
 

@@ -16,7 +16,7 @@ from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Schedule
 from likeli.models.vdm import VDM
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 
 F64 = torch.float64
 SPREAD = 1.7  # of the Gaussian data; with γ from −6 to 6 the figures that the notes give

@@ -16,7 +16,7 @@ from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE, CoderBackbone, LatentPrior
 from likeli.models.vdm import VDM
 from likeli.random import Ambient
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Labels, Real
 from likeli.theory.check import identity
 
 SHAPE_ONLY = {"zeros_like", "ones_like", "empty_like", "full_like", "randn_like", "new_zeros", "new_ones", "new_full"}

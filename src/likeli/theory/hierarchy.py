@@ -21,8 +21,7 @@ from likeli.probability.draw import gaussian_product
 from likeli.probability.gaussian_fit import fit_gaussian
 from likeli.probability.information import full_gaussian_kl, gaussian_kl
 from likeli.random import Replay, seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Gaussian, Labels, Real
 from likeli.theory.check import identity
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data, minimise
 

@@ -16,7 +16,7 @@ from likeli.evaluation.rows import classify
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.ppca import PPCA
-from likeli.spaces.base import Real
+from likeli.spaces import Real
 from likeli.theory.check import identity
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data, minimise
 

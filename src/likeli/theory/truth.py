@@ -24,8 +24,7 @@ from likeli.models.ppca import PPCA
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.information import kl
 from likeli.random import Ambient, seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Binary, Real, Space, Tokens
+from likeli.spaces import Binary, Gaussian, Real, Space, Tokens
 from likeli.theory.check import identity
 from likeli.training import fit
 

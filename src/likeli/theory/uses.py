@@ -24,8 +24,7 @@ from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Labels, Real
+from likeli.spaces import Gaussian, Labels, Real
 from likeli.theory.check import identity
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
 from likeli.training import fit

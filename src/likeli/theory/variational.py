@@ -18,8 +18,7 @@ from likeli.models.vae import VAE, CoderBackbone
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.probability.information import entropy, full_gaussian_kl
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces import Gaussian
-from likeli.spaces.base import Real
+from likeli.spaces import Gaussian, Real
 from likeli.theory.check import identity
 from likeli.theory.truth import as_vae, expected_bound, fitted_ppca, linear_data, linear_vae, minimise
 from likeli.training import fit

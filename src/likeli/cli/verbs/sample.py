@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from likeli.checkpoint import Checkpoint
     from likeli.contract import GenerativeModel
-    from likeli.spaces.base import Space
+    from likeli.spaces import Space
 
 SUFFIXES = (".png", ".npy", ".csv", ".txt")
 SHOWN = 64  # samples that an animation shows
@@ -180,7 +180,7 @@ def write(path: Path, x: Tensor, space: Space) -> None:
     from likeli import data
     from likeli.data.readers.text import decode
     from likeli.show.pictures import picture
-    from likeli.spaces.base import Tokens
+    from likeli.spaces import Tokens
 
     suffix = path.suffix.lower()
     if suffix == ".png":

@@ -12,7 +12,7 @@ from torch import Tensor
 from likeli.data.builtin import scenes, toys
 from likeli.data.readers.frames import Frame
 from likeli.errors import InputError, nearest, require
-from likeli.spaces.base import Labels, Pixels, Space, Tokens
+from likeli.spaces import Labels, Pixels, Space, Tokens
 
 
 @dataclass

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from likeli.data.infer import TOO_LARGE, Fitted, fit_space, fit_table, refuse_constant, table_warnings, too_large
 from likeli.errors import InputError, nearest, require
+from likeli.spaces import Table
 from likeli.spaces.arrays import pandas_column
-from likeli.spaces.table import Table, texts_of
+from likeli.spaces.table import texts_of
 
 MAX_CATEGORIES = 1000
 Cells = np.ndarray | list[str | None]

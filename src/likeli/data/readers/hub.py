@@ -11,7 +11,7 @@ from likeli.data.builtin.sources import Raw
 from likeli.data.readers.frames import from_pandas
 from likeli.data.readers.npy import memory_limit
 from likeli.errors import InputError, MissingExtra, nearest, require
-from likeli.spaces.base import Labels
+from likeli.spaces import Labels
 
 OPTIONS = ("split", "config", "revision")
 

@@ -22,8 +22,8 @@ from likeli.data.readers.frames import Cells, Frame, distinct, from_pandas
 from likeli.data.readers.npy import memory_limit, open_regular, read_text
 from likeli.data.readers.text import decode
 from likeli.errors import InputError, LikeliError, MissingExtra, require
-from likeli.spaces.base import Space, Tokens
-from likeli.spaces.table import MISSING_TEXT, Table
+from likeli.spaces import Space, Table, Tokens
+from likeli.spaces.table import MISSING_TEXT
 
 MAX_COLUMNS, BLOCK_ROWS = 50_000, 4096
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from likeli.data.readers.npy import read_text
 from likeli.errors import InputError, require
-from likeli.spaces.base import Tokens
+from likeli.spaces import Tokens
 
 MAX_ALPHABET = 4096
 
