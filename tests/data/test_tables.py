@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from likeli.data import columns_of, load_data, read_rows, rebuild, write_csv, write_npy
+from likeli.data import columns_of, load_data, load_rows, rebuild, write_csv, write_npy
 from likeli.data.readers.tables import harmless, read_csv
 from likeli.errors import MissingExtra
 from likeli.spaces.base import Labels, Real
@@ -44,14 +44,15 @@ def test_csv_reads_what_pandas_wrote(tmp_path):
     assert all(lines[line - 1].startswith(str(frame["real"][i])) for i, line in enumerate(got.lines))
 
 
-def test_blocks_of_rows_agree_on_a_columns_type(tmp_path, monkeypatch):
-    """A column whose first block is numbers and whose later ones are texts is one column of texts."""
-    monkeypatch.setattr("likeli.data.readers.tables.BLOCK_ROWS", 4)
-    path = table(tmp_path, "a,b\n" + "1,2\n" * 4 + "x,2.5\n" * 7)
+def test_blocks_of_rows_agree_on_a_columns_type(tmp_path):
+    """pandas types a large file in blocks: one whose first are numbers and whose later ones are texts is a column of texts."""
+    path = table(tmp_path, "a,b,c\n" + "1,2,True\n" * 300_000 + "x,2.5,True\n" * 300_001)
     got = read_csv(path)
-    assert got.columns[0] == ["1"] * 4 + ["x"] * 7
-    assert got.whole == [False, False]
-    assert got.columns[1].tolist() == [2] * 4 + [2.5] * 7
+    assert got.columns[0] == ["1"] * 300_000 + ["x"] * 300_001
+    assert got.whole == [False, False, False]
+    assert got.columns[1].tolist() == [2] * 300_000 + [2.5] * 300_001
+    assert set(got.columns[2]) == {"True"}
+    assert got.lines == range(2, 600_003)
 
 
 def test_a_mixed_table(tmp_path):
@@ -117,7 +118,7 @@ def test_parquet_without_pyarrow_names_the_command(tmp_path, monkeypatch):
 def test_written_csv_reads_back_to_the_bit(tmp_path):
     data = load_data(pd.DataFrame({"a": X[:, 0] * 1e-7, "b": [3, -4] * 25, "c": ["u, v", 'w"'] * 25, "d": [None, 1.5] * 25}))
     write_csv(tmp_path / "out.csv", columns_of(data.x, data.space))
-    again = read_rows(str(tmp_path / "out.csv"), data.space)[0]
+    again = load_rows(str(tmp_path / "out.csv"), data.space)[0]
     assert torch.equal(again.nan_to_num(-9), data.x.nan_to_num(-9))
     x = torch.from_numpy(X)
     write_csv(tmp_path / "out.csv", columns_of(x, Real((3,))))

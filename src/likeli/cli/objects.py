@@ -84,10 +84,10 @@ def read_rows(source: str, saved: Checkpoint) -> tuple[Tensor, Tensor | None]:
     Raises:
         InputError: rows that do not fit the run's space.
     """
-    from likeli.data import read_rows
+    from likeli.data import load_rows
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
-    return read_rows(
+    return load_rows(
         source, model.space, labels=labels, condition=model.condition, missing=model.takes_missing, who=model.kind()
     )
 

@@ -13,24 +13,16 @@ from torch import Tensor
 from likeli.random import derive
 
 COLOURS = {
-    "red": (214, 48, 40),
-    "orange": (240, 150, 30),
-    "yellow": (236, 220, 60),
-    "green": (60, 160, 70),
-    "blue": (50, 90, 200),
-    "violet": (140, 70, 170),
-}
+    "red": (214, 48, 40), "orange": (240, 150, 30), "yellow": (236, 220, 60),
+    "green": (60, 160, 70), "blue": (50, 90, 200), "violet": (140, 70, 170),
+}  # fmt: skip
 SHAPES = ("egg", "brick", "triangle", "cross")
 SCALES = {"small": 0.14, "medium": 0.2, "large": 0.27}  # radius, in heights of the picture
 ANGLES = {"leaning far left": 40, "leaning left": 20, "upright": 0, "leaning right": -20, "leaning far right": -40}  # degrees
 FACTORS = {
-    "floor": tuple(COLOURS),
-    "wall": tuple(COLOURS),
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "scale": tuple(SCALES),
-    "orientation": tuple(ANGLES),
-}
+    "floor": tuple(COLOURS), "wall": tuple(COLOURS), "colour": tuple(COLOURS),
+    "shape": SHAPES, "scale": tuple(SCALES), "orientation": tuple(ANGLES),
+}  # fmt: skip
 HORIZON, CENTRE, SUPERSAMPLING = 0.6, (0.5, 0.52), 3
 
 

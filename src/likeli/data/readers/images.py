@@ -23,18 +23,15 @@ def read_folder(folder: str | Path) -> tuple[np.ndarray, list[str] | None, list[
         InputError: no pictures, sizes that differ, a damaged or huge picture; the file is named.
     """
     root = Path(folder)
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, root))
+    parts = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    files = [p for p, names in parts.items() if not any(name.startswith(".") for name in names)]
     require(len(files) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
-    classes = [p.relative_to(root).parts[0] if len(p.relative_to(root).parts) > 1 else None for p in files]
+    classes = [parts[p][0] if len(parts[p]) > 1 else None for p in files]
     mixed = None in classes and any(classes)
     require(not mixed, str(folder), "pictures either in subfolders or beside each other", "both")
     pictures, alpha = read_pictures(files)
     notes = [f"{folder}: {alpha} pictures have transparency, which was dropped"] * (alpha > 0)
     return pictures, [str(c) for c in classes] if any(classes) else None, notes
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
@@ -63,17 +60,14 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
             with Image.open(file, formats=FORMATS) as picture:
                 size, mode = picture.size, picture.mode
         except Exception as error:  # decoders meet hostile bytes in many ways
-            bomb = isinstance(error, Image.DecompressionBombError)
-            raise InputError(_huge(path) if bomb else f"{path}: is not a picture ({', '.join(FORMATS)}), or damaged") from error
+            if isinstance(error, Image.DecompressionBombError):
+                raise InputError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more") from error
+            raise InputError(f"{path}: is not a picture ({', '.join(FORMATS)}), or damaged") from error
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
     require(not wide, str(path), "8 bits a channel", f"mode {mode}; load it as .npy with kind='pixels:65536'")
     return size, mode
-
-
-def _huge(path: Path) -> str:
-    return f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more"
 
 
 def _decode(path: Path, size: tuple[int, int], grey: bool) -> np.ndarray:
