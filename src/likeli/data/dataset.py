@@ -102,11 +102,7 @@ class Data:
         return digest.hexdigest()
 
     def refuse_missing(self, who: str) -> None:
-        """Name the first missing cell, for a family that cannot take any.
-
-        Raises:
-            InputError: a cell of x is NaN.
-        """
+        """Refuse x for `who`, a family that takes no missing cells, if one is; see the function of this name."""
         refuse_missing(self.x, self.space, self.name, who, self.lines)
 
 

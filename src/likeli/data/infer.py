@@ -34,15 +34,13 @@ def check_shape(x: Tensor, what: str) -> None:
     """Refuse what cannot be a batch of examples.
 
     Raises:
-        InputError: a scalar, one row, no columns, too many axes.
+        InputError: a scalar, no columns, too many axes.
     """
     shape = tuple(x.shape)
     require(x.ndim != 1, what, "shape (rows, columns)", f"shape {shape}; write x[:, None] for one column")
     axes = "shape (rows, columns), (rows, height, width) or (rows, channels, height, width)"
     require(2 <= x.ndim <= 4, what, axes, f"shape {shape}")
-    require(len(x) != 0, what, "at least 2 rows", "0 rows; need at least 2")
-    require(len(x) != 1, what, "at least 2 rows", "1 row; need at least 2")
-    require(x[0].numel() > 0, what, "at least one column", f"shape {shape}")
+    require(0 not in shape[1:], what, "at least one column", f"shape {shape}")
 
 
 def infer_kind(x: Tensor) -> tuple[str, str]:
@@ -130,14 +128,9 @@ def _real(x: Tensor, train: Tensor, what: str, names: tuple[str, ...], lines: Se
 
 
 def fit_table(
-    x: Tensor,
-    train: Tensor,
-    names: Sequence[str],
-    whole: Sequence[bool],
-    categories: Sequence[tuple[str, ...]],
-    what: str,
+    x: Tensor, train: Tensor, names: Sequence[str], whole: Sequence[bool], categories: Sequence[tuple[str, ...]], what: str,
     lines: Sequence[int] | None = None,
-) -> Fitted:
+) -> Fitted:  # fmt: skip
     """The table of x (N, columns) float64, standardised on the rows `train`.
 
     Arguments:
@@ -146,18 +139,15 @@ def fit_table(
     """
     x = _refuse_extreme(x, what, tuple(names), lines)
     seen = x[train]
-    integer = torch.tensor([w and not known for w, known in zip(whole, categories)])
-    real = torch.tensor([not w and not known for w, known in zip(whole, categories)])
-    mean, raw, constant = standardisation(seen)
-    mean, scale = torch.where(integer, mean + 0.5, mean), torch.where(integer, (raw.square() + 1 / 12).sqrt(), raw)
-    columns = []
-    for i, (name, known, gone) in enumerate(zip(names, categories, seen.isnan().any(0).tolist())):
-        if known:
-            columns.append(Column(name, "categorical", categories=known, missing=gone))
-        else:
-            columns.append(Column(name, "integer" if whole[i] else "real", mean[i].item(), scale[i].item(), missing=gone))
-    space, spread = Table(tuple(columns)), torch.where(real, raw, 1.0)
-    found = column_warnings(seen, spread, constant, list(names), what)
+    types = ["categorical" if known else "integer" if w else "real" for w, known in zip(whole, categories)]
+    integer, real = (torch.tensor([t == kind for t in types]) for kind in ("integer", "real"))
+    mean, scale, constant = standardisation(seen)
+    spread = torch.where(real, scale, 1.0)
+    mean = torch.where(real, mean, torch.where(integer, mean + 0.5, 0.0))
+    scale = torch.where(integer, (scale.square() + 1 / 12).sqrt(), spread)
+    missing = seen.isnan().any(0).tolist()
+    space = Table(tuple(map(Column, names, types, mean.tolist(), scale.tolist(), categories, missing)))
+    found = column_warnings(seen, spread, constant, names, what)
     return Fitted(space.check(x, what=what, missing=True), space, "table", found)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,8 +120,8 @@ def from_pandas(frame: Any, what: str) -> Frame:
     Raises:
         InputError: a column of dates, complex numbers or other objects.
     """
-    given = [str(c) for c in frame.columns]
-    names, columns, whole = distinct(given), list[Cells](), list[bool]()
+    columns, whole = list[Cells](), list[bool]()
+    names, odd_names = _distinct([str(c) for c in frame.columns], what)
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
@@ -130,20 +132,21 @@ def from_pandas(frame: Any, what: str) -> Frame:
         else:
             columns.append(pandas_column(series, f"{what}, column {name}").astype(np.float64))
         whole.append(kind in "iub")
-    twice = sorted({n for n in given if given.count(n) > 1}) if names != given else []
-    odd_names = f"duplicate column names ({', '.join(twice[:5])}) were numbered" if twice else "unnamed columns"
-    return Frame(names, columns, whole, None, [f"{what}: {odd_names}"] * (names != given))
+    return Frame(names, columns, whole, None, odd_names)
 
 
-def distinct(names: list[str]) -> list[str]:
-    """The names, a repeated one with `.2`, `.3` … and an empty one with its position."""
-    seen: dict[str, int] = {}
-    out = []
-    for i, name in enumerate(names):
+def _distinct(given: list[str], what: str) -> tuple[list[str], list[str]]:
+    """(the names, a repeated one with `.2`, `.3` … and an empty one with its position; what was odd of them)."""
+    seen, names = Counter[str](), list[str]()
+    for i, name in enumerate(given):
         name = name or f"column{i + 1}"
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-    return out if len(set(out)) == len(out) else [f"{n}#{i + 1}" for i, n in enumerate(names)]
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+    if len(set(names)) < len(names):
+        names = [f"{name}#{i + 1}" for i, name in enumerate(given)]
+    twice = ", ".join(sorted(n for n, count in Counter(given).items() if n and count > 1)[:5])
+    odd = [f"{what}: column {given.index('') + 1} has no name; if it is an index, drop it"] if "" in given else []
+    return names, odd + [f"{what}: duplicate header {twice}; the later ones were numbered"] * bool(twice)
 
 
 def read_csv(path: str | Path) -> Frame:
@@ -162,18 +165,19 @@ def read_csv(path: str | Path) -> Frame:
         require(bool(header), what, "a header line", "no lines")
         _check_delimiter(header, delimiter, what)
         require(len(header) <= MAX_COLUMNS, what, f"at most {MAX_COLUMNS:,} columns", f"{len(header):,}")
-        header = [cell.strip() for cell in header]
-        headless = all(_number(cell) is not None for cell in header)
-        names = distinct([""] * len(header) if headless else header)
-        start = 0 if headless else file.tell()
-        lines, series = _body(file, start, delimiter, len(names), b'"' in content, what)
+        names, notes = _distinct([cell.strip() for cell in header], what)
+        start = file.tell()
+        if all(_number(cell.strip()) is not None for cell in header):
+            names, start = [f"column{i + 1}" for i in range(len(header))], 0
+            notes = [f"{what}: the first line holds numbers only, so it was taken as a row; columns are column1, column2, …"]
+        lines, series = _body(file, content, start, delimiter, len(names), what)
     typed = [_typed(column, name, lines, what) for name, column in zip(names, series)]
-    return Frame(names, [c for c, _ in typed], [w for _, w in typed], lines, _header_warnings(header, headless, what))
+    return Frame(names, [c for c, _ in typed], [w for _, w in typed], lines, notes)
 
 
 def _chunks(file: IO[bytes], start: int = 0) -> Iterator[bytes]:
     file.seek(start)
-    return iter(lambda: file.read(2**18), b"")
+    return iter(lambda: file.read(2**16), b"")
 
 
 def _records(file: Iterable[bytes], line: int, delimiter: str, what: str) -> Iterator[tuple[int, list[str]]]:
@@ -194,41 +198,39 @@ def _check_delimiter(header: list[str], delimiter: str, what: str) -> None:
     require(other is None, what, f"fields separated by {name[delimiter]}", f"{name.get(other or '', '')}; {hint}")
 
 
-def _header_warnings(names: list[str], headless: bool, what: str) -> list[str]:
-    twice = sorted({n for n in names if n and names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if headless:
-        return [f"{what}: the first line holds numbers only, so it was taken as a row; columns are column1, column2, …"]
-    blank = [f"{what}: column {i + 1} has no name; if it is an index, drop it" for i, n in enumerate(names) if not n][:1]
-    return blank + [f"{what}: duplicate header {', '.join(twice[:5])}; the later ones were numbered"] * bool(twice)
-
-
 def _body(
-    file: IO[bytes], start: int, delimiter: str, width: int, quoted: bool, what: str
+    file: IO[bytes], content: bytes, start: int, delimiter: str, width: int, what: str
 ) -> tuple[Sequence[int], list[Any]]:
     """The line of each row below the header, which ends at byte `start`, and the columns as pandas took them.
 
     pandas refuses a row that is longer than those before it and fills up a shorter one.  Without quotes, then, all rows are
     sound if the first one is and there are as many delimiters as cells want, which no gap in the last column says sooner.
+
+    Arguments:
+        file: at the path `what`, or its content as `read_utf8` mends it.
+        content: the same, empty for a file that needs no mending: pandas takes its path, and several threads if it likes.
     """
     import pandas
 
     def parse(**options: Any) -> Any:
         file.seek(start)
+        straight = not content and line <= 2
+        source, header = os.path.abspath(what) if straight else file, 0 if straight and line == 2 else None
         if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1):
             options["float_precision"] = "round_trip"  # the default since then
-        form = dict(sep=delimiter, header=None, names=range(width), index_col=False, skip_blank_lines=False)
+        form = dict(sep=delimiter, header=header, names=range(width), index_col=False, skip_blank_lines=False)
         with warnings.catch_warnings(action="ignore"):  # of columns whose blocks differ in type, which are read again below
-            return pandas.read_csv(file, na_values=list(MISSING_TEXT), keep_default_na=False, **form, **options)
+            return pandas.read_csv(source, na_values=list(MISSING_TEXT), keep_default_na=False, **form, **options)
 
     file.seek(0)
     line, first, comma, sound = file.read(start).count(b"\n") + 1, file.readline(), delimiter.encode(), False
     kept: Any = slice(None)
-    if first and first.count(comma) == width - 1 and not quoted:
+    if first and first.count(comma) == width - 1 and b'"' not in content:
         with suppress(pandas.errors.ParserError):
             frame = parse()
             lines: Sequence[int] = range(line, line + len(frame))
             last = frame[width - 1]
-            gap = last.hasnans or (last.dtype == "str" and (last == "").any())  # the latter beside a huge whole number
+            gap = last.hasnans or (last.dtype.kind == "O" and (last == "").any())  # the latter beside a huge whole number
             commas = sum(chunk.count(comma) for chunk in _chunks(file, start)) if gap else 0
             sound = not gap or (width > 1 and commas == len(frame) * (width - 1))
     if not sound:
@@ -268,20 +270,20 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cel
     """(numbers, whether all were written as whole ones) or (texts, False).
 
     Raises:
-        InputError: texts among numbers, an infinite number, a cell that is too long; the line is named.
+        InputError: an infinite number, a cell that is too long, texts among numbers; the line is named.
     """
     import pandas
 
     if column.dtype.kind in "iuf":
         numbers, whole = column.to_numpy(np.float64), column.dtype.kind != "f"
     else:
-        codes, found = pandas.factorize(column)
-        texts = [text.strip() for text in found]
-        values = [_number(text) for text in texts]
+        codes, found = pandas.factorize(column)  # −1 is a missing cell; the texts stand in the order of their first row
+        texts = [None if (text := cell.strip()) in MISSING_TEXT else text for cell in found]
+        values = [math.nan if text is None else _number(text) for text in texts]
         if None in values:
-            return _texts(codes, texts, values, name, lines, what), False
-        numbers = np.array([*values, np.nan])[codes]
-        whole = all(text in MISSING_TEXT or WHOLE.fullmatch(text) for text in texts)
+            _refuse_errors(codes, texts, values, lambda row: f"{what}: line {lines[row]}", name)
+            return np.array([*texts, None], object)[codes].tolist(), False
+        numbers, whole = np.array([*values, math.nan])[codes], all(text is None or WHOLE.fullmatch(text) for text in texts)
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
         where, value = f"{what}: line {lines[infinite[0]]}, column {name}", numbers[infinite[0]]
@@ -289,29 +291,22 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cel
     return numbers, whole
 
 
-def _texts(
-    codes: np.ndarray, texts: list[str], values: list[float | None], name: str, lines: Sequence[int], what: str
-) -> list[str | None]:
-    """Cells, each one of `texts` by its code (−1: missing); refused when most are numbers, since then the rest are errors.
-
-    Arguments:
-        texts: in the order of their first row.
-        values: the number that a text stands for, NaN where it stands for a missing cell, None where it is no number.
-    """
+def _refuse_errors(
+    codes: np.ndarray, texts: list[str | None], values: list[float | None], line: Callable[[int], str], name: str
+) -> None:
+    """Refuse a text that is too long, and texts where most cells are numbers or all are decimal commas."""
     limit = csv.field_size_limit()
-    long = next((k for k, text in enumerate(texts) if len(text) > limit), None)
+    long = next((k for k, text in enumerate(texts) if text and len(text) > limit), None)
     if long is not None:
-        row = int((codes == long).argmax())
-        raise InputError(f"{what}: line {lines[row]}: field larger than field limit ({limit}); check its quotes and long cells")
-    missing, odd = np.array([t in MISSING_TEXT for t in texts]), np.array([v is None for v in values])
-    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
-    first = int(odd.argmax())
-    commas = all(DECIMAL_COMMA.fullmatch(text) for text, strange in zip(texts, odd) if strange)
-    if commas or counts[odd].sum() < counts[~missing].sum() / 2:
-        hint = "; write numbers with a decimal point and no thousands separator" if "," in texts[first] else ""
-        where = f"{what}: line {lines[int((codes == first).argmax())]}, column {name}"
-        raise InputError(f"{where}: expected a number, got {texts[first][:40]!r}{hint}")
-    return np.array([*(None if gone else text for text, gone in zip(texts, missing)), None], object)[codes].tolist()
+        where = line(int((codes == long).argmax()))
+        raise InputError(f"{where}: field larger than field limit ({limit}); check its quotes and long cells")
+    odd = np.array([v is None for v in values])
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts)) * [text is not None for text in texts]
+    strange = [str(text) for text, value in zip(texts, values) if value is None]
+    if all(map(DECIMAL_COMMA.fullmatch, strange)) or counts[odd].sum() < counts.sum() / 2:
+        hint = "; write numbers with a decimal point and no thousands separator" if "," in strange[0] else ""
+        where = f"{line(int((codes == odd.argmax()).argmax()))}, column {name}"
+        raise InputError(f"{where}: expected a number, got {strange[0][:40]!r}{hint}")
 
 
 def _number(text: str) -> float | None:
