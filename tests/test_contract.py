@@ -11,7 +11,7 @@ from torch import nn
 
 from families import FAMILIES, examples, takes
 from likeli.config import build, describe, parameters_of
-from likeli.contract import GenerativeModel, Knows, LatentCodec, LogLikelihood
+from likeli.contract import Coded, GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
 from likeli.spaces.base import Binary, Counts, Labels, Pixels, Real, Tokens
@@ -235,7 +235,7 @@ def test_missing_cells_are_understood_or_refused_with_their_place(family, name):
 @every_case
 def test_codecs_are_deterministic_and_keep_the_shape(family, name):
     model, x = made(family, name), examples(made(family, name).space, 4)
-    if not isinstance(model, LatentCodec):
+    if not isinstance(model, Coded):
         return
     model.eval()
     with torch.no_grad():

@@ -141,7 +141,7 @@ def test_no_function_is_longer_than_a_screen():
 
 # The ratchet: today's figures, which may fall and never rise.
 CEILINGS = {
-    "files": 159,
+    "files": 158,
     "most public methods of a class": 38,
     "classes above 12 public methods": 8,
     "most parameters": 16,
@@ -149,8 +149,8 @@ CEILINGS = {
     "class names with two meanings": 5,
     "function names with two meanings": 13,
     "file names used twice": 1,
-    "undeclared members of models": 15,
-    "space tests per 1000 lines": 1.9,
+    "undeclared members of models": 2,
+    "space tests per 1000 lines": 2.0,
     "short private helpers used once per 1000 lines": 1.7,
     "files of VAE.loss": 12,
     "files of VDM.loss": 16,

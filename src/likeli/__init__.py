@@ -16,7 +16,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "likeli.contract": "Elbo GenerativeModel Knows LatentCodec LogLikelihood",
+    "likeli.contract": "Coded Elbo GenerativeModel Knows LogLikelihood",
     "likeli.errors": "CheckpointError Diverged InputError Interrupted LikeliError MissingExtra Unsupported",
     "likeli.spaces.base": "Binary Counts Labels Pixels Real Space Tokens",
     "likeli.spaces.table": "Table",

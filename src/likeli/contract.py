@@ -86,8 +86,8 @@ class Elbo:
 
 
 @runtime_checkable
-class LatentCodec(Protocol):
-    """Every family with a code: a VAE's mean, a flow's inverse, the probability-flow ODE, PPCA's posterior mean."""
+class Coded(Protocol):
+    """A family with a code: a VAE's mean, a flow's inverse, the probability-flow ODE, PPCA's posterior mean."""
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, *shape) → (B, *code), deterministic."""
@@ -95,6 +95,39 @@ class LatentCodec(Protocol):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, *code) → (B, *shape), deterministic, in the user's units (a mean may be fractional)."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A family without log p(x) that is trained to give its input back."""
+
+    def reconstruction_error(self, x: Tensor) -> Tensor:
+        """(B, *shape) → (B,), larger for what was not seen."""
+        ...
+
+
+@runtime_checkable
+class ByEM(Protocol):
+    """A family fitted by expectation-maximisation: `em` yields after every iteration, at most `max_iter` times."""
+
+    max_iter: int
+
+    def em(self, x: Tensor) -> Iterator[Any]:
+        """One iteration on all rows at each `next`."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A family that samples step by step, and shows every state on the way."""
+
+    def trajectory(self, noise: Noise, y: Tensor | None = None, **options: Any) -> Iterator[tuple[Any, Tensor]]:
+        """(point, z) from t = 1 down, for `noise.rows` rows."""
+        ...
+
+    def finish(self, noise: Noise, at: Any, z: Tensor, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """x ~ p(x|z) for the last state of a trajectory, or E[x|z]."""
         ...
 
 
@@ -112,6 +145,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     knows: ClassVar[Knows]
     strategy: ClassVar[str]
     takes_missing: ClassVar[bool] = False
+    train_defaults: ClassVar[dict[str, Any]] = {}
     condition: Space | None = None
 
     def __init__(self, space: Space) -> None:
@@ -181,6 +215,26 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
         """`log_likelihood` for checked input; families write this one."""
         raise Unsupported(f"{self.kind()} has no log p(x)")
+
+    @property
+    def knows_here(self) -> Knows:
+        """What `log_likelihood` is on this model's own space, where that is not what it is of the family."""
+        return self.knows
+
+    @property
+    def loss_in_nats(self) -> bool:
+        """Whether `loss` is −log p(x) or a bound on it."""
+        return self.knows in (Knows.EXACT, Knows.LOWER_BOUND)
+
+    @property
+    def notes(self) -> list[str]:
+        """What an evaluation should say beside the number, such as that the training loss is no bound."""
+        return []
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the model card says besides what it says of every model."""
+        return {}
 
     def check_condition(self, y: Any, n: int) -> Tensor | None:
         """y as a tensor of n rows (one row is repeated), or None for an unconditional model.

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from linear_gaussian import chain, data
 
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.collapse import diagnose_latents
@@ -18,6 +17,7 @@ from likeli.random import seeded
 from likeli.spaces import Gaussian
 from likeli.spaces.base import Labels, Real
 from likeli.theory.hierarchy import _set
+from linear_gaussian import chain, data
 
 
 def test_information_and_mismatch_of_the_true_posterior_are_closed():

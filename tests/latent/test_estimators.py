@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from linear_gaussian import chain, data
 from scipy import stats
 
 from likeli.contract import Knows
@@ -17,6 +16,7 @@ from likeli.probability.importance import diagnose, pareto_k
 from likeli.probability.information import kl
 from likeli.random import seeded
 from likeli.spaces.base import Real
+from linear_gaussian import chain, data
 
 
 def test_naive_monte_carlo_reaches_the_truth_and_is_biased_low_before():

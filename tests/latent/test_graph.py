@@ -6,7 +6,7 @@ import torch
 from families import FAMILIES
 from likeli import checkpoint
 from likeli.config import parameters_of
-from likeli.latent.chain import LatentVariableModel
+from likeli.latent.chain import LatentVariableModel, factorisation
 from likeli.models.hvae import HVAE
 from likeli.models.vae import VAE
 from likeli.spaces.base import Labels, Real
@@ -46,11 +46,11 @@ def test_names_travel_through_functions_and_not_through_shapes():
 
 def test_the_formula_is_written_out_and_long_ones_are_cut():
     plain = VAE(Real((3,)), 2, hidden=(8,), condition=Labels(2))
-    assert plain.factorisation() == "p(x, z|y) = p(z) p(x|z, y); q(z|x, y) = q(z|x, y)"
+    assert factorisation(plain) == "p(x, z|y) = p(z) p(x|z, y); q(z|x, y) = q(z|x, y)"
     chain = HVAE(Real((3,)), (2, 2), width=8, markov=True)
-    assert chain.factorisation() == "p(x, z) = p(z_2) p(z_1|z_2) p(x|z_1); q(z|x) = q(z_2|x) q(z_1|z_2, x)"
+    assert factorisation(chain) == "p(x, z) = p(z_2) p(z_1|z_2) p(x|z_1); q(z|x) = q(z_2|x) q(z_1|z_2, x)"
     deep = HVAE(Real((3,)), (2,) * 9, width=8)
-    p, q = deep.factorisation().split("; ")
+    p, q = factorisation(deep).split("; ")
     assert p == "p(x, z) = p(z_9) … p(z_1|z_2, …, z_9) p(x|z_1, …, z_9)"
     assert q == "q(z|x) = q(z_9|x) … q(z_2|z_3, …, z_9, x) q(z_1|z_2, …, z_9, x)"
 

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from likeli.contract import LatentCodec
+from likeli.contract import Coded
 from likeli.errors import InputError
 from likeli.models import ppca
 from likeli.models.ppca import PPCA
@@ -188,7 +188,7 @@ def test_it_is_a_codec():
     basis, s, _ = torch.linalg.svd(model.W, full_matrices=False)
     shrink = s.square() / (s.square() + model.variance)
     truth = model.b + ((x - model.b) @ basis * shrink) @ basis.T
-    assert isinstance(model, LatentCodec)
+    assert isinstance(model, Coded)
     assert (model.decode(model.encode(x)) - truth).abs().max() < 1e-10
 
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from likeli.config import build, describe
-from likeli.contract import GenerativeModel, LatentCodec
+from likeli.contract import Coded, GenerativeModel
 from likeli.errors import InputError
 from likeli.latent.posterior import make_posterior
 from likeli.latent.prior import make_prior
@@ -437,7 +437,7 @@ def test_digits_drawn_for_a_label_are_that_digit():
 
 def test_reconstruct_is_the_decoded_code_or_a_named_draw():
     vae = VAE(Pixels((4, 4), levels=9), 3, (16,))
-    assert isinstance(vae, LatentCodec)
+    assert isinstance(vae, Coded)
     x = torch.randint(9, (70, 4, 4))
     vae.eval()
     assert torch.equal(vae.reconstruct(x), vae.decode(vae.encode(x)))

@@ -191,8 +191,12 @@ def standard_deviations_that_add(m):
 
 @fault("linear-hierarchy-is-one-gaussian")
 def top_prior_forgotten(m):
-    original = markov_hvae.MarkovHVAE.recognise
-    m.setattr(markov_hvae.MarkovHVAE, "recognise", lambda self, level, z, y=None: original(self, level, 0.99 * z, y))
+    original = markov_hvae.MarkovHVAE._gaussian
+
+    def weaker(self, network, inputs, y):
+        return original(self, network, 0.99 * inputs if network in list(self.up)[1:] else inputs, y)
+
+    m.setattr(markov_hvae.MarkovHVAE, "_gaussian", weaker)
 
 
 @fault("ratio-and-closed-bounds-agree")

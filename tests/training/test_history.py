@@ -5,7 +5,6 @@ from probes import NoisyProbe, noisy, rows
 
 from likeli.contract import Knows
 from likeli.training import History, fit
-from likeli.training.fit import in_nats
 from likeli.training.history import Journal
 
 
@@ -62,12 +61,12 @@ def test_bits_per_dimension_are_shown_for_a_loss_in_nats_only(monkeypatch):
     plain.write({"loss": 1.5})
     assert nats.words() == "loss 1.250, valid 2.000 bits/dim"
     assert plain.words() == "loss 1.500"
-    assert in_nats(noisy())
+    assert noisy().loss_in_nats
     monkeypatch.setattr(NoisyProbe, "knows", Knows.NOTHING)
-    assert not in_nats(noisy())
+    assert not noisy().loss_in_nats
     monkeypatch.setattr(NoisyProbe, "knows", Knows.LOWER_BOUND)
     monkeypatch.setattr(NoisyProbe, "loss_in_nats", False, raising=False)
-    assert not in_nats(noisy())
+    assert not noisy().loss_in_nats
 
 
 def test_exit_code_tells_of_outputs_that_were_not_written():

@@ -47,28 +47,18 @@ _PARTS = (("Data", "data"), ("Training", "training"), ("Metrics", "metrics"))
 
 
 def _facts(model: GenerativeModel, step: int) -> dict[str, str]:
-    space = model.space
-    factorisation = getattr(model, "factorisation", None)
+    space, knows = model.space, model.knows_here
     return {
-        "its number": f"{knows_here(model).value}: {MEANING[knows_here(model)]}" + (_WHY if _dequantises(model) else ""),
+        "its number": f"{knows.value}: {MEANING[knows]}" + ("" if knows is model.knows else _WHY),
         "measure": f"{space.measure}, in nats of the data's own units",
         "space": f"{space.kind()}, one example has shape {space.shape}",
         "conditional": "no" if model.condition is None else f"on {model.condition.kind()} of shape {model.condition.shape}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "step": str(step),
-    } | ({"factors": factorisation()} if factorisation else {})
+    } | model.facts
 
 
 _WHY = ", since these data are not real numbers and the density sees them dequantised"
-
-
-def knows_here(model: GenerativeModel) -> Knows:
-    """What the model's number is on its own space: a density, exact on reals, bounds the mass of what it sees dequantised."""
-    return Knows.LOWER_BOUND if _dequantises(model) else model.knows
-
-
-def _dequantises(model: GenerativeModel) -> bool:
-    return model.knows is Knows.EXACT and model.space.measure != "density" and hasattr(model, "log_density")
 
 
 def _part(title: str, value: Any) -> list[str]:

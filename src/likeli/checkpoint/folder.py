@@ -15,7 +15,6 @@ from torch import Tensor
 
 from likeli.checkpoint import disk
 from likeli.checkpoint import disk as locking
-from likeli.checkpoint.card import knows_here
 from likeli.checkpoint.disk import refuse
 from likeli.checkpoint.generation import (
     FOLDER,
@@ -132,7 +131,7 @@ def inspect(folder: Path | str) -> dict[str, Any]:
         "path": str(folder),
         "generation": str(found.path),
         "class": model.kind(),
-        "knows": knows_here(model).value,
+        "knows": model.knows_here.value,
         "measure": model.space.measure,
         "strategy": model.strategy,
         "space": describe(model.space),

@@ -23,11 +23,10 @@ from torch import distributions as D
 from likeli.contract import GenerativeModel, evaluating
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.errors import Unsupported, require
-from likeli.evaluation.aggregate import Aggregate, Level, aggregate
 from likeli.evaluation.two_sample import FEWEST, ClassifierTest, classifier_test
-from likeli.latent.chain import LatentVariableModel
+from likeli.latent.chain import LatentVariableModel, Step, log_q_table
 from likeli.probability.information import gaussian_kl
-from likeli.random import seeded
+from likeli.random import Ambient, seeded
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2015): a latent is active if the variance of its posterior mean is above this
 COLLAPSED_KL = 0.01  # nats
@@ -98,37 +97,39 @@ def diagnose_latents(
         raise Unsupported(f"{model.kind()} has no latent variable with a posterior, so there is nothing to collapse")
     require(draws >= 1, "draws", "at least 1", draws)
     require(rows is None or rows >= 2, "rows", "at least 2", rows)
-    most = rows or (ROWS if getattr(model, "depth", 1) == 1 else DEEP_ROWS)
+    most = rows or (ROWS if model.depth == 1 else DEEP_ROWS)
     x = model.space.check(x, missing=model.takes_missing).to(model.device)
     require(len(x) >= 2, "x", "at least 2 rows", len(x))
     y = model.check_condition(y, len(x))
     x, y = x[:most], None if y is None else y[:most]
     with evaluating(model), torch.no_grad(), seeded(seed, "latents"):
-        codes = aggregate(model, x, y)
-        if codes is None:
-            raise Unsupported(f"{model.kind()} has levels of its own kind, which this diagnosis cannot walk")
-        found = _diagnosis(codes, draws, seed)
+        found = _diagnosis(model, x, y, draws, seed)
     found.alarms.extend(_alarms(found))
     return found
 
 
-def _diagnosis(codes: Aggregate, draws: int, seed: int) -> Collapse:
-    visits = [codes.visit() for _ in range(draws)]
-    by_level = [list(level) for level in zip(*visits)]
-    fresh, log_p_fresh = codes.fresh()
-    levels = visits[0]
+def _diagnosis(model: LatentVariableModel, x: Tensor, y: Tensor | None, draws: int, seed: int) -> Collapse:
+    context, n = model.infer(x, y), len(x)
+    visits = [list(model.walk(Ambient(x), y, context=context))[::-1] for _ in range(draws)]
+    by_level, levels = [list(level) for level in zip(*visits)], visits[0]
+    fresh, log_p_fresh = _prior_draws(model, x, y)
     if not all(z.is_floating_point() for z in fresh):
         raise Unsupported("discrete latents: what they carry is not measured yet")
     log_p = sum((v.p.log_prob(v.z).double() for v in levels), torch.zeros((), dtype=torch.float64))
-    own = codes.table([v.z for v in levels])
-    n = len(own)
+    own = log_q_table(model, n, context, y, [v.z for v in levels])
     log_aggregate = own.logsumexp(1) - math.log(n)
     information = (own.diagonal() - log_aggregate).mean().item()
     excess = log_aggregate - log_p
-    known, comparable = information < math.log(n) - CEILING, not _reads_y(codes)
-    tests = _tests(levels, fresh, seed) if comparable else []
+    known, comparable = information < math.log(n) - CEILING, not _prior_reads_y(model, x, y)
+    tests, hole = [], None
+    if comparable:  # else q̄, an average over all y, has no one prior to be compared with
+        tests = _tests(levels, fresh, seed)
+        others = own.masked_fill(torch.eye(n, dtype=torch.bool, device=own.device), -math.inf).logsumexp(1)
+        at_codes = others - math.log(n - 1) - log_p  # an example's own posterior is left out, as fresh draws have none
+        at_prior = log_q_table(model, n, context, y, fresh).logsumexp(1) - math.log(n) - log_p_fresh
+        hole = (at_prior < at_codes.quantile(EDGE)).double().mean().item()
     return Collapse(
-        kl_by_level=[_mean([v.kl for v in level]) for level in by_level],
+        kl_by_level=[torch.stack([v.kl for v in level]).double().mean().item() for level in by_level],
         kl_by_latent=[_by_latent(level) for level in by_level],
         active=[_active(level) for level in by_level],
         latents=[v.z[0].numel() for v in levels],
@@ -137,54 +138,55 @@ def _diagnosis(codes: Aggregate, draws: int, seed: int) -> Collapse:
         mismatch_stderr=(excess.std() / math.sqrt(n)).item() if known and comparable else None,
         mismatch_at_least=_at_least(tests) if tests else None,
         told_apart=[test.auc for test in tests],
-        hole=_hole(codes, own, log_p, fresh, log_p_fresh) if comparable else None,
+        hole=hole,
         rows=n,
     )
 
 
-def _mean(parts: list[Tensor]) -> float:
-    return torch.stack(parts).double().mean().item()
+def _prior_draws(model: LatentVariableModel, x: Tensor, y: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    """One draw of z ~ p(z) a row, level 1 first, and log p(z), (n,)."""
+    codes, log_p = [], torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for step in model.walk(Ambient(x), y):
+        codes.append(step.z)
+        log_p = log_p + step.p.log_prob(step.z)
+    return codes[::-1], log_p
 
 
-def _by_latent(visits: list[Level]) -> list[float]:
+def _by_latent(visits: list[Step]) -> list[float]:
     """E KL of each latent, at z ~ q where a level has only its log-ratio."""
     if not all(_diagonal(d) for v in visits for d in (v.q, v.p)):
         return []
     cells = []
-    for q, p, z, _, nested in visits:
-        a, b = q.base_dist, p.base_dist  # type: ignore[attr-defined]
-        kl = gaussian_kl(a.loc, a.scale, b.loc, b.scale) if nested else a.log_prob(z) - b.log_prob(z)
+    for v in visits:
+        a, b = v.q.base_dist, v.p.base_dist  # type: ignore[attr-defined]
+        kl = gaussian_kl(a.loc, a.scale, b.loc, b.scale) if v.nested else a.log_prob(v.z) - b.log_prob(v.z)
         cells.append(kl.flatten(1))
     return torch.stack(cells).double().mean((0, 1)).tolist()
 
 
-def _diagonal(d: D.Distribution) -> bool:
+def _diagonal(d: D.Distribution | None) -> bool:
     return isinstance(d, D.Independent) and isinstance(d.base_dist, D.Normal)
 
 
-def _active(visits: list[Level]) -> int:
+def _active(visits: list[Step]) -> int:
     """Latents whose posterior mean varies by more than 1 % of the prior's variance, beyond what the prior itself varies."""
     shifts = []
-    for q, p, *_ in visits:
-        base = p.base_dist if _diagonal(p) else D.Normal(0.0, 1.0)  # type: ignore[attr-defined]
-        shifts.append(((q.mean - base.loc) / base.scale).flatten(1))
+    for v in visits:
+        base = v.p.base_dist if _diagonal(v.p) else D.Normal(0.0, 1.0)  # type: ignore[attr-defined]
+        shifts.append(((v.q.mean - base.loc) / base.scale).flatten(1))
     return int((torch.cat(shifts).var(0) > ACTIVE_VARIANCE).sum())
 
 
-def _reads_y(codes: Aggregate) -> bool:
-    """Whether the prior changes with y: q̄, an average over all y, has then no one prior to be compared with."""
-    kept, log_p = codes.y, []
-    if kept is None:
-        return False
-    for y in (kept, kept.roll(1, 0)):
-        codes.y = y
+def _prior_reads_y(model: LatentVariableModel, x: Tensor, y: Tensor | None) -> bool:
+    """Whether the prior changes with y."""
+    log_p = []
+    for given in () if y is None else (y, y.roll(1, 0)):
         with seeded(0, "prior and y"):
-            log_p.append(codes.fresh()[1])
-    codes.y = kept
-    return not torch.equal(*log_p)
+            log_p.append(_prior_draws(model, x, given)[1])
+    return bool(log_p) and not torch.equal(*log_p)
 
 
-def _tests(levels: list[Level], fresh: list[Tensor], seed: int) -> list[ClassifierTest]:
+def _tests(levels: list[Step], fresh: list[Tensor], seed: int) -> list[ClassifierTest]:
     """Codes against draws of the prior, level by level."""
     if len(fresh[0]) < 2 * 2 * FEWEST:
         return []
@@ -200,14 +202,6 @@ def _at_least(tests: list[ClassifierTest]) -> float:
     caution = NormalDist().inv_cdf(1 - 0.05 / len(tests))
     sure = max(test.accuracy - caution * test.accuracy_stderr for test in tests)
     return -math.log1p(-(max(0.0, 2 * sure - 1) ** 2))
-
-
-def _hole(codes: Aggregate, own: Tensor, log_p: Tensor, fresh: list[Tensor], log_p_fresh: Tensor) -> float:
-    """An example's own posterior is left out of q̄ at its code, as every fresh draw has none of its own."""
-    others = own.masked_fill(torch.eye(len(own), dtype=torch.bool, device=own.device), -math.inf).logsumexp(1)
-    at_codes = others - math.log(len(own) - 1) - log_p
-    at_prior = codes.table(fresh).logsumexp(1) - math.log(len(own)) - log_p_fresh
-    return (at_prior < at_codes.quantile(EDGE)).double().mean().item()
 
 
 def _alarms(found: Collapse) -> list[str]:

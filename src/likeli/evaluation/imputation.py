@@ -13,7 +13,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating
 from likeli.errors import Unsupported, require
-from likeli.latent.chain import Hierarchy, draw_latents, log_densities
+from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
@@ -67,7 +67,7 @@ def impute(
     require(batch >= 1, "batch", "at least 1", batch)
     if isinstance(model, LinearGaussian):
         return Imputation(model.sample_conditional(x, n, seed=seed), None)
-    if not (isinstance(model, Hierarchy) and model.takes_missing):
+    if not (isinstance(model, LatentVariableModel) and model.takes_missing):
         raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca and vae can")
     x = model.space.check(x, missing=True).to(model.device)
     y = model.check_condition(y, len(x))
@@ -80,7 +80,7 @@ def impute(
     return Imputation(torch.cat(draws, 1), diagnose(torch.cat(weights, 1)))
 
 
-def _resampled(model: Hierarchy, x: Tensor, y: Tensor | None, n: int, samples: int) -> tuple[Tensor, Tensor]:
+def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> tuple[Tensor, Tensor]:
     """Draws (n, B, *shape) and the log weights (samples, B) that chose their codes."""
     context, codes, weights = model.infer(x, y), list[list[Tensor]](), []
     for _ in range(samples):
@@ -89,15 +89,9 @@ def _resampled(model: Hierarchy, x: Tensor, y: Tensor | None, n: int, samples: i
         weights.append((log_p - log_q).double())
     log_w = torch.stack(weights)
     chosen = torch.multinomial(log_w.softmax(0).T, n, replacement=True)  # (B, n)
-    levels, rows = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device)
-    filled = [_fill(model, x, y, [level[k, rows] for level in levels]) for k in chosen.T]
+    levels, rows, filled = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device), []
+    for k in chosen.T:
+        *_, last = model.walk(Ambient(x), y, choose=given_latents([level[k, rows] for level in levels]))
+        drawn = draw(model.observation(last.state, y), Ambient(x))
+        filled.append(torch.where(x.isnan(), drawn.to(x.dtype), x))
     return torch.stack(filled), log_w
-
-
-def _fill(model: Hierarchy, x: Tensor, y: Tensor | None, latents: list[Tensor]) -> Tensor:
-    """x with a draw of p(x|z) in its holes, z given from the top level down."""
-    state = model.root(Ambient(x))
-    for level, z in zip(range(model.depth, 0, -1), latents, strict=True):
-        state = model.descend(level, state, z)
-    drawn = draw(model.observation(state, y), Ambient(x))
-    return torch.where(x.isnan(), drawn.to(x.dtype), x)

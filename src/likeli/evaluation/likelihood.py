@@ -177,8 +177,7 @@ def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, 
         draws = options.get("samples", parameter.default if parameter else None)
         spread = result.stderr[result.stderr.isfinite()].mean()
         notes.append(f"random draws{f' ({draws} per example)' if draws else ''}: {spread:.2g} nats s.e. per example")
-    own = getattr(model, "notes", ())
-    return notes + ([own] if isinstance(own, str) else list(own))
+    return notes + model.notes
 
 
 def _notes(result: LogLikelihood) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, Knows, evaluating
+from likeli.contract import GenerativeModel, Knows, Reconstructs, evaluating
 from likeli.errors import InputError, Unsupported, require
 from likeli.evaluation.likelihood import score
 from likeli.random import derive
@@ -131,12 +131,11 @@ def _scores(model: GenerativeModel, x: Any, y: Any, batch: int, seed: int, optio
     y = model.check_condition(y, len(x))
     if model.knows is not Knows.NOTHING:
         return torch.cat([-part.value.double() for part in score(model, x, y, batch=batch, seed=seed, **options)]).cpu()
-    error = getattr(model, "reconstruction_error", None)
-    if error is None:
+    if not isinstance(model, Reconstructs):
         raise Unsupported(f"{model.kind()} has neither log p(x) nor a reconstruction, so nothing says how strange a row is")
     require(not options, "options", "none, since the score is an error of reconstruction", sorted(options))
     with evaluating(model), torch.no_grad():
-        return torch.cat([error(rows.to(model.device)).double() for rows in x.split(batch)]).cpu()
+        return torch.cat([model.reconstruction_error(rows.to(model.device)).double() for rows in x.split(batch)]).cpu()
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""One chain for every model with latent levels: VAE (one level), ladder HVAE, VDM, discrete diffusion, PPCA.
+"""One chain for every model with latent levels: VAE (one level), ladder HVAE, VDM, discrete diffusion.
 
 With q factorised from the top, q(z_T|x) ∏ q(z_t|z_{>t}, x),
 
     log p(x) ≥ E_q[log p(x|z_1)] − Σ_t E_q KL(q(z_t|z_{>t}, x) ‖ p(z_t|z_{>t}))
 
-and the loop that computes the bound, with p in place of q, is the sampler.
+`walk` is the loop over levels; with p in place of q it is the sampler.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,20 +28,87 @@ from likeli.probability.information import kl
 from likeli.random import Ambient, Noise
 
 Factor = tuple[str, tuple[str, ...]]  # a variable, and what its factor is conditioned on
+Choose = Callable[[int, Distribution], Tensor]  # (level, law) → z
+TABLE = 2**14  # rows that pass through the networks together
 SPELLED = 4  # factors, or names in one, that are written out
 
 
+class Step(NamedTuple):
+    """One level of a walk.
+
+    Arguments:
+        level: counted from 1, next to the data, to the depth.
+        p: p(z_level | levels above), of the walk's rows.
+        q: q(z_level | …, x), which z was drawn from; None where z was drawn from p.
+        z: (rows, *latent).
+        state: what the factors below read; after level 1, what p(x|z) reads.
+        nested: whether p was conditioned on nothing that was drawn after z, so that a closed form of KL(q ‖ p) means something.
+    """
+
+    level: int
+    p: Distribution
+    q: Distribution | None
+    z: Tensor
+    state: Any
+    nested: bool = True
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log q(z) − log p(z), (rows,)."""
+        assert self.q is not None
+        return self.q.log_prob(self.z) - self.p.log_prob(self.z)
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q ‖ p), (rows,), in closed form where there is one; where not nested the log-ratio, which may be negative."""
+        assert self.q is not None
+        return kl(self.q, self.p, self.z) if self.nested else self.log_ratio
+
+
 class LatentVariableModel(GenerativeModel):
-    """p(x) = ∫ p(x, z) dz with an approximate posterior q(z|x): whatever the factorisation of q, a bound and weights."""
+    """p(x) = ∫ p(x, z) dz with an approximate posterior q(z|x), whatever its factorisation.
+
+    Bound, weights, samples, codes and every estimate of log p consume `walk`, the only loop over levels.
+    """
 
     knows: ClassVar[Knows] = Knows.LOWER_BOUND
     strategy: ClassVar[str] = "sgd"
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of latent levels."""
 
     @abstractmethod
     def infer(self, x: Tensor, y: Tensor | None = None) -> Any:
         """What q(·|x) needs: x (B, *shape) in the user's units → any context."""
 
     @abstractmethod
+    def walk(
+        self, noise: Noise, y: Tensor | None = None, *, context: Any = None, choose: Choose | None = None
+    ) -> Iterator[Step]:
+        """The levels from the top down: z ~ q(z|x) with the context of x, z ~ p(z) without.
+
+        Arguments:
+            noise: where z is drawn from, for `noise.rows` rows.
+            y: (rows, *condition.shape), for a conditional model.
+            context: what `infer(x, y)` gives, or what takes its place.
+            choose: (level, law) → z, in place of a draw from the law.
+        """
+
+    @abstractmethod
+    def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
+        """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
+
+    @abstractmethod
+    def factors(self) -> tuple[list[Factor], list[Factor]]:
+        """The factors of p(x, z) and those of q(z|x) that the bound multiplies, each in the order of drawing."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The factorisation of p and q."""
+        return {"factors": factorisation(self)}
+
     def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
         """The evidence lower bound at one draw of z.
 
@@ -50,21 +118,46 @@ class LatentVariableModel(GenerativeModel):
             context: takes the place of `infer(x, y)`: per-datapoint variational parameters, for one.
             noise: where z is drawn from; torch's ambient generator if not given.
         """
+        kls, state, context = [], None, self.infer(x, y) if context is None else context
+        for step in self.walk(noise or Ambient(x), y, context=context):
+            kls.append(step.kl)
+            state = step.state
+        return Elbo(self.observation(state, y).log_prob(x), torch.stack(kls[::-1], 1))
 
-    @abstractmethod
     def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
         """log p(x, z) − log q(z|x) at one draw z ~ q, (B,): the log-ratio form of the bound, and an importance weight."""
+        ratio, state, context = torch.zeros((), device=x.device), None, self.infer(x, y) if context is None else context
+        for step in self.walk(noise or Ambient(x), y, context=context):
+            ratio = ratio - step.log_ratio
+            state = step.state
+        return self.observation(state, y).log_prob(x) + ratio
 
-    def factors(self) -> tuple[list[Factor], list[Factor]]:
-        """The factors of p(x, z) and those of q(z|x) that the bound multiplies, each in the order of drawing."""
-        y = () if self.condition is None else ("y",)
-        return [("z", ()), ("x", ("z", *y))], [("z", ("x", *y))]
+    def codes(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
+        """The posterior's mean at each level given the means before it: a deterministic code, level → (B, *latent)."""
+        steps = self.walk(Ambient(x), y, context=self.infer(x, y), choose=lambda _, q: q.mean)
+        return {step.level: step.z for step in steps}
 
-    def factorisation(self) -> str:
-        """`p(x, z) = p(z) p(x|z); q(z|x) = q(z|x)`, from `factors`."""
-        p, q = self.factors()
-        y, given = ("", "") if self.condition is None else ("|y", ", y")
-        return f"p(x, z{y}) = {_product('p', p)}; q(z|x{given}) = {_product('q', q)}"
+    def draw(
+        self, noise: Noise, y: Tensor | None = None, *, mean: bool = False, fixed: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """x ~ p(x|z), z ~ p(z).
+
+        Arguments:
+            mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
+            fixed: level → (1 or rows, *latent), kept instead of drawn (see `codes`).
+
+        Raises:
+            InputError: a code of another shape, or one that is not finite.
+        """
+        kept = {} if fixed is None else fixed
+        check_fixed(kept, self.depth)
+
+        def choose(level: int, p: Distribution) -> Tensor:
+            return given_code(kept[level], level, noise.rows, p) if level in kept else draw(p, noise)
+
+        *_, last = self.walk(noise, y, choose=choose)
+        p = self.observation(last.state, y)
+        return p.mean if mean else draw(p, noise)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO at one draw, in nats."""
@@ -88,18 +181,10 @@ class LatentVariableModel(GenerativeModel):
 
 
 class Hierarchy(LatentVariableModel):
-    """p(x, z) = p(z_T) ∏ p(z_t|z_{>t}) p(x|z), with an approximate posterior drawn from the top level down.
-
-    Levels are counted from 1, next to the data, to `depth`.
-    """
+    """p(x, z) = p(z_T) ∏ p(z_t|z_{>t}) p(x|z), with an approximate posterior drawn from the top level down."""
 
     markov: bool = False  # whether each level, and x, sees only the one above it
     reads_y: ClassVar[frozenset[str]] = frozenset({"top", "prior", "posterior", "observation"})  # the factors that do
-
-    @property
-    @abstractmethod
-    def depth(self) -> int:
-        """Number of latent levels."""
 
     @abstractmethod
     def root(self, noise: Noise) -> Any:
@@ -117,86 +202,30 @@ class Hierarchy(LatentVariableModel):
     def descend(self, level: int, state: Any, z: Tensor) -> Any:
         """The state below `level`, given its draw."""
 
-    @abstractmethod
-    def observation(self, state: Any, y: Tensor | None = None) -> Distribution:
-        """p(x | z): event shape `space.shape`, log_prob in nats of the user's units."""
+    def walk(
+        self, noise: Noise, y: Tensor | None = None, *, context: Any = None, choose: Choose | None = None
+    ) -> Iterator[Step]:
+        state = self.root(noise)
+        for level in range(self.depth, 0, -1):
+            p = self.prior(level, state, y)
+            q = None if context is None else self.posterior(level, state, context, p)
+            law = p if q is None else q
+            z = draw(law, noise) if choose is None else choose(level, law)
+            state = self.descend(level, state, z)
+            yield Step(level, p, q, z, state)
 
     def factors(self) -> tuple[list[Factor], list[Factor]]:
         """p(z_T) … p(x|z) and q(z_T|x) …: a level sees all above it, or in a Markov chain the next."""
-        names = ["z"] if self.depth == 1 else [f"z_{level}" for level in range(1, self.depth + 1)]
-        p, q = list[Factor](), list[Factor]()
+
+        def read(factor: str) -> tuple[str, ...]:
+            return ("y",) if self.condition is not None and factor in self.reads_y else ()
+
+        names, p, q = level_names(self.depth), list[Factor](), list[Factor]()
         for level in range(self.depth, 0, -1):
             above = tuple(names[level : level + 1 if self.markov else None])
-            p.append((names[level - 1], above + self._y("prior" if above else "top")))
-            q.append((names[level - 1], (*above, "x", *self._y("posterior"))))
-        return [*p, ("x", (*names[: 1 if self.markov else None], *self._y("observation")))], q
-
-    def _y(self, factor: str) -> tuple[str, ...]:
-        return ("y",) if self.condition is not None and factor in self.reads_y else ()
-
-    def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
-        """E_q log p(x|z_1) − Σ_t KL_t at one draw of z; KL in closed form where there is one."""
-        context = self.infer(x, y) if context is None else context
-        noise = noise or Ambient(x)
-        state, ledger = self.root(noise), []
-        for level in range(self.depth, 0, -1):
-            p = self.prior(level, state, y)
-            q = self.posterior(level, state, context, p)
-            z = draw(q, noise)
-            ledger.append(kl(q, p, z))
-            state = self.descend(level, state, z)
-        return Elbo(self.observation(state, y).log_prob(x), torch.stack(ledger[::-1], 1))
-
-    def log_weight(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Tensor:
-        """Σ_t log p(z_t|z_{>t}) − log q(z_t|z_{>t}, x) + log p(x|z_1) at one draw, (B,)."""
-        context = self.infer(x, y) if context is None else context
-        noise = noise or Ambient(x)
-        state, ratio = self.root(noise), torch.zeros((), device=x.device)
-        for level in range(self.depth, 0, -1):
-            p = self.prior(level, state, y)
-            q = self.posterior(level, state, context, p)
-            z = draw(q, noise)
-            ratio = ratio + p.log_prob(z) - q.log_prob(z)
-            state = self.descend(level, state, z)
-        return self.observation(state, y).log_prob(x) + ratio
-
-    def codes(self, x: Tensor, y: Tensor | None = None) -> dict[int, Tensor]:
-        """The posterior's mean at each level given the means above it: a deterministic code, level → (B, *latent)."""
-        context, rows = self.infer(x, y), Ambient(x)
-        state, codes = self.root(rows), {}
-        for level in range(self.depth, 0, -1):
-            codes[level] = self.posterior(level, state, context, self.prior(level, state, y)).mean
-            state = self.descend(level, state, codes[level])
-        return codes
-
-    def generate(self, noise: Noise, y: Tensor | None = None, *, fixed: Mapping[int, Tensor] | None = None) -> Distribution:
-        """p(x | z) at z drawn from the prior: the chain of `elbo` with p in place of q.
-
-        Arguments:
-            fixed: level → (1 or rows, *latent), kept instead of drawn.
-
-        Raises:
-            InputError: a code of another shape, or one that is not finite.
-        """
-        state, kept = self.root(noise), fixed or {}
-        for level in range(self.depth, 0, -1):
-            p = self.prior(level, state, y)
-            z = given_code(kept[level], level, noise.rows, p) if level in kept else draw(p, noise)
-            state = self.descend(level, state, z)
-        return self.observation(state, y)
-
-    def draw(
-        self, noise: Noise, y: Tensor | None = None, *, mean: bool = False, fixed: Mapping[int, Tensor] | None = None
-    ) -> Tensor:
-        """x ~ p(x|z), z ~ p(z).
-
-        Arguments:
-            mean: return E[x|z] in place of a draw; smoother, but not a sample of the model.
-            fixed: level → (1, *latent), one code for all samples at these levels (see `codes`); the other levels are drawn.
-        """
-        check_fixed({} if fixed is None else fixed, self.depth)
-        p = self.generate(noise, y, fixed=fixed)
-        return p.mean if mean else draw(p, noise)
+            p.append((names[level - 1], above + read("prior" if above else "top")))
+            q.append((names[level - 1], (*above, "x", *read("posterior"))))
+        return [*p, ("x", (*names[: 1 if self.markov else None], *read("observation")))], q
 
 
 def check_fixed(fixed: Mapping[int, Tensor], depth: int) -> None:
@@ -225,23 +254,31 @@ def given_code(z: Tensor, level: int, rows: int, p: Distribution) -> Tensor:
     return z.to(p.mean).expand(rows, *shape)
 
 
-def _product(name: str, factors: list[Factor]) -> str:
-    shown = [f"{name}({of}{'|' if given else ''}{_list(given)})" for of, given in _ends(factors)]
-    return " ".join([shown[0], "…", *shown[1:]] if len(factors) > SPELLED else shown)
+def level_names(depth: int) -> list[str]:
+    """`z`, or `z_1` … `z_T`."""
+    return ["z"] if depth == 1 else [f"z_{level}" for level in range(1, depth + 1)]
 
 
-def _list(names: tuple[str, ...]) -> str:
-    z = [n for n in names if n.startswith("z")]
-    rest = [n for n in names if not n.startswith("z")]
-    return ", ".join([*([z[0], "…", z[-1]] if len(z) > SPELLED else z), *rest])
+def factorisation(model: LatentVariableModel) -> str:
+    """`p(x, z) = p(z) p(x|z); q(z|x) = q(z|x)`, from the model's `factors`; long ones are cut in the middle."""
 
+    def names(given: tuple[str, ...]) -> str:
+        z, rest = ([n for n in given if n.startswith("z") == wanted] for wanted in (True, False))
+        return ", ".join([*([z[0], "…", z[-1]] if len(z) > SPELLED else z), *rest])
 
-def _ends(factors: list[Factor]) -> list[Factor]:
-    return [factors[0], *factors[-2:]] if len(factors) > SPELLED else factors
+    def product(name: str, factors: list[Factor]) -> str:
+        many = len(factors) > SPELLED
+        ends = [factors[0], *factors[-2:]] if many else factors
+        shown = [f"{name}({of}{'|' if given else ''}{names(given)})" for of, given in ends]
+        return " ".join([shown[0], "…", *shown[1:]] if many else shown)
+
+    p, q = model.factors()
+    y, given = ("", "") if model.condition is None else ("|y", ", y")
+    return f"p(x, z{y}) = {product('p', p)}; q(z|x{given}) = {product('q', q)}"
 
 
 def log_densities(
-    model: Hierarchy, x: Tensor, y: Tensor | None, context: Any, latents: Sequence[Tensor]
+    model: LatentVariableModel, x: Tensor, y: Tensor | None, context: Any, latents: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """log p(x, z) and log q(z|x), each (B,), at given latents.
 
@@ -251,24 +288,21 @@ def log_densities(
         context: what `infer(x, y)` gives, or anything that takes its place.
         latents: one tensor a level, the top level first.
     """
-    state = model.root(Ambient(x))
-    log_p, log_q = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
-    for level, z in zip(range(model.depth, 0, -1), latents, strict=True):
-        p = model.prior(level, state, y)
-        log_q = log_q + model.posterior(level, state, context, p).log_prob(z)
-        log_p = log_p + p.log_prob(z)
-        state = model.descend(level, state, z)
+    log_p, log_q, state = torch.zeros((), device=x.device), torch.zeros((), device=x.device), None
+    for step in model.walk(Ambient(x), y, context=context, choose=given_latents(latents)):
+        assert step.q is not None
+        log_p, log_q, state = log_p + step.p.log_prob(step.z), log_q + step.q.log_prob(step.z), step.state
     return log_p + model.observation(state, y).log_prob(x), log_q
 
 
-def draw_latents(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any, noise: Noise) -> list[Tensor]:
+def given_latents(latents: Sequence[Tensor]) -> Choose:
+    """What `walk` takes to visit `latents`, one tensor a level, the top level first."""
+    return lambda level, _: latents[len(latents) - level]
+
+
+def draw_latents(model: LatentVariableModel, x: Tensor, y: Tensor | None, context: Any, noise: Noise) -> list[Tensor]:
     """z ~ q(z|x), one tensor a level, the top level first; differentiable where q is reparameterised."""
-    state, latents = model.root(noise), []
-    for level in range(model.depth, 0, -1):
-        z = draw(model.posterior(level, state, context, model.prior(level, state, y)), noise)
-        latents.append(z)
-        state = model.descend(level, state, z)
-    return latents
+    return [step.z for step in model.walk(noise, y, context=context)]
 
 
 def map_context(context: Any, f: Callable[[Tensor], Tensor]) -> Any:
@@ -294,3 +328,28 @@ def map_context(context: Any, f: Callable[[Tensor], Tensor]) -> Any:
     return context
 
 
+def log_q_table(model: LatentVariableModel, n: int, context: Any, y: Tensor | None, z: Sequence[Tensor]) -> Tensor:
+    """log q(z_i|x_j), (rows of z, n), a block of codes at a time, each under every example.
+
+    The average over j of q(z|x_j) is the aggregate posterior q̄(z): where the codes of the data lie.
+
+    Arguments:
+        model: with continuous latent levels.
+        n: examples.
+        context: theirs.
+        y: (n, *condition.shape), for a conditional model.
+        z: codes, one tensor a level, level 1 first.
+    """
+    codes, parts = max(1, TABLE // n), []
+    for block in zip(*(level.split(codes) for level in z)):
+        k = len(block[0])
+        tiled, given = map_context(context, partial(_tiled, k)), None if y is None else _tiled(k, y)
+        rows = [level.repeat_interleave(n, 0) for level in block][::-1]
+        steps = model.walk(Ambient(rows[0]), given, context=tiled, choose=given_latents(rows))
+        log_q = sum((s.q.log_prob(s.z) for s in steps if s.q is not None), torch.zeros((), device=rows[0].device))
+        parts.append(log_q.double().unflatten(0, (k, n)))
+    return torch.cat(parts)
+
+
+def _tiled(k: int, rows: Tensor) -> Tensor:
+    return torch.cat([rows] * k)

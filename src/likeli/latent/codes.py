@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, LatentCodec, evaluating
+from likeli.contract import Coded, GenerativeModel, evaluating
 from likeli.errors import Unsupported, require
-from likeli.random import seeded
+from likeli.latent.chain import LatentVariableModel
+from likeli.probability.draw import draw
+from likeli.random import Streams
 from likeli.spaces.arrays import as_tensor
 
 Path = Literal["linear", "spherical"]
@@ -66,13 +68,13 @@ def reconstruct(model: GenerativeModel, x: Any, y: Any = None, *, mean: bool = T
     """
     if mean:
         return decode_codes(model, embed(model, x, y), y)
-    own = getattr(model, "reconstruct", None)
-    if own is None or not hasattr(model, "posterior"):
+    if not isinstance(model, LatentVariableModel):
         raise Unsupported(f"{model.kind()} has one reconstruction and no draws of it; leave mean=True")
     x = model.space.check(x, missing=model.takes_missing).to(model.device)
-    y = model.check_condition(y, len(x))
-    with evaluating(model), torch.no_grad(), seeded(seed, "reconstruct"):
-        return own(x, y, mean=False, seed=seed)
+    y, noise = model.check_condition(y, len(x)), Streams(seed, range(len(x)), model.dtype, model.device)
+    with evaluating(model), torch.no_grad():
+        *_, last = model.walk(noise, y, context=model.infer(x, y))
+        return draw(model.observation(last.state, y), noise)
 
 
 def interpolate(a: Tensor, b: Tensor, steps: int, path: Path = "linear") -> Tensor:
@@ -138,8 +140,8 @@ def traverse(z: Tensor, dims: Sequence[int], values: Tensor) -> Tensor:
     return grid
 
 
-def _codec(model: GenerativeModel) -> LatentCodec:
-    if not isinstance(model, LatentCodec):
+def _codec(model: GenerativeModel) -> Coded:
+    if not isinstance(model, Coded):
         raise Unsupported(f"{model.kind()} has no code; vae, flow, ppca and the autoencoders have one")
     return model
 

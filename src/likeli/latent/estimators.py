@@ -20,7 +20,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import Unsupported, require
-from likeli.latent.chain import Hierarchy, LatentVariableModel, draw_latents, log_densities
+from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities
 from likeli.probability.importance import Diagnostics, diagnose, log_mean_exp
 from likeli.random import Ambient, seeded
 
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def prior_monte_carlo(
-    model: Hierarchy, x: Tensor, y: Tensor | None = None, *, samples: int = 1000, seed: int = 0, batch: int = BATCH
+    model: LatentVariableModel, x: Tensor, y: Tensor | None = None, *, samples: int = 1000, seed: int = 0, batch: int = BATCH
 ) -> Estimate:
     """log (1/K) Σ_k p(x|z_k), z_k ~ p(z): honest, and hopeless where few z explain x (its ESS then says so).
 
@@ -60,7 +60,11 @@ def prior_monte_carlo(
     """
 
     def prepare(x: Tensor, y: Tensor | None) -> Callable[[], Tensor]:
-        return lambda: model.generate(Ambient(x), y).log_prob(x)
+        def weigh() -> Tensor:
+            *_, last = model.walk(Ambient(x), y)
+            return model.observation(last.state, y).log_prob(x)
+
+        return weigh
 
     return _estimate(model, x, y, prepare, samples, seed, batch)
 
@@ -168,7 +172,7 @@ TARGET_ACCEPTANCE = 0.65
 
 
 def annealed(
-    model: Hierarchy,
+    model: LatentVariableModel,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -218,7 +222,7 @@ def annealed(
 
 @dataclass(frozen=True)
 class _Path:
-    model: Hierarchy
+    model: LatentVariableModel
     x: Tensor
     y: Tensor | None
     context: Any

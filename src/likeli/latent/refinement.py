@@ -18,7 +18,7 @@ from torch import Tensor
 
 from likeli.contract import evaluating
 from likeli.errors import Unsupported, require
-from likeli.latent.chain import Hierarchy, draw_latents, log_densities, map_context
+from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, map_context
 from likeli.latent.estimators import Estimate, importance
 from likeli.random import Ambient, seeded
 
@@ -51,7 +51,14 @@ class Gaps:
 
 
 def refine(
-    model: Hierarchy, x: Tensor, y: Tensor | None = None, *, steps: int = 300, lr: float = 0.05, draws: int = 4, seed: int = 0
+    model: LatentVariableModel,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    steps: int = 300,
+    lr: float = 0.05,
+    draws: int = 4,
+    seed: int = 0,
 ) -> Any:
     """Variational parameters of each row, found by gradient ascent on the ELBO from where the encoder put them.
 
@@ -92,7 +99,7 @@ def refine(
 
 
 def gaps(
-    model: Hierarchy,
+    model: LatentVariableModel,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -122,12 +129,12 @@ def gaps(
     return Gaps(both[0].mean(0), both[1].mean(0), stderr, estimate)
 
 
-def _bounds(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any, draws: int, seed: int) -> Tensor:
+def _bounds(model: LatentVariableModel, x: Tensor, y: Tensor | None, context: Any, draws: int, seed: int) -> Tensor:
     with seeded(seed, "bounds"):
         return torch.stack([model.elbo(x, y, context=context).value for _ in range(draws)])
 
 
-def _path_bound(model: Hierarchy, x: Tensor, y: Tensor | None, context: Any) -> Tensor:
+def _path_bound(model: LatentVariableModel, x: Tensor, y: Tensor | None, context: Any) -> Tensor:
     """Σ_rows log p(x, z) − log q(z|x), differentiable through z alone."""
     latents = draw_latents(model, x, y, context, Ambient(x))
     log_p, log_q = log_densities(model, x, y, map_context(context, Tensor.detach), latents)

@@ -23,6 +23,11 @@ class DensityModel(GenerativeModel):
         if space.obstacle:
             raise Unsupported(f"{space.obstacle}, which {self.kind()} needs; vae takes them")
 
+    @property
+    def knows_here(self) -> Knows:
+        """Exact on reals; on integers it bounds the mass of what it sees dequantised."""
+        return Knows.EXACT if self.space.measure == "density" else Knows.LOWER_BOUND
+
     @abstractmethod
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """log p_u(u), (B, *shape) model units → (B,) nats."""

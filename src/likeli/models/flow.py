@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zuko.transforms import MonotonicRQSTransform
 
-from likeli.contract import LatentCodec
+from likeli.contract import Coded
 from likeli.errors import require
 from likeli.models.density import DensityModel
 from likeli.nn.embedding import Condition
@@ -21,7 +21,7 @@ from likeli.spaces.base import Pixels, Space
 EDGE = 1e-5  # the mass of a histogram's tails, so that the Gaussian scale stays finite at the ends of [−1, 1]
 
 
-class Flow(DensityModel, LatentCodec):
+class Flow(DensityModel, Coded):
     """z = f(u), f = f_T ∘ … ∘ f_1 invertible, z ~ N(0, I).
 
         log p_u(u) = log N(f(u); 0, I) + Σ_t log |det ∂f_t/∂u|

@@ -104,13 +104,13 @@ class GMM(LinearGaussian):
         return COVARIANCES[self.covariance]
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> list[str]:
         """What the fit has to say: whether the covariance floor holds, and where."""
         if not self.floored:
-            return ()
+            return []
         of = 1 if self.kind_of_covariance.shared else self.components
         share = f"regularization={self.regularization:g} of the columns' variances"
-        return (f"covariance floor: {share} holds in {int(self.floored)} of {of} covariances",)
+        return [f"covariance floor: {share} holds in {int(self.floored)} of {of} covariances"]
 
     @property
     def mixture(self) -> Mixture:

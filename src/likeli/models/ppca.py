@@ -83,10 +83,10 @@ class PPCA(LinearGaussian):
         return Mixture(torch.ones_like(self.variance)[None], self.b[None], tril[None])
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> list[str]:
         """What the fit has to say: whether the variance floor holds."""
         share = f"regularization={self.regularization:g} of a cell's mean variance"
-        return (f"variance floor: σ² is held at {share}",) if self.floored else ()
+        return [f"variance floor: σ² is held at {share}"] if self.floored else []
 
     @property
     def free_parameters(self) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from likeli.contract import LatentCodec
+from likeli.contract import Coded
 from likeli.errors import require
 from likeli.latent.chain import Hierarchy
 from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
@@ -30,7 +30,7 @@ from likeli.spaces import Observation, observe
 from likeli.spaces.base import Pixels, Space
 
 
-class VAE(Hierarchy, LatentCodec):
+class VAE(Hierarchy, Coded):
     """A variational autoencoder: z ~ p(z), x ~ p(x|z), and an encoder that guesses z from x.
 
     Arguments:
@@ -240,21 +240,19 @@ class VAE(Hierarchy, LatentCodec):
         return -bound.value if weight == 1 else weight * bound.kl.sum(1) - bound.reconstruction
 
     def _with_free_nats(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
-        state, noise = self.root(Ambient(x)), Ambient(x)
-        q: Any = self.q(self.infer(x, y))
-        p: Any = self.prior(1, state, y)
-        cells = gaussian_kl(q.base_dist.loc, q.base_dist.scale, p.base_dist.loc, p.base_dist.scale)
+        (step,) = self.walk(Ambient(x), y, context=self.infer(x, y))
+        q, p = (law.base_dist for law in (step.q, step.p))
+        cells = gaussian_kl(q.loc, q.scale, p.loc, p.scale)
         cells = torch.where(cells.mean(0) > self.free_nats, cells, self.free_nats)
-        return weight * cells.sum(1) - self.observation(draw(q, noise), y).log_prob(x)
+        return weight * cells.sum(1) - self.observation(step.state, y).log_prob(x)
 
     def _importance_weighted(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
         k = self.train_samples
         context = self.infer(x, y).repeat_interleave(k, 0)
         x, y = x.repeat_interleave(k, 0), y if y is None else y.repeat_interleave(k, 0)
-        p, q = self.prior(1, self.root(Ambient(x)), y), self.q(context)
-        z = draw(q, Ambient(x))
-        scored = self.q(context.detach()) if self.gradient == "dreg" else q
-        log_w = self.observation(z, y).log_prob(x) + weight * (p.log_prob(z) - scored.log_prob(z))
+        (step,) = self.walk(Ambient(x), y, context=context)
+        z, scored = step.z, self.q(context.detach()) if self.gradient == "dreg" else step.q
+        log_w = self.observation(z, y).log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
         log_w = log_w.unflatten(0, (-1, k))
         bound = log_w.logsumexp(1) - math.log(k)
         if self.gradient == "standard":

@@ -17,7 +17,6 @@ from likeli.errors import InputError
 from likeli.latent.chain import Hierarchy
 from likeli.models.ddpm import DDPM
 from likeli.models.vdm import VDM
-from likeli.probability.draw import draw
 from likeli.probability.information import kl_divergence
 from likeli.random import Ambient, Replay, seeded
 from likeli.spaces.base import Pixels, Real
@@ -54,11 +53,8 @@ def diffusion_chain_is_its_closed_form() -> float:
     x, noise = torch.randint(0, 5, (5, 2, 3)), [torch.randn(5, 2, 3, dtype=F64) for _ in range(13)]
     with torch.no_grad():
         elbo = model.elbo(x, noise=Replay(noise))
-        u, state, eps = model.infer(x), model.root(Ambient(x)), []
-        for level in range(model.depth, 0, -1):
-            z = draw(model.posterior(level, state, u, model.prior(level, state)), Replay([noise[model.depth - level]]))
-            state = model.descend(level, state, z)
-            eps.append((z - state.at.alpha * u) / state.at.sigma)
+        u = model.infer(x)
+        eps = [(s.z - s.state.at.alpha * u) / s.state.at.sigma for s in model.walk(Replay(noise), context=u)]
         ledger = model.ledger(x, noise=Replay(eps))
     for one, two in ((elbo.kl[:, :-1], ledger.diffusion), (elbo.kl[:, -1], ledger.prior), (elbo.value, ledger.value)):
         worst = max(worst, ((one - two).abs() / (1 + two.abs())).max().item())

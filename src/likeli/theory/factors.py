@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributions as D
 from torch.utils._pytree import tree_leaves
 
-from likeli.latent.chain import Hierarchy, LatentVariableModel
+from likeli.latent.chain import LatentVariableModel, level_names
 from likeli.models.hvae import HVAE
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.vae import VAE
@@ -63,8 +63,7 @@ def mistakes(model: LatentVariableModel) -> int:
     x = torch.zeros(1, *model.space.shape)
     y = None if model.condition is None else _mark(torch.zeros(1, dtype=torch.int64), "y")
     with torch.no_grad():
-        traced = _bottom_up(model, x, y) if isinstance(model, MarkovHVAE) else _top_down(model, x, y)
-        found = {(side, of): frozenset(sources) for side, of, sources in traced}
+        found = dict(_traced(model, x, y))
     said = {(side, of): frozenset(given) for side, factors in zip("pq", model.factors()) for of, given in factors}
     return sum(found[key] != said.get(key) for key in found) + len(said.keys() - found.keys())
 
@@ -80,26 +79,16 @@ def _sources(p: D.Distribution, value: Tensor) -> frozenset[str]:
     return log_p.sources if isinstance(log_p, Traced) else frozenset()
 
 
-def _top_down(model: Hierarchy, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, str, frozenset[str]]]:
-    context, state = model.infer(_mark(x.clone(), "x"), y), model.root(Ambient(x))
-    for level in range(model.depth, 0, -1):
-        p = model.prior(level, state, y)
-        q = model.posterior(level, state, context, p)
-        z = torch.zeros(1, *p.event_shape)
-        name = "z" if model.depth == 1 else f"z_{level}"
-        yield "p", name, _sources(p, z)
-        yield "q", name, _sources(q, z)
-        state = model.descend(level, state, _mark(z.clone(), name))
-    yield "p", "x", _sources(model.observation(state, y), x)
+def _traced(model: LatentVariableModel, x: Tensor, y: Tensor | None) -> Iterator[tuple[tuple[str, str], frozenset[str]]]:
+    """(p or q, variable) → what it was computed from, of every factor of the bound."""
+    names, state = level_names(model.depth), None
 
+    def choose(level: int, law: D.Distribution) -> Tensor:
+        return _mark(torch.zeros(1, *law.event_shape), names[level - 1])
 
-def _bottom_up(model: MarkovHVAE, x: Tensor, y: Tensor | None) -> Iterator[tuple[str, str, frozenset[str]]]:
-    z = [torch.zeros(1, d) for d in model.latent_dims]
-    marked = [_mark(v.clone(), f"z_{t}") for t, v in enumerate(z, 1)]
-    for t, v in enumerate(z, 1):
-        q = model.infer(_mark(x.clone(), "x"), y) if t == 1 else model.recognise(t, marked[t - 2], y)
-        yield "q", f"z_{t}", _sources(q, v)
-        yield "p", f"z_{t}", _sources(model.prior(t, marked[t] if t < model.depth else None, y), v)
-    yield "p", "x", _sources(model.observation(marked[0], y), x)
-
-
+    for step in model.walk(Ambient(x), y, context=model.infer(_mark(x.clone(), "x"), y), choose=choose):
+        z, name, state = step.z.as_subclass(Tensor), names[step.level - 1], step.state
+        assert step.q is not None
+        yield ("p", name), _sources(step.p, z)
+        yield ("q", name), _sources(step.q, z)
+    yield ("p", "x"), _sources(model.observation(state, y), x)

@@ -19,7 +19,7 @@ from likeli.models.vae import VAE
 from likeli.probability.draw import gaussian_product
 from likeli.probability.gaussian_fit import fit_gaussian
 from likeli.probability.information import full_gaussian_kl, gaussian_kl
-from likeli.random import Ambient, Replay, seeded
+from likeli.random import Replay, seeded
 from likeli.spaces import Gaussian
 from likeli.spaces.base import Labels, Real
 from likeli.theory.check import identity
@@ -50,13 +50,10 @@ def _bimodal() -> D.MixtureSameFamily:
 def levels_sum_to_the_bound() -> float:
     model, x = _nudged(HVAE(Real((5,)), (3, 2, 2), width=16)), torch.randn(40, 5, dtype=torch.float64)
     eps = [torch.randn(40, d, dtype=torch.float64) for d in (2, 2, 3)]  # the top level is drawn first
-    elbo, context, state, kl = model.elbo(x, noise=Replay(eps)), model.infer(x), model.root(Ambient(x)), []
-    for level, e in zip((3, 2, 1), eps):
-        p = model.prior(level, state)
-        q = model.posterior(level, state, context, p)
-        a, b = q.base_dist, p.base_dist  # type: ignore[attr-defined]
+    elbo, state, kl = model.elbo(x, noise=Replay(eps)), None, []
+    for step in model.walk(Replay(eps), context=model.infer(x)):
+        a, b, state = step.q.base_dist, step.p.base_dist, step.state  # type: ignore[attr-defined]
         kl.append(D.kl_divergence(D.Normal(a.loc, a.scale), D.Normal(b.loc, b.scale)).sum(1))
-        state = model.descend(level, state, a.loc + a.scale * e)
     total = (elbo.value - (model.observation(state).log_prob(x) - sum(kl))).abs().max()
     apart = (elbo.kl - torch.stack(kl[::-1], 1)).abs().max()
     return max(total.item(), apart.item(), (-elbo.kl).max().item())

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from likeli import checkpoint
-from likeli.contract import GenerativeModel, Knows
+from likeli.contract import ByEM, GenerativeModel
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.errors import require
 from likeli.models.distilled import Distilled
@@ -68,7 +68,7 @@ def fit(
         Diverged: a loss or gradient was not finite; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM, after the step was finished and saved.
     """
-    chosen, budget = resolve(settings, getattr(model, "train_defaults", {})), Budget(steps, minutes)
+    chosen, budget = resolve(settings, model.train_defaults), Budget(steps, minutes)
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     require(whole and 0 <= seed < 2**63, "seed", "a whole number from 0 to below 2**63", seed)
     require(not resume or out is not None, "out", "the folder to resume from", out)
@@ -79,15 +79,10 @@ def fit(
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
-        journal = Journal(folder, model.space.dimensions if in_nats(model) else None)
+        journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
         session = Session(run, stop, journal, folder, {"data": data_info or _origin(data)} | _record(run, folder))
         with seeded(seed, "fit"), as_it_was(model):
             return session.go(resumes, progress)
-
-
-def in_nats(model: GenerativeModel) -> bool:
-    """Whether the model's loss is −log p(x) or a bound on it; a family with another loss says `loss_in_nats = False`."""
-    return bool(getattr(model, "loss_in_nats", model.knows in (Knows.EXACT, Knows.LOWER_BOUND)))
 
 
 @contextmanager
@@ -105,7 +100,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
     if budget.steps or budget.minutes:
         return budget
-    bound = max(EM_ITERATIONS, getattr(model, "max_iter", 0))
+    bound = max(EM_ITERATIONS, model.max_iter if isinstance(model, ByEM) else 0)
     return Budget(steps=default_steps(rows, settings.batch) if STRATEGIES[model.strategy].stochastic else bound)
 
 

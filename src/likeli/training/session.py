@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from likeli import checkpoint
 from likeli.config import describe
+from likeli.contract import ByEM
 from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.training.history import History, Journal
 from likeli.training.run import Run
@@ -97,7 +98,7 @@ class Session:
     def ended(self) -> None:
         """Note that EM's family has no more iterations to make; its last row is written again if it can now be validated."""
         run = self.run
-        reason = "iterations" if run.step == getattr(run.model, "max_iter", None) else "tolerance"
+        reason = "iterations" if isinstance(run.model, ByEM) and run.step == run.model.max_iter else "tolerance"
         run.memory |= {"reason": reason, "pending": run.valid is not None}
 
     def after_step(self) -> None:
@@ -186,8 +187,7 @@ class Session:
     def history(self, reason: str) -> History:
         """The report."""
         run = self.run
-        own = getattr(run.model, "notes", ())
-        self.notes += [own] if isinstance(own, str) and own else own
+        self.notes += run.model.notes
         if run.memory.get("skipped"):
             self.notes.append(f"{run.memory['skipped']} of {run.step} steps were skipped, their gradients too large")
         if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):

@@ -83,7 +83,6 @@ def _entry(folder: Path, row: Row, data: Data, seed: int) -> Entry:
     from likeli.checkpoint import read_history
     from likeli.show.pictures import grid
     from likeli.show.report import Entry
-    from likeli.training.fit import in_nats
 
     role = "neural" if row["model"] in NEURAL else "yardstick" if row["model"] in YARDSTICKS else ""
     if "error" in row:
@@ -91,7 +90,7 @@ def _entry(folder: Path, row: Row, data: Data, seed: int) -> Entry:
     run_folder = folder / row["model"]
     model = likeli.load(run_folder)
     samples = grid(model.sample(SHOWN, seed=seed), data.space, columns=8, zoom=4)
-    return Entry(row, read_history(run_folder), samples, role, in_nats(model))
+    return Entry(row, read_history(run_folder), samples, role, model.loss_in_nats)
 
 
 def _write(folder: Path, entries: Sequence[Entry], notes: Sequence[str], data: Data, jobs: Sequence[Job]) -> None:

@@ -80,12 +80,11 @@ def _kept(args: argparse.Namespace, model: GenerativeModel) -> dict[str, Any]:
 
     from likeli import checkpoint
     from likeli.contract import evaluating
-    from likeli.latent.chain import Hierarchy
-    from likeli.models.markov_hvae import MarkovHVAE
+    from likeli.latent.chain import LatentVariableModel
 
-    fixable = "fixed" in signature(model.draw).parameters and isinstance(model, (Hierarchy, MarkovHVAE))
+    fixable = "fixed" in signature(model.draw).parameters and isinstance(model, LatentVariableModel)
     require(fixable, "keep", "a run of a model with latent levels, such as hvae", model.kind())
-    assert isinstance(model, (Hierarchy, MarkovHVAE))
+    assert isinstance(model, LatentVariableModel)
     levels = whole_numbers(args.keep, "keep")
     require(all(1 <= i <= model.depth for i in levels), "keep", f"levels from 1 to {model.depth}", args.keep)
     x, y = stored_data(checkpoint.read(args.run_folder).info).split("test")
@@ -169,9 +168,10 @@ def check_animation(model: GenerativeModel) -> None:
     Raises:
         InputError: another family, or data that are not images.
     """
+    from likeli.contract import Stepwise
     from likeli.show.pictures import is_image
 
-    if not hasattr(model, "trajectory"):
+    if not isinstance(model, Stepwise):
         raise InputError(f"animate: expected a run of a diffusion model, since {model.kind()} samples in one go")
     shape = model.space.describe_shape()
     require(is_image(model.space), "animate", "a run on images", shape)
