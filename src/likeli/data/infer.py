@@ -234,11 +234,17 @@ def fit_labels(
     Raises:
         InputError: another length than x, missing, negative, fractional or huge labels.
     """
-    space: Space
-    if isinstance(y, list) and any(isinstance(v, str) for v in y):
-        labels, space = _text_labels(y, rows, what, lines)
-    elif getattr(getattr(y, "dtype", None), "kind", "") in ("O", "U", "T"):
-        labels, space = _text_labels(texts_of(y), rows, what, lines)
+    names: tuple[str, ...] = ()
+    of_objects = getattr(getattr(y, "dtype", None), "kind", "") in ("O", "U", "T")
+    if of_objects or (isinstance(y, list) and any(isinstance(v, str) for v in y)):
+        texts = texts_of(y) if of_objects else y
+        require(len(texts) == rows, what, f"{rows} labels, one a row", len(texts))
+        gone = next((i for i, v in enumerate(texts) if v is None), None)
+        require(gone is None, what, "a label in every row", f"none at {place(gone or 0, lines)}")
+        names = tuple(sorted(set(map(str, texts))))
+        require(len(names) <= MAX_CLASSES, what, f"at most {MAX_CLASSES:,} classes", f"{len(names):,}")
+        codes = {name: i for i, name in enumerate(names)}
+        labels = torch.tensor([codes[str(v)] for v in texts])
     else:
         labels = as_tensor(y, what)
         if labels.ndim == 2 and labels.is_floating_point() and len(labels) == rows:
@@ -255,19 +261,8 @@ def fit_labels(
             expected = f"whole numbers from 0 to below {MAX_CLASSES:,}"
             raise InputError(f"{what}: expected {expected}, got {value} at {place(row, lines)}")
         labels = labels.long()
-        space = Labels(int(labels.max()) + 1)
-    one = len(labels.unique()) == 1
-    return labels, space, [f"{what}: all rows have one label, so there is nothing to condition on"] * one
-
-
-def _text_labels(y: list[str | None], rows: int, what: str, lines: Sequence[int] | None) -> tuple[Tensor, Labels]:
-    require(len(y) == rows, what, f"{rows} labels, one a row", len(y))
-    gone = next((i for i, v in enumerate(y) if v is None), None)
-    require(gone is None, what, "a label in every row", f"none at {place(gone or 0, lines)}")
-    names = tuple(sorted({str(v) for v in y}))
-    require(len(names) <= MAX_CLASSES, what, f"at most {MAX_CLASSES:,} classes", f"{len(names):,}")
-    codes = {name: i for i, name in enumerate(names)}
-    return torch.tensor([codes[str(v)] for v in y]), Labels(len(names), names)
+    one = [f"{what}: all rows have one label, so there is nothing to condition on"] * (len(labels.unique()) == 1)
+    return labels, Labels(int(labels.max()) + 1, names), one
 
 
 def relabel(cells: np.ndarray) -> Any:

@@ -181,7 +181,10 @@ def _read(source: Any, labels: Any, seed: int, options: dict[str, str]) -> tuple
         canonical = f"{base}:{listed}" if listed else base
     else:
         require(not options, "options", "none for data given in memory", ", ".join(options))
-        raw, canonical = _in_memory(source), None
+        frame = hasattr(source, "iloc") and getattr(source, "ndim", 0) == 2
+        canonical, raw = None, source
+        if not isinstance(source, Raw):
+            raw = Raw("frame", from_pandas(source, "frame")) if frame else Raw("array", as_tensor(source, "data"))
     if isinstance(raw.values, Frame) and isinstance(labels, str) and (labels in raw.values.names or not _is_path(labels)):
         cells = raw.values.pop(labels, raw.name)
         raw.y, raw.labelled = relabel(cells) if isinstance(cells, np.ndarray) else cells, True
@@ -194,14 +197,6 @@ def _read(source: Any, labels: Any, seed: int, options: dict[str, str]) -> tuple
 
 def _is_path(labels: str) -> bool:
     return os.path.splitext(labels)[1].lower() == ".npy" and os.path.lexists(labels)
-
-
-def _in_memory(source: Any) -> Raw:
-    if isinstance(source, Raw):
-        return source
-    if hasattr(source, "iloc") and getattr(source, "ndim", 0) == 2:
-        return Raw("frame", from_pandas(source, "frame"))
-    return Raw("array", as_tensor(source, "data"))
 
 
 def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:

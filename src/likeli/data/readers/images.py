@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,19 +53,25 @@ def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
     return pictures, sum("A" in mode or mode == "a" for _, mode in shapes)
 
 
-def _look(path: Path) -> tuple[tuple[int, int], str]:
-    """Size and mode from the header alone, before any pixel is decoded."""
+@contextmanager
+def _opened(path: Path, problem: str) -> Iterator[Any]:
     from PIL import Image
 
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is far below Pillow's
         try:
             with Image.open(file, formats=FORMATS) as picture:
-                size, mode = picture.size, picture.mode
+                yield picture
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more") from error
         except Exception as error:  # decoders meet hostile bytes in many ways
-            if isinstance(error, Image.DecompressionBombError):
-                raise InputError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more") from error
-            raise InputError(f"{path}: is not a picture ({', '.join(FORMATS)}), or damaged") from error
+            raise InputError(f"{path}: {problem}") from error
+
+
+def _look(path: Path) -> tuple[tuple[int, int], str]:
+    """Size and mode from the header alone, before any pixel is decoded."""
+    with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged") as picture:
+        size, mode = picture.size, picture.mode
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
@@ -71,14 +80,8 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
 
 
 def _decode(path: Path, size: tuple[int, int], grey: bool) -> np.ndarray:
-    from PIL import Image
-
-    with open_regular(path) as file:
-        try:
-            with Image.open(file, formats=FORMATS) as picture:
-                same = picture.size == size
-                array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
-        except Exception as error:  # decoders meet hostile bytes in many ways
-            raise InputError(f"{path}: the picture is damaged or truncated") from error
+    with _opened(path, "the picture is damaged or truncated") as picture:
+        same = picture.size == size
+        array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
     require(same, str(path), "the size it had a moment ago", "another")
     return array if grey else array.transpose(2, 0, 1)
