@@ -71,7 +71,7 @@ def test_training_options_are_the_settings():
 def test_help_needs_no_torch(words):
     code = (
         f"import sys; from likeli.cli import main; code = main({words.split()!r});"
-        "heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'} & set(sys.modules);"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'sklearn'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime

@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from likeli.config import build
-from likeli.data import columns_of, describe_sources, load_data, read_rows, rebuild, split_rows
-from likeli.data.infer import moments
+from likeli.data import columns_of, describe_sources, load_data, load_rows, rebuild, split_rows
+from likeli.data.infer import standardisation
 from likeli.data.readers.hub import from_dataset
 from likeli.errors import InputError, MissingExtra
 from likeli.spaces import Binary, Counts, Pixels, Real, Space, Table, Tokens
@@ -171,7 +171,7 @@ def test_moments_lose_no_digits(offset, scale):
     exact = [Fraction(v) for v in x[:, 0].tolist()]
     mean = sum(exact) / 40
     variance = sum((v - mean) ** 2 for v in exact) / 40
-    got_mean, got_scale, constant = moments(x)
+    got_mean, got_scale, constant = standardisation(x)
     assert not constant.any()
     assert abs(Fraction(got_mean.item()) - mean) <= Fraction(2**-50) * max(abs(v) for v in exact)
     ratio = float(Fraction(got_scale.item()) ** 2 / variance)
@@ -181,7 +181,7 @@ def test_moments_lose_no_digits(offset, scale):
 
 def test_moments_leave_missing_cells_out():
     x = torch.tensor([[1.0, math.nan, 7], [3, math.nan, 7], [math.nan, math.nan, 7]], dtype=torch.float64)
-    mean, scale, constant = moments(x)
+    mean, scale, constant = standardisation(x)
     assert mean.tolist() == [2, 0, 7]
     assert scale.tolist() == [1, 1, 1]
     assert constant.tolist() == [False, True, True]
@@ -202,24 +202,24 @@ def test_missing_cells_are_kept_and_refused_by_line(tmp_path):
 def test_rows_are_read_as_the_model_codes_them(tmp_path):
     data = load_data(table(tmp_path, "h,c,y\n" + "1.5,u,no\n2.5,v,yes\n3.5,w,no\n" * 9), labels="y")
     path = table(tmp_path, "y,extra,c,h\nyes,9,w,7.5\n", "b.csv")
-    x, y = read_rows(path, data.space, condition=data.condition, labels="y")
+    x, y = load_rows(path, data.space, condition=data.condition, labels="y")
     assert x.tolist() == [[7.5, 2]]
     assert y.tolist() == [1]
-    assert read_rows(path, data.space)[1] is None
+    assert load_rows(path, data.space)[1] is None
     with pytest.raises(InputError, match="unknown category 'z'"):
-        read_rows(table(tmp_path, "c,h\nz,1.5\n", "b.csv"), data.space)
+        load_rows(table(tmp_path, "c,h\nz,1.5\n", "b.csv"), data.space)
     with pytest.raises(InputError, match=r"line 2, column h is missing.*gmm0 cannot take"):
-        read_rows(table(tmp_path, "c,h\nu,\n", "b.csv"), data.space, missing=False, who="gmm0")
+        load_rows(table(tmp_path, "c,h\nu,\n", "b.csv"), data.space, missing=False, who="gmm0")
     with pytest.raises(InputError, match="expected one of no, yes, got 'maybe'"):
-        read_rows(table(tmp_path, "c,h,y\nu,1.5,maybe\n", "b.csv"), data.space, condition=data.condition, labels="y")
+        load_rows(table(tmp_path, "c,h,y\nu,1.5,maybe\n", "b.csv"), data.space, condition=data.condition, labels="y")
 
 
 def test_real_columns_are_matched_by_name(tmp_path):
     data = load_data(pd.DataFrame(X, columns=list("abc")))
     path = table(tmp_path, "c,a,z,b\n3,1,9,2\n", "b.csv")
-    assert read_rows(path, data.space)[0].tolist() == [[1, 2, 3]]
+    assert load_rows(path, data.space)[0].tolist() == [[1, 2, 3]]
     with pytest.raises(InputError, match=r"shape \(rows, 3\), got shape \(1, 2\)"):
-        read_rows(table(tmp_path, "c,a\n3,1\n", "b.csv"), data.space)
+        load_rows(table(tmp_path, "c,a\n3,1\n", "b.csv"), data.space)
 
 
 def test_text_in_order_and_as_the_model_spells_it(tmp_path):
@@ -232,10 +232,10 @@ def test_text_in_order_and_as_the_model_spells_it(tmp_path):
     assert data.describe()["source"] == f"{path}:length=20"
     assert rebuild(data.describe()).fingerprint() == data.fingerprint()
     other = table(tmp_path, "fox the brown quick\n", "b.txt")
-    assert torch.equal(read_rows(other, data.space)[0], read_rows(other, data.space)[0])
+    assert torch.equal(load_rows(other, data.space)[0], load_rows(other, data.space)[0])
     assert columns_of(data.x[:1], data.space) == {"text": ["the quick brown fox\n"]}
     with pytest.raises(InputError, match="line 1: character 'Z' is not in"):
-        read_rows(table(tmp_path, "foZ the brown quick\n", "b.txt"), data.space)
+        load_rows(table(tmp_path, "foZ the brown quick\n", "b.txt"), data.space)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------

@@ -95,14 +95,14 @@ def rows_for(
     Raises:
         InputError: rows that do not fit the run's space.
     """
-    from likeli.data import read_rows
+    from likeli.data import load_rows
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
     if source is None:
         x, y = stored_data(saved.info).split(split)
     else:
         who = {"who": model.kind(), "missing": model.takes_missing}
-        x, y = read_rows(source, model.space, labels=labels, condition=model.condition, **who)
+        x, y = load_rows(source, model.space, labels=labels, condition=model.condition, **who)
     return x[:first], None if y is None or model.condition is None else y[:first]
 
 

@@ -3,7 +3,7 @@
 from likeli.data.builtin.sources import SOURCES, Source, describe_sources
 from likeli.data.builtin.toys import Toy
 from likeli.data.dataset import Data, refuse_missing, split_rows
-from likeli.data.load import load_data, read_rows, rebuild
+from likeli.data.load import load_data, load_rows, rebuild
 from likeli.data.readers.npy import write_npy
 from likeli.data.readers.tables import columns_of, write_csv
 
@@ -15,7 +15,7 @@ __all__ = [
     "columns_of",
     "describe_sources",
     "load_data",
-    "read_rows",
+    "load_rows",
     "rebuild",
     "refuse_missing",
     "split_rows",

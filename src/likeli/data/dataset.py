@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from likeli.config import describe
 from likeli.data.builtin.toys import Toy
+from likeli.data.infer import locate
 from likeli.errors import InputError, require
 from likeli.random import permutation
 from likeli.spaces import Space
@@ -54,7 +56,7 @@ class Data:
     kind: str = "real"
     origin: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
-    lines: list[int] | None = None
+    lines: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -100,15 +102,11 @@ class Data:
         return digest.hexdigest()
 
     def refuse_missing(self, who: str) -> None:
-        """Name the first missing cell, for a family that cannot take any.
-
-        Raises:
-            InputError: a cell of x is NaN.
-        """
+        """Refuse x for `who`, a family that takes no missing cells, if one is; see the function of this name."""
         refuse_missing(self.x, self.space, self.name, who, self.lines)
 
 
-def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: list[int] | None = None) -> None:
+def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: Sequence[int] | None = None) -> None:
     """Name the first missing cell of x, by its line of the file where that is known.
 
     Raises:
@@ -117,12 +115,9 @@ def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: list[int
     gone = x.isnan() if x.is_floating_point() else torch.zeros(0)
     if not gone.any():
         return
-    row, *cell = torch.nonzero(gone)[0].tolist()
-    column = space.names[cell[0]] if space.names and len(cell) == 1 else ", ".join(map(str, cell))
-    place = f"row {row}" if lines is None else f"line {lines[row]}"
     count = int(gone.sum())
     raise InputError(
-        f"{name}: {place}, column {column} is missing ({count} such cell{'s' * (count > 1)}), which {who} cannot take;"
+        f"{name}: {locate(space, x, gone, lines)} is missing ({count} such cell{'s' * (count > 1)}), which {who} cannot take;"
         " fill or drop them, or use a family that marginalises them, such as gmm or ppca"
     )
 

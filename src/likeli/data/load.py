@@ -14,11 +14,10 @@ from torch import Tensor
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.dataset import Data, Fractions, refuse_missing, split_rows
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
-from likeli.data.readers.frames import Frame, encode_frame, fit_frame, from_pandas
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.images import read_folder
-from likeli.data.readers.npy import Archive, read_npy, read_text
-from likeli.data.readers.tables import read_csv, read_parquet
+from likeli.data.readers.npy import Archive, read_npy, read_utf8
+from likeli.data.readers.tables import Frame, fit_frame, from_pandas, read_csv, read_parquet
 from likeli.data.readers.text import encode, read_tokens
 from likeli.errors import InputError, nearest, require
 from likeli.spaces import Labels, Space, Table, Tokens
@@ -54,43 +53,48 @@ def load_data(
     """
     require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63, "seed", "a whole number from 0", seed)
     raw, canonical = _read(source, labels, seed, {k: str(v) for k, v in options.items()})
-    _check_rows(raw)
-    train, valid, test = split_rows(len(raw.values), seed, _floats(fractions), in_order=raw.in_order)
-    fitted = _fit(raw, kind, train)
-    y, condition, more = _fit_y(raw, fitted, train)
-    return Data(
-        name=raw.name,
-        x=fitted.x,
-        y=y,
-        space=fitted.space,
-        condition=condition,
-        train=train,
-        valid=valid,
-        test=test,
-        truth=raw.truth if kind in (None, raw.kind) else None,
-        seed=seed,
-        fractions=_floats(fractions),
-        warnings=raw.warnings + fitted.warnings + more + _few(raw.name, train, valid, test, _floats(fractions)),
-        kind=fitted.kind,
-        origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None},
-        extras=raw.extras,
-        lines=raw.values.lines if isinstance(raw.values, Frame) else None,
-    )
-
-
-def _floats(fractions: Any) -> Fractions:
+    if isinstance(raw.values, Tensor):
+        check_shape(raw.values, raw.name)
+    n = len(raw.values)
+    require(n >= 2, raw.name, "at least 2 rows", f"{n} row{'s' * (n != 1)}; need at least 2")
     three = isinstance(fractions, (tuple, list)) and len(fractions) == 3
     numbers = three and all(isinstance(f, (int, float)) for f in fractions)
     require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
-    return float(fractions[0]), float(fractions[1]), float(fractions[2])
-
-
-def _few(name: str, train: Tensor, valid: Tensor, test: Tensor, fractions: Fractions) -> list[str]:
-    n = len(train) + len(valid) + len(test)
+    train, valid, test = split_rows(n, seed, fractions, in_order=raw.in_order)
+    fitted = _fit(raw, kind, train)
+    y, condition, more = _fit_labels(raw, train)
     parts = (("validation", valid, fractions[1]), ("test", test, fractions[2]))
     empty = " and ".join(part for part, rows, f in parts if f > 0 and not len(rows))
-    found = [f"{name}: only {n} rows"] * (n < 10)
-    return found + [f"{name}: too few rows for every part of the split; empty: {empty}"] * bool(empty)
+    few = [f"{raw.name}: only {n} rows"] * (n < 10)
+    few += [f"{raw.name}: too few rows for every part of the split; empty: {empty}"] * bool(empty)
+    return Data(
+        raw.name, fitted.x, y, fitted.space, condition, train, valid, test,
+        truth=raw.truth if kind in (None, raw.kind) else None,
+        seed=seed,
+        fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
+        warnings=raw.warnings + fitted.warnings + more + few,
+        kind=fitted.kind,
+        origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None},
+        extras=raw.extras,
+        lines=raw.lines,
+    )  # fmt: skip
+
+
+def _fit(raw: Raw, kind: str | None, train: Tensor) -> Fitted:
+    if isinstance(raw.values, Frame):
+        return fit_frame(raw.values, train, kind, raw.name)
+    if raw.space is not None and kind in (None, raw.kind):
+        return Fitted(raw.space.check(raw.values, what=raw.name), raw.space, raw.kind or "real")
+    return fit_space(raw.values, train, kind or raw.kind, raw.name)
+
+
+def _fit_labels(raw: Raw, train: Tensor) -> tuple[Tensor | None, Space | None, list[str]]:
+    if raw.y is None:
+        return None, None, []
+    what = f"{raw.name}: labels"
+    if raw.condition is not None:
+        return raw.condition.check(raw.y, what=what), raw.condition, []
+    return fit_labels(raw.y, len(raw.values), train, what, raw.lines)
 
 
 def rebuild(description: dict[str, Any], source: Any = None) -> Data:
@@ -112,7 +116,7 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     return data
 
 
-def read_rows(
+def load_rows(
     source: Any,
     space: Space,
     *,
@@ -136,99 +140,76 @@ def read_rows(
         InputError: rows that do not fit the space.
     """
     if isinstance(space, Tokens) and space.alphabet and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
-        return _windows(str(source), space), None
+        text = read_utf8(source).decode()
+        rows = len(text) // space.length
+        require(rows >= 1, str(source), f"at least {space.length} characters", len(text))
+        return encode(text[: rows * space.length], space.alphabet, str(source)).reshape(rows, space.length), None
     raw, _ = _read(source, labels if condition is not None else None, 0, {})
-    if isinstance(raw.values, Frame):
-        x = _columns(raw.values, space, raw.name)
-        lines = raw.values.lines
-    else:
-        x, lines = raw.values, None
+    x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
     x = space.check(x, what=raw.name, missing=True)
     if not missing:
-        refuse_missing(x, space, raw.name, who, lines)
-    return x, _condition_rows(raw, condition, labels)
+        refuse_missing(x, space, raw.name, who, raw.lines)
+    if condition is None or raw.y is None:
+        return x, None
+    what = f"{raw.name}: labels"
+    return x, condition.check(encode_labels(raw.y, condition, what) if isinstance(condition, Labels) else raw.y, what=what)
 
 
-def _windows(path: str, space: Tokens) -> Tensor:
-    text = read_text(path)
-    rows = len(text) // space.length
-    require(rows >= 1, path, f"at least {space.length} characters", len(text))
-    return encode(text[: rows * space.length], space.alphabet or "", path).reshape(rows, space.length)
-
-
-def _columns(frame: Frame, space: Space, what: str) -> Tensor:
+def _as_coded(frame: Frame, space: Space, what: str) -> Any:
+    """Columns as `space.check` takes them, matched by name where the space has names."""
+    columns = dict(zip(frame.names, frame.columns))
     if isinstance(space, Table):
-        return encode_frame(frame, space, what)
+        return columns
     if space.names and set(space.names) <= set(frame.names):
-        order = [frame.names.index(name) for name in space.names]
-        frame = Frame(list(space.names), [frame.columns[i] for i in order], [frame.whole[i] for i in order], frame.lines)
+        frame = Frame(list(space.names), [columns[name] for name in space.names], [], frame.lines)
     x = frame.matrix(what)
     return x.reshape(len(x), *space.shape) if len(space.shape) > 1 and x.shape[1] == space.dimensions else x
-
-
-def _condition_rows(raw: Raw, condition: Space | None, labels: Any) -> Tensor | None:
-    if condition is None or raw.y is None:
-        return None
-    y = encode_labels(raw.y, condition, f"{raw.name}: labels") if isinstance(condition, Labels) else raw.y
-    return condition.check(y, what=f"{raw.name}: labels")
-
-
-def _check_rows(raw: Raw) -> None:
-    if isinstance(raw.values, Tensor):
-        return check_shape(raw.values, raw.name)
-    rows = len(raw.values)
-    require(rows >= 2, raw.name, "at least 2 rows", f"{rows} row{'s' * (rows != 1)}; need at least 2")
-    return None
-
-
-def _fit(raw: Raw, kind: str | None, train: Tensor) -> Fitted:
-    if isinstance(raw.values, Frame):
-        return fit_frame(raw.values, train, kind, raw.name)
-    if raw.space is not None and kind in (None, raw.kind):
-        return Fitted(raw.space.check(raw.values, what=raw.name), raw.space, raw.kind or "real")
-    return fit_space(raw.values, train, kind or raw.kind, raw.name)
-
-
-def _fit_y(raw: Raw, fitted: Fitted, train: Tensor) -> tuple[Tensor | None, Space | None, list[str]]:
-    if raw.y is None:
-        return None, None, []
-    what = f"{raw.name}: labels"
-    if raw.condition is not None:
-        return raw.condition.check(raw.y, what=what), raw.condition, []
-    lines = raw.values.lines if isinstance(raw.values, Frame) else None
-    return fit_labels(raw.y, len(fitted.x), train, what, lines)
 
 
 def _read(source: Any, labels: Any, seed: int, options: dict[str, str]) -> tuple[Raw, str | None]:
     """(rows, the text that reads them again or None for data in memory)."""
     if isinstance(source, (str, os.PathLike)):
-        base, given = _parse(os.fspath(source))
+        base = os.fspath(source)
+        require(0 < len(base) <= 4096 and "\0" not in base, "data", "a name or a path", repr(base[:80]))
+        match, given = OPTIONS.fullmatch(base), dict[str, str]()
+        if match and not os.path.exists(base):
+            base, given = match["base"], dict(pair.split("=", 1) for pair in match["options"].split(","))
         given |= {k.lower() if k == "N" else k: v for k, v in options.items()}
         raw = _named(base, labels, seed, given)
         listed = ",".join(f"{k}={v}" for k, v in given.items())
         canonical = f"{base}:{listed}" if listed else base
     else:
         require(not options, "options", "none for data given in memory", ", ".join(options))
-        raw, canonical = _in_memory(source, labels), None
+        frame = hasattr(source, "iloc") and getattr(source, "ndim", 0) == 2
+        canonical, raw = None, source
+        if not isinstance(source, Raw):
+            raw = Raw("frame", from_pandas(source, "frame")) if frame else Raw("array", as_tensor(source, "data"))
+    if isinstance(raw.values, Frame) and isinstance(labels, str) and (labels in raw.values.names or not _is_path(labels)):
+        cells = raw.values.pop(labels, raw.name)
+        raw.y, raw.labelled = relabel(cells) if isinstance(cells, np.ndarray) else cells, True
     if labels is not None and not raw.labelled:
-        raw.y, raw.condition = _labels_from_elsewhere(labels, raw), None
+        named = isinstance(labels, str)
+        require(not named or _is_path(labels), "labels", f"a column, array or .npy file that {raw.name} has labels in", labels)
+        raw.y, raw.condition = read_npy(labels) if named else labels, None
     return raw, canonical
 
 
-def _parse(source: str) -> tuple[str, dict[str, str]]:
-    require(0 < len(source) <= 4096 and "\0" not in source, "data", "a name or a path", repr(source[:80]))
-    match = OPTIONS.fullmatch(source)
-    if match is None or os.path.exists(source):
-        return source, {}
-    return match["base"], dict(pair.split("=", 1) for pair in match["options"].split(","))
+def _is_path(labels: str) -> bool:
+    return os.path.splitext(labels)[1].lower() == ".npy" and os.path.lexists(labels)
 
 
 def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:
     if base in SOURCES:
-        raw, _ = make_source(base, seed, given)
-        return _scene_labels(raw, labels) if isinstance(labels, str) and "factors" in raw.extras else raw
+        raw = make_source(base, seed, given)
+        factors = raw.extras.get("names", {})
+        if factors and isinstance(labels, str):
+            known = labels in factors
+            require(known, "labels", f"one of the factors {', '.join(factors)}{nearest(labels, factors)}", labels)
+            raw.y, raw.labelled = raw.extras["factors"][:, list(factors).index(labels)], True
+            raw.condition = Labels(len(factors[labels]), tuple(factors[labels]))
+        return raw
     if base.startswith("hf:"):
-        return _take_column(read_hub(base[3:], given), labels)
+        return read_hub(base[3:], given)
     path, _, key = base.partition(".npz:")
     if key:
         return _from_archive(f"{path}.npz", key, labels)
@@ -236,29 +217,23 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:
         raise InputError(
             f"data: {base!r} is neither a built-in source ({', '.join(SOURCES)}) nor a file or folder{nearest(base, SOURCES)}"
         )
-    require(set(given) <= ({"length"} if base.lower().endswith(".txt") else set()), base, "no such option", ", ".join(given))
-    return _from_path(base, labels, given)
-
-
-def _from_path(path: str, labels: Any, given: dict[str, str]) -> Raw:
-    if os.path.isdir(path):
-        pictures, classes, notes = read_folder(path)
-        return Raw(os.path.basename(os.path.normpath(path)), torch.from_numpy(pictures), classes, warnings=notes)
-    suffix, name = os.path.splitext(path)[1].lower(), os.path.basename(path)
+    suffix, name = os.path.splitext(base)[1].lower(), os.path.basename(base)
+    require(set(given) <= ({"length"} if suffix == ".txt" else set()), base, "no such option", ", ".join(given))
+    if os.path.isdir(base):
+        pictures, classes, notes = read_folder(base)
+        return Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
     if suffix == ".npy":
-        return Raw(name, as_tensor(read_npy(path), path))
+        return Raw(name, as_tensor(read_npy(base), base))
     if suffix == ".npz":
-        return _from_archive(path, None, labels)
-    if suffix in (".csv", ".tsv"):
-        return _take_column(Raw(name, read_csv(path)), labels)
-    if suffix == ".parquet":
-        return _take_column(Raw(name, read_parquet(path)), labels)
+        return _from_archive(base, None, labels)
+    if suffix in (".csv", ".tsv", ".parquet"):
+        return Raw(name, read_parquet(base) if suffix == ".parquet" else read_csv(base))
     if suffix == ".txt":
         length = given.get("length", "64")
-        require(length.isdecimal() and 1 <= int(length) <= 10**6, f"{path}: length", "a whole number from 1", length)
-        x, space, notes = read_tokens(path, int(length))
+        require(length.isdecimal() and 1 <= int(length) <= 10**6, f"{base}: length", "a whole number from 1", length)
+        x, space, notes = read_tokens(base, int(length))
         return Raw(name, x, space=space, kind="tokens", in_order=True, warnings=notes)
-    raise InputError(f"{path}: expected a folder of pictures or a file ending in {', '.join(SUFFIXES)}, got {suffix or name!r}")
+    raise InputError(f"{base}: expected a folder of pictures or a file ending in {', '.join(SUFFIXES)}, got {suffix or name!r}")
 
 
 def _from_archive(path: str, key: str | None, labels: Any) -> Raw:
@@ -275,37 +250,3 @@ def _from_archive(path: str, key: str | None, labels: Any) -> Raw:
     if labels is None and key is None and chosen.lower() == "x" and "y" in names and archive.shape(names["y"]) == (len(x),):
         y = archive.read(names["y"])
     return Raw(os.path.basename(path) + (f":{key}" if key else ""), x, y, labelled=named)
-
-
-def _take_column(raw: Raw, labels: Any) -> Raw:
-    if isinstance(labels, str) and isinstance(raw.values, Frame) and not (_is_path(labels) and labels not in raw.values.names):
-        cells = raw.values.pop(labels, raw.name)
-        raw.y, raw.labelled = relabel(cells) if isinstance(cells, np.ndarray) else cells, True
-    return raw
-
-
-def _scene_labels(raw: Raw, labels: str) -> Raw:
-    factors = raw.extras["names"]
-    require(labels in factors, "labels", f"one of the factors {', '.join(factors)}{nearest(labels, factors)}", labels)
-    raw.y = raw.extras["factors"][:, list(factors).index(labels)]
-    raw.condition, raw.labelled = Labels(len(factors[labels]), tuple(factors[labels])), True
-    return raw
-
-
-def _is_path(labels: str) -> bool:
-    return os.path.splitext(labels)[1].lower() == ".npy" and os.path.lexists(labels)
-
-
-def _labels_from_elsewhere(labels: Any, raw: Raw) -> Any:
-    if not isinstance(labels, str):
-        return labels
-    require(_is_path(labels), "labels", f"a column, array or .npy file that {raw.name} has labels in", labels)
-    return read_npy(labels)
-
-
-def _in_memory(source: Any, labels: Any) -> Raw:
-    if isinstance(source, Raw):
-        return source
-    if hasattr(source, "iloc") and getattr(source, "ndim", 0) == 2:
-        return _take_column(Raw("frame", from_pandas(source, "frame")), labels)
-    return Raw("array", as_tensor(source, "data"))

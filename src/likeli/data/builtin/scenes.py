@@ -13,24 +13,16 @@ from torch import Tensor
 from likeli.random import derive
 
 COLOURS = {
-    "red": (214, 48, 40),
-    "orange": (240, 150, 30),
-    "yellow": (236, 220, 60),
-    "green": (60, 160, 70),
-    "blue": (50, 90, 200),
-    "violet": (140, 70, 170),
-}
+    "red": (214, 48, 40), "orange": (240, 150, 30), "yellow": (236, 220, 60),
+    "green": (60, 160, 70), "blue": (50, 90, 200), "violet": (140, 70, 170),
+}  # fmt: skip
 SHAPES = ("egg", "brick", "triangle", "cross")
 SCALES = {"small": 0.14, "medium": 0.2, "large": 0.27}  # radius, in heights of the picture
 ANGLES = {"leaning far left": 40, "leaning left": 20, "upright": 0, "leaning right": -20, "leaning far right": -40}  # degrees
 FACTORS = {
-    "floor": tuple(COLOURS),
-    "wall": tuple(COLOURS),
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "scale": tuple(SCALES),
-    "orientation": tuple(ANGLES),
-}
+    "floor": tuple(COLOURS), "wall": tuple(COLOURS), "colour": tuple(COLOURS),
+    "shape": SHAPES, "scale": tuple(SCALES), "orientation": tuple(ANGLES),
+}  # fmt: skip
 HORIZON, CENTRE, SUPERSAMPLING = 0.6, (0.5, 0.52), 3
 
 
@@ -79,21 +71,17 @@ def _ground(size: int) -> tuple[Tensor, Tensor]:
 
 def _object(forms: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Cover and light of each form (shape, scale, orientation), (n, 1, size, size) each; light falls from the upper left."""
-    p, q = _object_frame(*_grid(size), forms[:, 1], forms[:, 2])
+    u, v = _grid(size)
+    radius = torch.tensor(list(SCALES.values()))[forms[:, 1], None, None]
+    angle = torch.tensor(list(ANGLES.values()))[forms[:, 2], None, None] * (math.pi / 180)
+    x, y = (u - CENTRE[0]) / radius, (v - CENTRE[1]) / radius
+    p, q = x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()  # in the object's own frame and radii
     outlines = [_outline(SHAPES[code], p[i], q[i]) for i, code in enumerate(forms[:, 0].tolist())]
     return _pool((torch.stack(outlines) < 0).float()), _pool(1.05 - 0.225 * (p + q + 1).clamp(0, 2))
 
 
 def _pool(x: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(x[:, None], SUPERSAMPLING)
-
-
-def _object_frame(u: Tensor, v: Tensor, scale: Tensor, orientation: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates of each point in the object's own frame, (n, H, W) each, in units of its radius."""
-    radius = torch.tensor(list(SCALES.values()))[scale, None, None]
-    angle = torch.tensor(list(ANGLES.values()))[orientation, None, None] * (math.pi / 180)
-    x, y = (u - CENTRE[0]) / radius, (v - CENTRE[1]) / radius
-    return x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()
 
 
 def _outline(shape: str, p: Tensor, q: Tensor) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from likeli.data.builtin import scenes, toys
-from likeli.data.readers.frames import Frame
+from likeli.data.readers.tables import Frame
 from likeli.errors import InputError, nearest, require
-from likeli.spaces import Labels, Pixels, Space, Tokens
+from likeli.spaces import Labels, Pixels, Space
 
 
 @dataclass
@@ -44,6 +45,11 @@ class Raw:
     in_order: bool = False
     warnings: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> Sequence[int] | None:
+        """The line of the file that each row came from, where there is one."""
+        return self.values.lines if isinstance(self.values, Frame) else None
 
 
 @dataclass(frozen=True)
@@ -77,52 +83,32 @@ def _scenes(seed: int, n: int, size: int) -> Raw:
     return Raw("scenes", scenes.render(factors, size), None, Pixels((3, size, size)), "pixels", extras=extras)
 
 
-def _real_toy(name: str, build: Callable[..., toys.Toy]) -> Callable[..., Raw]:
+def _toy(build: Callable[..., toys.Toy]) -> Source:
     def make(seed: int, n: int, **options: int) -> Raw:
         truth = build(**options)
-        return Raw(name, truth.sample(n, seed), kind="real", truth=truth)
+        return Raw(build.__name__, truth.sample(n, seed), space=truth.space, kind=truth.kind, truth=truth)
 
-    return make
-
-
-def _markov(seed: int, n: int, length: int, vocab: int, draw: int) -> Raw:
-    truth = toys.markov(length, vocab, draw)
-    return Raw("markov", truth.sample(n, seed), space=Tokens(length, vocab), kind="tokens", truth=truth)
+    options = {name: parameter.default for name, parameter in signature(build).parameters.items()}
+    return Source((build.__doc__ or "").split("\n")[0].rstrip("."), make, {"n": 10_000, **options}, truth=True)
 
 
-def _toy(build: Callable[..., toys.Toy], **options: int) -> Source:
-    about = (build.__doc__ or "").split("\n")[0].rstrip(".")
-    return Source(about, _real_toy(build.__name__, build), {"n": 10_000, **options}, truth=True)
-
-
+TOYS = (toys.gaussian, toys.ring8, toys.checkerboard, toys.ppca_draw, toys.gmm_draw, toys.markov)
+PICTURES = "Drawn pictures of one object on a floor before a wall, with six known factors and captions"
 SOURCES: dict[str, Source] = {
     "digits": Source("1,797 handwritten digits of 8 × 8 pixels with 17 grey levels, labelled 0 to 9 (scikit-learn)", _digits),
-    "gaussian": _toy(toys.gaussian, dims=2),
-    "ring8": _toy(toys.ring8),
-    "checkerboard": _toy(toys.checkerboard, dims=2),
-    "ppca_draw": _toy(toys.ppca_draw, dims=8, latent=2, draw=0),
-    "gmm_draw": _toy(toys.gmm_draw, dims=2, components=5, draw=0),
-    "markov": Source(
-        "A Markov chain over tokens with drawn probabilities",
-        _markov,
-        {"n": 10_000, "length": 16, "vocab": 5, "draw": 0},
-        truth=True,
-    ),
-    "scenes": Source(
-        "Drawn pictures of one object on a floor before a wall, with six known factors and captions",
-        _scenes,
-        {"n": 4000, "size": 32},
-    ),
+    **{build.__name__: _toy(build) for build in TOYS},
+    "scenes": Source(PICTURES, _scenes, {"n": 4000, "size": 32}),
 }
 
 
-def make_source(name: str, seed: int, given: dict[str, str]) -> tuple[Raw, dict[str, int]]:
-    """The rows of the built-in source `name`, and the options given, checked.
+def make_source(name: str, seed: int, given: dict[str, str]) -> Raw:
+    """The rows of the built-in source `name`.
 
     Raises:
         InputError: an option that it does not have, or that is no whole number.
     """
-    source, chosen = SOURCES[name], {}
+    source = SOURCES[name]
+    options = dict(source.options)
     for key, value in given.items():
         if key not in source.options:
             listed = ", ".join(source.options) or "no options"
@@ -130,11 +116,10 @@ def make_source(name: str, seed: int, given: dict[str, str]) -> tuple[Raw, dict[
         low, number = 0 if key == "draw" else 1, str(value)
         whole = number.isdecimal() and low <= int(number) <= 10**7
         require(whole, f"{name}: {key}", f"a whole number from {low} to 10,000,000", value)
-        chosen[key] = int(number)
-    options = {**source.options, **chosen}
+        options[key] = int(number)
     cells = options.get("n", 1) * max(options.get("dims", 1), options.get("length", 1), options.get("size", 1) ** 2 * 3)
     require(cells <= 2**28, name, f"at most {2**28:,} cells", f"{cells:,}")
-    return source.make(seed, **options), chosen
+    return source.make(seed, **options)
 
 
 def describe_sources() -> list[dict[str, Any]]:

@@ -14,14 +14,21 @@ from torch import Tensor
 
 from likeli.errors import require
 from likeli.random import derive
+from likeli.spaces import Space, Tokens
 
 FLOAT = torch.float64
 
 
 class Toy(ABC):
-    """A distribution with an exact log p(x) and exact samples."""
+    """A distribution with an exact log p(x) and exact samples.
+
+    `stream` names its random numbers and must not change; `space` is what a row is, or None to be fitted under `kind`.
+    """
 
     shape: tuple[int, ...]
+    stream: str
+    kind = "real"
+    space: Space | None = None
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -30,13 +37,13 @@ class Toy(ABC):
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n independent draws, (n, *shape), a function of (n, seed)."""
         require(isinstance(n, int) and n >= 1, "n", "a whole number of at least 1", n)
-        return self._draw(n, torch.Generator().manual_seed(derive(seed, "toy", type(self).__name__)))
+        return self._draw(n, torch.Generator().manual_seed(derive(seed, "toy", self.stream)))
 
     @abstractmethod
     def _draw(self, n: int, generator: torch.Generator) -> Tensor: ...
 
 
-class GaussianMixture(Toy):
+class KnownMixture(Toy):
     """p(x) = Σ_k π_k N(x; μ_k, Σ_k).
 
     Arguments:
@@ -44,6 +51,8 @@ class GaussianMixture(Toy):
         means: (K, d).
         covariances: (K, d, d), positive definite.
     """
+
+    stream = "GaussianMixture"
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         self.weights, self.means, self.covariances = weights.to(FLOAT), means.to(FLOAT), covariances.to(FLOAT)
@@ -73,6 +82,8 @@ class Checkerboard(Toy):
     A cell is dark when the sum of its coordinates' indices is even: p(x) = 2/8^d on half of the board, 0 elsewhere.
     """
 
+    stream = "Checkerboard"
+
     def __init__(self, dims: int = 2) -> None:
         self.shape = (dims,)
 
@@ -98,7 +109,10 @@ class MarkovChain(Toy):
         length: tokens in one example.
     """
 
+    stream, kind = "MarkovChain", "tokens"
+
     def __init__(self, initial: Tensor, transition: Tensor, length: int) -> None:
+        self.space = Tokens(length, len(initial))
         self.initial, self.transition, self.shape = initial.to(FLOAT), transition.to(FLOAT), (length,)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -116,19 +130,19 @@ class MarkovChain(Toy):
         return torch.stack(x, 1)
 
 
-def gaussian(dims: int = 2) -> GaussianMixture:
+def gaussian(dims: int = 2) -> KnownMixture:
     """One Gaussian: mean i + 1 and standard deviation 1 + i/2 in column i, correlation 0.8^|i−j|."""
     i = torch.arange(dims, dtype=FLOAT)
     std = 1 + i / 2
     covariance = 0.8 ** (i[:, None] - i).abs() * std[:, None] * std
-    return GaussianMixture(torch.ones(1), (i + 1)[None], covariance[None])
+    return KnownMixture(torch.ones(1), (i + 1)[None], covariance[None])
 
 
-def ring8() -> GaussianMixture:
+def ring8() -> KnownMixture:
     """Eight Gaussians of standard deviation 0.2 on a circle of radius 2."""
     angle = torch.arange(8, dtype=FLOAT) * (math.pi / 4)
     means = 2 * torch.stack([angle.cos(), angle.sin()], 1)
-    return GaussianMixture(torch.full((8,), 1 / 8), means, (0.04 * torch.eye(2)).expand(8, 2, 2))
+    return KnownMixture(torch.full((8,), 1 / 8), means, (0.04 * torch.eye(2)).expand(8, 2, 2))
 
 
 def checkerboard(dims: int = 2) -> Checkerboard:
@@ -136,7 +150,7 @@ def checkerboard(dims: int = 2) -> Checkerboard:
     return Checkerboard(dims)
 
 
-def ppca_draw(dims: int = 8, latent: int = 2, draw: int = 0) -> GaussianMixture:
+def ppca_draw(dims: int = 8, latent: int = 2, draw: int = 0) -> KnownMixture:
     """x = W z + μ + ε with z ~ N(0, I), ε ~ N(0, 0.3²I), and W, μ themselves drawn: N(μ, WWᵀ + 0.09 I).
 
     Arguments:
@@ -146,10 +160,10 @@ def ppca_draw(dims: int = 8, latent: int = 2, draw: int = 0) -> GaussianMixture:
     require(latent <= dims, "latent", f"at most dims = {dims}", latent)
     g = _parameters("ppca", draw)
     W, mu = torch.randn(dims, latent, dtype=FLOAT, generator=g), torch.randn(dims, dtype=FLOAT, generator=g)
-    return GaussianMixture(torch.ones(1), mu[None], (W @ W.T + 0.09 * torch.eye(dims, dtype=FLOAT))[None])
+    return KnownMixture(torch.ones(1), mu[None], (W @ W.T + 0.09 * torch.eye(dims, dtype=FLOAT))[None])
 
 
-def gmm_draw(dims: int = 2, components: int = 5, draw: int = 0) -> GaussianMixture:
+def gmm_draw(dims: int = 2, components: int = 5, draw: int = 0) -> KnownMixture:
     """A mixture of full-covariance Gaussians with drawn parameters: means N(0, 9I), covariances LLᵀ/d + 0.1 I.
 
     Arguments:
@@ -161,18 +175,17 @@ def gmm_draw(dims: int = 2, components: int = 5, draw: int = 0) -> GaussianMixtu
     means = 3 * torch.randn(components, dims, dtype=FLOAT, generator=g)
     L = torch.randn(components, dims, dims, dtype=FLOAT, generator=g)
     covariances = L @ L.mT / dims + 0.1 * torch.eye(dims, dtype=FLOAT)
-    return GaussianMixture(weights / weights.sum(), means, covariances)
+    return KnownMixture(weights / weights.sum(), means, covariances)
 
 
 def markov(length: int = 16, vocab: int = 5, draw: int = 0) -> MarkovChain:
-    """A Markov chain over `vocab` tokens with drawn probabilities (a softmax of N(0, 4)).
+    """A Markov chain over tokens with drawn probabilities.
 
     Arguments:
-        length: tokens in one example.
+        length, vocab: tokens in one example, and how many there are.
         draw: the seed of the probabilities.
     """
-    logits = 2 * torch.randn(vocab + 1, vocab, dtype=FLOAT, generator=_parameters("markov", draw))
-    p = logits.softmax(1)
+    p = (2 * torch.randn(vocab + 1, vocab, dtype=FLOAT, generator=_parameters("markov", draw))).softmax(1)
     return MarkovChain(p[0], p[1:], length)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from likeli.data.builtin.sources import Raw
-from likeli.data.readers.frames import from_pandas
 from likeli.data.readers.npy import memory_limit
+from likeli.data.readers.tables import from_pandas
 from likeli.errors import InputError, MissingExtra, nearest, require
 from likeli.spaces import Labels
 

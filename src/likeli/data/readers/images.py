@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,18 +26,15 @@ def read_folder(folder: str | Path) -> tuple[np.ndarray, list[str] | None, list[
         InputError: no pictures, sizes that differ, a damaged or huge picture; the file is named.
     """
     root = Path(folder)
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not _hidden(p, root))
+    parts = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    files = [p for p, names in parts.items() if not any(name.startswith(".") for name in names)]
     require(len(files) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
-    classes = [p.relative_to(root).parts[0] if len(p.relative_to(root).parts) > 1 else None for p in files]
+    classes = [parts[p][0] if len(parts[p]) > 1 else None for p in files]
     mixed = None in classes and any(classes)
     require(not mixed, str(folder), "pictures either in subfolders or beside each other", "both")
     pictures, alpha = read_pictures(files)
     notes = [f"{folder}: {alpha} pictures have transparency, which was dropped"] * (alpha > 0)
     return pictures, [str(c) for c in classes] if any(classes) else None, notes
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
@@ -53,18 +53,25 @@ def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
     return pictures, sum("A" in mode or mode == "a" for _, mode in shapes)
 
 
-def _look(path: Path) -> tuple[tuple[int, int], str]:
-    """Size and mode from the header alone, before any pixel is decoded."""
+@contextmanager
+def _opened(path: Path, problem: str) -> Iterator[Any]:
     from PIL import Image
 
     with open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is far below Pillow's
         try:
             with Image.open(file, formats=FORMATS) as picture:
-                size, mode = picture.size, picture.mode
+                yield picture
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more") from error
         except Exception as error:  # decoders meet hostile bytes in many ways
-            bomb = isinstance(error, Image.DecompressionBombError)
-            raise InputError(_huge(path) if bomb else f"{path}: is not a picture ({', '.join(FORMATS)}), or damaged") from error
+            raise InputError(f"{path}: {problem}") from error
+
+
+def _look(path: Path) -> tuple[tuple[int, int], str]:
+    """Size and mode from the header alone, before any pixel is decoded."""
+    with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged") as picture:
+        size, mode = picture.size, picture.mode
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
@@ -72,19 +79,9 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
-def _huge(path: Path) -> str:
-    return f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more"
-
-
 def _decode(path: Path, size: tuple[int, int], grey: bool) -> np.ndarray:
-    from PIL import Image
-
-    with open_regular(path) as file:
-        try:
-            with Image.open(file, formats=FORMATS) as picture:
-                same = picture.size == size
-                array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
-        except Exception as error:  # decoders meet hostile bytes in many ways
-            raise InputError(f"{path}: the picture is damaged or truncated") from error
+    with _opened(path, "the picture is damaged or truncated") as picture:
+        same = picture.size == size
+        array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
     require(same, str(path), "the size it had a moment ago", "another")
     return array if grey else array.transpose(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import os
@@ -51,19 +52,14 @@ def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a regular file."""
-    with open_regular(path) as file:
-        return file.read()
-
-
-def read_text(path: str | Path) -> str:
+def read_utf8(path: str | Path) -> bytes:
     """The content of a UTF-8 text file, its byte-order mark dropped and its line ends made `\\n`.
 
     Raises:
         InputError: not UTF-8, or NUL characters; the line is named.
     """
-    content = read_bytes(path)
+    with open_regular(path) as file:
+        content = file.read()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{path}: expected UTF-8 text, got UTF-16; save it as UTF-8")
     nul = content.find(b"\0")
@@ -71,12 +67,13 @@ def read_text(path: str | Path) -> str:
         line = content.count(b"\n", 0, nul) + 1
         raise InputError(f"{path}: line {line} holds a NUL character; this is not a text file")
     try:
-        text = content.decode("utf-8-sig")
+        content.isascii() or content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise InputError(f"{path}: line {line} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -97,21 +94,9 @@ def _read_array(file: IO[bytes], size: int, what: str) -> np.ndarray:
     if declared != size - header:
         relation = "is truncated" if size - header < declared else "has bytes left over"
         raise InputError(f"{what}: {relation}: its header declares {declared:,} bytes of {shape}, it holds {size - header:,}")
-    content = bytearray(declared)
-    got = _read_into(file, content)
-    require(got == declared, what, f"{declared:,} bytes", f"{got:,}")
+    content = file.read(declared)
+    require(len(content) == declared, what, f"{declared:,} bytes", f"{len(content):,}")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _read_into(file: IO[bytes], content: bytearray) -> int:
-    done, view = 0, memoryview(content)
-    while done < len(content):
-        chunk = file.read(min(2**24, len(content) - done))
-        if not chunk:
-            break
-        view[done : done + len(chunk)] = chunk
-        done += len(chunk)
-    return done
 
 
 def _read_header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
@@ -188,13 +173,10 @@ class Archive:
         with self._open() as zipped:
             info = zipped.getinfo(f"{key}.npy")
             bomb = info.file_size > FREE_RATIO_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1)
-            require(not bomb and info.file_size <= memory_limit(), what, "an array of sane size", self._sizes(info))
+            sizes = f"{info.compress_size:,} bytes that would unpack to {info.file_size:,}"
+            require(not bomb and info.file_size <= memory_limit(), what, "an array of sane size", sizes)
             with zipped.open(info) as member:
                 return _read_array(member, info.file_size, what)
-
-    @staticmethod
-    def _sizes(info: zipfile.ZipInfo) -> str:
-        return f"{info.compress_size:,} bytes that would unpack to {info.file_size:,}"
 
     def shape(self, key: str) -> tuple[Any, ...]:
         """The shape of `key`, its data unread."""

@@ -1,7 +1,7 @@
-"""Tables in files: strict comma-separated values, and parquet through pandas.
+"""Tables in files and in memory: named columns of numbers and texts, before it is known what they are.
 
-A cell is missing when it is blank, NA, nan, ? or null.  A file is read in blocks of rows, so that a column of numbers never
-exists as text as a whole; every error names the line of the file and the column.
+A cell is missing when it is blank, NA, nan, ? or null.  pandas reads a .csv; where it is laxer than a table should be (quotes,
+rows that may be short) a strict pass follows, so that every error names the line of the file and the column.
 """
 
 from __future__ import annotations
@@ -9,26 +9,144 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from likeli.data.readers.frames import Cells, Frame, distinct, from_pandas
-from likeli.data.readers.npy import memory_limit, open_regular, read_text
+from likeli.data.infer import Fitted, fit_space, fit_table, place, refuse_constant
+from likeli.data.readers.npy import memory_limit, open_regular, read_utf8
 from likeli.data.readers.text import decode
-from likeli.errors import InputError, LikeliError, MissingExtra, require
+from likeli.errors import InputError, LikeliError, MissingExtra, nearest, require
 from likeli.spaces import Space, Table, Tokens
-from likeli.spaces.table import MISSING_TEXT
+from likeli.spaces.arrays import pandas_column
+from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
 
-MAX_COLUMNS, BLOCK_ROWS = 50_000, 4096
-WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+Cells = np.ndarray | list[str | None]
+MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
+WHOLE = re.compile(r"[+-]?[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass
+class Frame:
+    """Named columns of one length.
+
+    Arguments:
+        names: distinct.
+        columns: float64 with NaN for missing, or texts with None for missing.
+        whole: whether a column of numbers was written as whole numbers.
+        lines: the line of the file of each row.
+        warnings: what was odd.
+    """
+
+    names: list[str]
+    columns: list[Cells]
+    whole: list[bool]
+    lines: Sequence[int] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.columns[0]) if self.columns else 0
+
+    def pop(self, name: str, what: str) -> Cells:
+        """Take the column `name` out.
+
+        Raises:
+            InputError: there is none; the nearest is suggested.
+        """
+        if name not in self.names:
+            listed = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+            raise InputError(f"{what}: no column {name!r}; it has {listed}{nearest(name, self.names)}")
+        i = self.names.index(name)
+        del self.names[i], self.whole[i]
+        return self.columns.pop(i)
+
+    def matrix(self, what: str) -> Tensor:
+        """All columns as numbers, (rows, columns) float64.
+
+        Raises:
+            InputError: a column of texts; its first text is named.
+        """
+        for name, column in zip(self.names, self.columns):
+            if isinstance(column, list):
+                row = next((i for i, v in enumerate(column) if v is not None), 0)
+                where = f"{what}: {place(row, self.lines)}, column {name}"
+                raise InputError(f"{where}: expected a number, got {str(column[row])[:40]!r}")
+        return torch.from_numpy(np.stack(self.columns, 1)) if self.columns else torch.empty(len(self), 0)
+
+
+def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitted:
+    """The space of a frame: reals when every column is real, a table when some are whole numbers or texts.
+
+    Raises:
+        InputError: texts under a kind of numbers; too many categories.
+    """
+    require(len(frame.names) > 0, what, "at least one column", "none")
+    texts = any(isinstance(c, list) for c in frame.columns)
+    if kind not in (None, "table") or not (texts or any(frame.whole)):
+        fitted = fit_space(frame.matrix(what), train, kind or "real", what, tuple(frame.names), frame.lines)
+    else:
+        named = [(column, f"{what}, column {name}") for name, column in zip(frame.names, frame.columns)]
+        known = [_categories(column, where) if isinstance(column, list) else () for column, where in named]
+        cells = [encode_column(column, k, where) if k else column for k, (column, where) in zip(known, named)]
+        x = torch.from_numpy(np.stack(cells, 1))
+        fitted = fit_table(x, train, frame.names, frame.whole, known, what, frame.lines)
+        refuse_constant(fitted.x, what, fitted.space.names)
+    fitted.warnings = frame.warnings + fitted.warnings
+    return fitted
+
+
+def _categories(column: list[str | None], what: str) -> tuple[str, ...]:
+    known = sorted({v for v in column if v is not None})
+    require(len(known) > 0, what, "at least one value", "missing cells only; drop the column")
+    require(len(known) <= MAX_CATEGORIES, what, f"at most {MAX_CATEGORIES} categories", f"{len(known)}; drop the column")
+    return tuple(known)
+
+
+def from_pandas(frame: Any, what: str) -> Frame:
+    """A pandas DataFrame; text, category and bool columns become texts.
+
+    Raises:
+        InputError: a column of dates, complex numbers or other objects.
+    """
+    columns, whole = list[Cells](), list[bool]()
+    names, odd_names = _distinct([str(c) for c in frame.columns], what)
+    for i, name in enumerate(names):
+        series = frame.iloc[:, i]
+        kind = getattr(series.dtype, "kind", "O")
+        if kind == "O":
+            odd = next((v for v in series.dropna() if not isinstance(v, (str, bool, int))), None)
+            require(odd is None, f"{what}, column {name}", "numbers or texts", type(odd).__name__)
+            columns.append(texts_of(series))
+        else:
+            columns.append(pandas_column(series, f"{what}, column {name}").astype(np.float64))
+        whole.append(kind in "iub")
+    return Frame(names, columns, whole, None, odd_names)
+
+
+def _distinct(given: list[str], what: str) -> tuple[list[str], list[str]]:
+    """(the names, a repeated one with `.2`, `.3` … and an empty one with its position; what was odd of them)."""
+    seen, names = Counter[str](), list[str]()
+    for i, name in enumerate(given):
+        name = name or f"column{i + 1}"
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+    if len(set(names)) < len(names):
+        names = [f"{name}#{i + 1}" for i, name in enumerate(given)]
+    twice = ", ".join(sorted(n for n, count in Counter(given).items() if n and count > 1)[:5])
+    odd = [f"{what}: column {given.index('') + 1} has no name; if it is an index, drop it"] if "" in given else []
+    return names, odd + [f"{what}: duplicate header {twice}; the later ones were numbered"] * bool(twice)
 
 
 def read_csv(path: str | Path) -> Frame:
@@ -37,34 +155,40 @@ def read_csv(path: str | Path) -> Frame:
     Raises:
         InputError: ragged, not UTF-8, semicolons, decimal commas, infinite numbers, texts among numbers; with line and column.
     """
-    text = read_text(path)
-    delimiter = "\t" if str(path).lower().endswith(".tsv") else ","
-    rows = _rows(text, delimiter, str(path))
-    line, header = next(rows, (0, []))
-    require(bool(header), str(path), "a header line", "no lines")
-    _check_delimiter(header, delimiter, str(path))
-    require(len(header) <= MAX_COLUMNS, str(path), f"at most {MAX_COLUMNS:,} columns", f"{len(header):,}")
-    headless = all(_number(cell) is not None for cell in header)
-    names = distinct([f"column{i + 1}" if headless else cell.strip() for i, cell in enumerate(header)])
-    columns, lines = _columns(rows, [(line, header)] if headless else [], names, str(path))
-    require(len(lines) > 0, str(path), "rows of data", "a header only")
-    return _frame(names, columns, lines, str(path), _header_warnings(header, headless, str(path)))
+    what, delimiter = str(path), "\t" if str(path).lower().endswith(".tsv") else ","
+    with open_regular(path) as opened:
+        plain = all(chunk.isascii() and not any(c in chunk for c in b'\0\r"') for chunk in _chunks(opened))
+        content = b"" if plain else read_utf8(path)
+        file = opened if plain else io.BytesIO(content)
+        file.seek(0)
+        header = next((row for _, row in _records(file, 1, delimiter, what) if row), [])
+        require(bool(header), what, "a header line", "no lines")
+        _check_delimiter(header, delimiter, what)
+        require(len(header) <= MAX_COLUMNS, what, f"at most {MAX_COLUMNS:,} columns", f"{len(header):,}")
+        names, notes = _distinct([cell.strip() for cell in header], what)
+        start = file.tell()
+        if all(_number(cell.strip()) is not None for cell in header):
+            names, start = [f"column{i + 1}" for i in range(len(header))], 0
+            notes = [f"{what}: the first line holds numbers only, so it was taken as a row; columns are column1, column2, …"]
+        lines, series = _body(file, content, start, delimiter, len(names), what)
+    typed = [_typed(column, name, lines, what) for name, column in zip(names, series)]
+    return Frame(names, [c for c, _ in typed], [w for _, w in typed], lines, notes)
 
 
-def _rows(text: str, delimiter: str, what: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of every row that is not blank."""
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    line = 1
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(f"{what}: line {line}: {str(error)[:100]}; check its quotes and long cells") from error
-        if row:
+def _chunks(file: IO[bytes], start: int = 0) -> Iterator[bytes]:
+    file.seek(start)
+    return iter(lambda: file.read(2**16), b"")
+
+
+def _records(file: Iterable[bytes], line: int, delimiter: str, what: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every row from line `line` on; a blank one has no fields."""
+    before, reader = line, csv.reader((text.decode() for text in file), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
             yield line, row
-        line = reader.line_num + 1
+            line = before + reader.line_num
+    except csv.Error as error:
+        raise InputError(f"{what}: line {line}: {str(error)[:100]}; check its quotes and long cells") from error
 
 
 def _check_delimiter(header: list[str], delimiter: str, what: str) -> None:
@@ -74,46 +198,119 @@ def _check_delimiter(header: list[str], delimiter: str, what: str) -> None:
     require(other is None, what, f"fields separated by {name[delimiter]}", f"{name.get(other or '', '')}; {hint}")
 
 
-def _header_warnings(header: list[str], headless: bool, what: str) -> list[str]:
-    names = [h.strip() for h in header]
-    twice = sorted({n for n in names if n and names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if headless:
-        return [f"{what}: the first line holds numbers only, so it was taken as a row; columns are column1, column2, …"]
-    blank = [f"{what}: column {i + 1} has no name; if it is an index, drop it" for i, n in enumerate(names) if not n][:1]
-    return blank + [f"{what}: duplicate header {', '.join(twice[:5])}; the later ones were numbered"] * bool(twice)
+def _body(
+    file: IO[bytes], content: bytes, start: int, delimiter: str, width: int, what: str
+) -> tuple[Sequence[int], list[Any]]:
+    """The line of each row below the header, which ends at byte `start`, and the columns as pandas took them.
+
+    pandas refuses a row that is longer than those before it and fills up a shorter one.  Without quotes, then, all rows are
+    sound if the first one is and there are as many delimiters as cells want, which no gap in the last column says sooner.
+
+    Arguments:
+        file: at the path `what`, or its content as `read_utf8` mends it.
+        content: the same, empty for a file that needs no mending: pandas takes its path, and several threads if it likes.
+    """
+    import pandas
+
+    def parse(**options: Any) -> Any:
+        file.seek(start)
+        straight = not content and line <= 2
+        source, header = os.path.abspath(what) if straight else file, 0 if straight and line == 2 else None
+        if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1):
+            options["float_precision"] = "round_trip"  # the default since then
+        form = dict(sep=delimiter, header=header, names=range(width), index_col=False, skip_blank_lines=False)
+        with warnings.catch_warnings(action="ignore"):  # of columns whose blocks differ in type, which are read again below
+            return pandas.read_csv(source, na_values=list(MISSING_TEXT), keep_default_na=False, **form, **options)
+
+    file.seek(0)
+    line, first, comma, sound = file.read(start).count(b"\n") + 1, file.readline(), delimiter.encode(), False
+    kept: Any = slice(None)
+    if first and first.count(comma) == width - 1 and b'"' not in content:
+        with suppress(pandas.errors.ParserError):
+            frame = parse()
+            lines: Sequence[int] = range(line, line + len(frame))
+            last = frame[width - 1]
+            gap = last.hasnans or (last.dtype.kind == "O" and (last == "").any())  # the latter beside a huge whole number
+            commas = sum(chunk.count(comma) for chunk in _chunks(file, start)) if gap else 0
+            sound = not gap or (width > 1 and commas == len(frame) * (width - 1))
+    if not sound:
+        file.seek(start)
+        lines, kept = _strict(file, line, delimiter, width, what)
+        frame = parse()
+    again = [i for i in range(width) if not _is_certain(frame[i])]
+    texts = parse(usecols=again, dtype=str) if again else frame
+    return lines, [(texts if i in texts else frame)[i][kept] for i in range(width)]
 
 
-class _Column:
-    """Blocks of one column: numbers while all cells are numbers or missing, with their texts beside them where not."""
+def _strict(file: Iterable[bytes], line: int, delimiter: str, width: int, what: str) -> tuple[list[int], list[bool]]:
+    """The line of each row that is not blank, and which rows are not.
 
-    def __init__(self) -> None:
-        self.blocks: list[Cells] = []
-        self.whole = True
-        self.text = False
-
-    def add(self, cells: Sequence[str]) -> None:
-        numbers = _numbers(cells)
-        if numbers is None:
-            self.text = True
-            self.blocks.append([None if (c := cell.strip()) in MISSING_TEXT else c for cell in cells])
-        else:
-            self.whole = self.whole and all(WHOLE.fullmatch(c) or c.strip() in MISSING_TEXT for c in cells)
-            self.blocks.append(numbers)
+    Raises:
+        InputError: a row of another width, faulty quotes, blank rows only; the line is named.
+    """
+    lines, kept = list[int](), list[bool]()
+    for at, row in _records(file, line, delimiter, what):
+        if row and len(row) != width:
+            raise InputError(f"{what}: line {at} has {len(row)} field{'s' * (len(row) != 1)}, expected {width}")
+        kept.append(bool(row))
+        lines += [at] * bool(row)
+    require(len(lines) > 0, what, "rows of data", "a header only")
+    return lines, kept
 
 
-def _numbers(cells: Sequence[str]) -> np.ndarray | None:
-    try:
-        numbers = list(map(float, cells))
-    except ValueError:
-        numbers = list(takewhile(lambda v: v is not None, map(_number, cells)))
-        if len(numbers) < len(cells):
-            return None
-    return None if "_" in "".join(cells) else np.array(numbers)  # float() would read 1_000
+def _is_certain(column: Any) -> bool:
+    """Whether what pandas took a column for needs no look at its texts: whole numbers, fractions or texts."""
+    if column.dtype.kind == "f":
+        numbers = column.to_numpy()
+        return bool((np.floor(numbers) < numbers).any())  # else 1.0 may have been written as 1 beside a gap
+    return column.dtype.kind in "iu" or column.dtype == "str"
 
 
-def _number(cell: str) -> float | None:
-    """The cell's number, NaN where it is missing, None where it is text."""
-    text = cell.strip()
+def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cells, bool]:
+    """(numbers, whether all were written as whole ones) or (texts, False).
+
+    Raises:
+        InputError: an infinite number, a cell that is too long, texts among numbers; the line is named.
+    """
+    import pandas
+
+    if column.dtype.kind in "iuf":
+        numbers, whole = column.to_numpy(np.float64), column.dtype.kind != "f"
+    else:
+        codes, found = pandas.factorize(column)  # −1 is a missing cell; the texts stand in the order of their first row
+        texts = [None if (text := cell.strip()) in MISSING_TEXT else text for cell in found]
+        values = [math.nan if text is None else _number(text) for text in texts]
+        if None in values:
+            _refuse_errors(codes, texts, values, lambda row: f"{what}: line {lines[row]}", name)
+            return np.array([*texts, None], object)[codes].tolist(), False
+        numbers, whole = np.array([*values, math.nan])[codes], all(text is None or WHOLE.fullmatch(text) for text in texts)
+    infinite = np.flatnonzero(np.isinf(numbers))
+    if len(infinite):
+        where, value = f"{what}: line {lines[infinite[0]]}, column {name}", numbers[infinite[0]]
+        raise InputError(f"{where} is {value:g} or overflows; expected a finite number")
+    return numbers, whole
+
+
+def _refuse_errors(
+    codes: np.ndarray, texts: list[str | None], values: list[float | None], line: Callable[[int], str], name: str
+) -> None:
+    """Refuse a text that is too long, and texts where most cells are numbers or all are decimal commas."""
+    limit = csv.field_size_limit()
+    long = next((k for k, text in enumerate(texts) if text and len(text) > limit), None)
+    if long is not None:
+        where = line(int((codes == long).argmax()))
+        raise InputError(f"{where}: field larger than field limit ({limit}); check its quotes and long cells")
+    odd = np.array([v is None for v in values])
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts)) * [text is not None for text in texts]
+    strange = [str(text) for text, value in zip(texts, values) if value is None]
+    if all(map(DECIMAL_COMMA.fullmatch, strange)) or counts[odd].sum() < counts.sum() / 2:
+        hint = "; write numbers with a decimal point and no thousands separator" if "," in strange[0] else ""
+        where = f"{line(int((codes == odd.argmax()).argmax()))}, column {name}"
+        raise InputError(f"{where}: expected a number, got {strange[0][:40]!r}{hint}")
+
+
+def _number(text: str) -> float | None:
+    """The number that a stripped text stands for, NaN for a missing cell, None for a text."""
     if text in MISSING_TEXT:
         return math.nan
     try:
@@ -122,80 +319,19 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _columns(
-    rows: Iterator[tuple[int, list[str]]], first: list[tuple[int, list[str]]], names: list[str], what: str
-) -> tuple[list[_Column], list[int]]:
-    columns, lines = [_Column() for _ in names], list[int]()
-    block: list[list[str]] = [row for _, row in first]
-    lines += [line for line, _ in first]
-    for line, row in rows:
-        if len(row) != len(names):
-            raise InputError(f"{what}: line {line} has {len(row)} field{'s' * (len(row) != 1)}, expected {len(names)}")
-        block.append(row)
-        lines.append(line)
-        if len(block) == BLOCK_ROWS:
-            _add(columns, block)
-            block = []
-    _add(columns, block)
-    return columns, lines
-
-
-def _add(columns: list[_Column], block: list[list[str]]) -> None:
-    for column, cells in zip(columns, zip(*block)):
-        column.add(cells)
-
-
-def _frame(names: list[str], columns: list[_Column], lines: list[int], what: str, warnings: list[str]) -> Frame:
-    cells: list[Cells] = []
-    for name, column in zip(names, columns):
-        if column.text:
-            cells.append(_as_text(column, name, lines, what))
-            continue
-        numbers: np.ndarray = np.concatenate(column.blocks)
-        bad = np.flatnonzero(np.isinf(numbers))
-        if len(bad):
-            raise InputError(
-                f"{what}: line {lines[bad[0]]}, column {name} is {numbers[bad[0]]:g} or overflows; expected a finite number"
-            )
-        cells.append(numbers)
-    return Frame(names, cells, [c.whole and not c.text for c in columns], lines, warnings)
-
-
-def _as_text(column: _Column, name: str, lines: list[int], what: str) -> list[str | None]:
-    """All cells as text; refused when most of them are numbers, since then the rest are errors."""
-    out: list[str | None] = []
-    numeric, strange = 0, -1
-    for block in column.blocks:
-        if isinstance(block, np.ndarray):
-            numeric += int((~np.isnan(block)).sum())
-            out += [None if v != v else str(int(v)) if v.is_integer() else repr(v) for v in block.tolist()]
-            continue
-        for cell in block:
-            text = cell is not None and _number(cell) is None
-            numeric += cell is not None and not text
-            strange = len(out) if text and strange < 0 else strange
-            out.append(cell)
-    present = sum(v is not None for v in out)
-    commas = all(v is None or DECIMAL_COMMA.fullmatch(v) or _number(v) is not None for v in out)
-    if commas or numeric > present / 2:
-        hint = "; write numbers with a decimal point and no thousands separator" if "," in (out[strange] or "") else ""
-        cell = repr((out[strange] or "")[:40])
-        raise InputError(f"{what}: line {lines[strange]}, column {name}: expected a number, got {cell}{hint}")
-    return out
-
-
 def read_parquet(path: str | Path) -> Frame:
-    """A .parquet file, through pandas and pyarrow.
+    """A .parquet file, through pyarrow.
 
     Raises:
-        MissingExtra: they are not installed.
+        MissingExtra: pyarrow is not installed.
         InputError: damaged, or it would unpack to more than fits.
     """
+    import pandas
+
     try:
-        import pandas
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise MissingExtra("pandas and pyarrow", "data", "reading .parquet files") from error
+        raise MissingExtra("pyarrow", "data", "reading .parquet files") from error
     try:
         with open_regular(path) as file:
             info = ParquetFile(file).metadata
@@ -240,6 +376,6 @@ def _written(value: Any) -> Any:
 
 def harmless(text: str) -> str:
     """The text, with an apostrophe before a first character that makes a spreadsheet compute; plain numbers are left alone."""
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) and _number(text) is None else text
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) and _number(text.strip()) is None else text
 
 

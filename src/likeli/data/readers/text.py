@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from likeli.data.readers.npy import read_text
+from likeli.data.readers.npy import read_utf8
 from likeli.errors import InputError, require
 from likeli.spaces import Tokens
 
@@ -22,7 +22,7 @@ def read_tokens(path: str | Path, length: int = 64) -> tuple[Tensor, Tokens, lis
     Raises:
         InputError: not text, shorter than two windows, or more than `MAX_ALPHABET` different characters.
     """
-    text = read_text(path)
+    text = read_utf8(path).decode()
     require(length >= 1, "length", "at least 1", length)
     rows = len(text) // length
     require(rows >= 2, str(path), f"at least 2 windows of length={length} characters", f"{len(text)} characters")
