@@ -109,7 +109,7 @@ def test_the_head_has_mass_one_per_degree_and_draws_what_it_scores():
 def test_a_vae_is_built_fitted_saved_and_loaded_on_it(tmp_path):
     space, x = Angles(2), headings(300)
     assert describe(build(describe(space), Space)) == describe(space)
-    model = likeli.VAE(space, 2, hidden=(16,))
+    model = likeli.VAE(space, 2, likeli.CoderBackbone((16,)))
     assert model.head.kind() == "wrapped_cauchy"
     likeli.fit(model, x, steps=2)
     likeli.save(model, tmp_path / "run")
@@ -127,7 +127,7 @@ def test_a_vae_is_built_fitted_saved_and_loaded_on_it(tmp_path):
 
 def test_training_on_it_finds_the_cut_circle():
     """Two angles of a spread of 20° and 5° cost less than two even ones by more than a nat after 100 steps."""
-    x, model = headings(600), likeli.VAE(Angles(2), 2, hidden=(32,))
+    x, model = headings(600), likeli.VAE(Angles(2), 2, likeli.CoderBackbone((32,)))
     likeli.fit(model, x, steps=100)
     assert model.log_likelihood(headings(100, seed=1)).value.mean() > -2 * math.log(360) + 1
 
