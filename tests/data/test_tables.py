@@ -136,6 +136,16 @@ def test_a_csv_is_read_nearly_as_fast_as_pandas_reads_it(tmp_path):
     assert np.median(seconds[read_csv][1:]) < 1.5 * np.median(seconds[pd.read_csv][1:])
 
 
+def test_marks_of_the_byte_order_are_no_cells(tmp_path):
+    """Also where files that began with one were put together."""
+    got = read_csv(table(tmp_path, "\ufeffa,b\n\ufeff1,2.5\n\ufeff3,u\n4,v\n5,\ufeff\n"))
+    assert (got.names, got.whole, list(got.lines)) == (["a", "b"], [True, False], [2, 3, 4, 5])
+    assert got.columns[0].tolist() == [1, 3, 4, 5]
+    assert got.columns[1] == ["2.5", "u", "v", None]
+    with pytest.raises(InputError, match="a header only"):
+        read_csv(table(tmp_path, "a\n\ufeff"))
+
+
 def test_a_mixed_table(tmp_path):
     text = "h,n,c,y\n" + "".join(f"{i * 0.5},{i},{'uvw'[i % 3]},{['no', 'yes'][i % 2]}\n" for i in range(40)) + "?,,NA,no\n"
     data = load_data(table(tmp_path, text), labels="y")

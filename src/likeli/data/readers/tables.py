@@ -6,6 +6,7 @@ rows that may be short) a strict pass follows, so that every error names the lin
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -158,7 +159,7 @@ def read_csv(path: str | Path) -> Frame:
     what, delimiter = str(path), "\t" if str(path).lower().endswith(".tsv") else ","
     with open_regular(path) as opened:
         plain = all(chunk.isascii() and not any(c in chunk for c in b'\0\r"') for chunk in _chunks(opened))
-        content = b"" if plain else read_utf8(path)
+        content = b"" if plain else read_utf8(path).replace(codecs.BOM_UTF8, b"")  # some stand between files put together
         file = opened if plain else io.BytesIO(content)
         file.seek(0)
         header = next((row for _, row in _records(file, 1, delimiter, what) if row), [])
