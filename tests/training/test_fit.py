@@ -15,7 +15,7 @@ from likeli.errors import InputError, LikeliError
 from likeli.models import GMM
 from likeli.spaces.base import Labels, Real, Space
 from likeli.training import fit
-from likeli.training.engine import Engine
+from likeli.training.engine import Descent, training_loss
 from likeli.training.settings import TrainSettings, learning_rate
 
 SMALL = {"batch": 32, "steps": 60}
@@ -181,9 +181,9 @@ def test_clipping_bounds_the_step_and_frozen_weights_stay():
     model = noisy()
     model.net[0].weight.requires_grad_(False)
     frozen, bias = model.net[0].weight.clone(), model.net[0].bias.detach().clone()
-    engine = Engine(model, TrainSettings(clip=1e-3, ema=0.0))
-    descent = engine.descent(model.parameters())
-    norm = descent.step(engine.loss(rows(), None).mean(), 0.1)
+    settings = TrainSettings(clip=1e-3, ema=0.0)
+    descent = Descent(model.parameters(), settings)
+    norm = descent.step(training_loss(model, rows(), None, settings).mean(), 0.1)
     clipped = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert norm > 1e-2
     assert clipped == pytest.approx(1e-3, rel=1e-3)  # torch divides by norm + 1e-6
@@ -208,8 +208,8 @@ def test_a_step_of_too_large_a_gradient_is_skipped_and_counted(monkeypatch):
 
 
 def test_weight_decay_is_for_matrices_only():
-    model = Engine(noisy(), TrainSettings(weight_decay=0.3)).descent(noisy().parameters())
-    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in model.adam.param_groups] == [(0.3, {2}), (0.0, {1})]
+    descent = Descent(noisy().parameters(), TrainSettings(weight_decay=0.3))
+    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in descent.adam.param_groups] == [(0.3, {2}), (0.0, {1})]
 
 
 def test_a_conditional_model_gets_the_labels_of_its_rows(monkeypatch):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from likeli.cli.objects import load_plugins, stored_data
+from likeli.cli.objects import keep_freed_memory, load_plugins, stored_data
 from likeli.cli.output import emit, table
 from likeli.errors import require
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from likeli.checkpoint.folder import require_empty
     from likeli.cli.options import train_settings
     from likeli.evaluation.two_sample import quality_per_step
-    from likeli.training.fit import UPDATES, distil
+    from likeli.training import distil
 
     require(1 <= args.steps <= 64, "steps", "a whole number from 1 to 64", args.steps)
     require(2 <= args.substeps <= 64, "substeps", "a whole number from 2 to 64", args.substeps)
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
     load_plugins(args.plugin)
     saved = checkpoint.read(args.run_folder)
     data = stored_data(saved.info)
-    budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or UPDATES}
+    budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or 1500}
+    keep_freed_memory()
     student = distil(
         saved.model,
         data,

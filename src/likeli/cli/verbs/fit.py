@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likeli.cli.catalogue import catalogue, training_options
-from likeli.cli.objects import build_model, load_plugins, read_data, stored_data
+from likeli.cli.objects import build_model, keep_freed_memory, load_plugins, read_data, stored_data
 from likeli.cli.output import emit, log
 from likeli.cli.plan import Plan, make_plan
 from likeli.cli.verbs.list import options_help, training_help
@@ -144,6 +144,7 @@ def train(plan: Plan, folder: str, args: argparse.Namespace, model: GenerativeMo
     """Run the trainer."""
     import likeli
 
+    keep_freed_memory()
     return likeli.fit(
         model,
         data,
