@@ -207,9 +207,24 @@ def test_a_step_of_too_large_a_gradient_is_skipped_and_counted(monkeypatch):
     assert still == [20, 40]
 
 
-def test_weight_decay_is_for_matrices_only():
-    descent = Descent(noisy().parameters(), TrainSettings(weight_decay=0.3))
-    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in descent.adam.param_groups] == [(0.3, {2}), (0.0, {1})]
+def test_steps_are_those_of_torchs_optimiser_and_only_matrices_decay():
+    model, peer = noisy(), noisy()
+    settings = TrainSettings(weight_decay=0.3, clip=0.5, betas=(0.8, 0.9))
+    descent = Descent(model.parameters(), settings)
+    decayed, others = ([p for p in peer.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, betas=(0.8, 0.9), fused=True)
+    for k in range(20):
+        torch.manual_seed(k)
+        descent.step(training_loss(model, rows(), None, settings).mean(), 0.01 / (k + 1))
+        torch.manual_seed(k)
+        adam.zero_grad()
+        peer.loss(rows()).mean().backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 0.5)
+        for group in adam.param_groups:
+            group["lr"] = 0.01 / (k + 1)
+        adam.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), peer.parameters()))
 
 
 def test_a_conditional_model_gets_the_labels_of_its_rows(monkeypatch):

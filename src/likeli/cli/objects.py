@@ -9,13 +9,14 @@ import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from likeli.cli.options import Pairs, parse
 from likeli.cli.output import log
 from likeli.cli.plan import Plan
-from likeli.errors import InputError, LikeliError, nearest, require
+from likeli.errors import CheckpointError, InputError, LikeliError, nearest, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from likeli.data import Data
 import resource
 
+SMALL_MODEL = 1 << 28  # bytes that a model may take while it is built before its size is known
 BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
 
 
@@ -103,28 +105,24 @@ def build_model(spec: Mapping[str, Any], data: Data, *, seed: int, conditional: 
     import torch
 
     import likeli
+    from likeli.checkpoint.build import bounded
 
-    spec = {**spec, "space": data.space}
-    if conditional:
-        spec["condition"] = data.condition
-    with torch.device("meta"):
-        count = _count(spec)
-    check_fits(count * BYTES_PER_PARAMETER, f"training {spec['class']} with {count:.3g} parameters")
-    with likeli.seeded(seed, "weights"):
-        return likeli.build(spec, likeli.GenerativeModel, where="model")
+    def built() -> GenerativeModel:
+        with likeli.seeded(seed, "weights"):
+            return likeli.build(spec, likeli.GenerativeModel, where="model")
 
+    def check(model: GenerativeModel) -> None:
+        count = sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+        check_fits(count * BYTES_PER_PARAMETER, f"training {spec['class']} with {count:.3g} parameters")
 
-def _count(spec: Mapping[str, Any]) -> int:
-    """Parameters and buffers, counted without memory; 0 for a constructor that computes with numbers."""
-    import likeli
-
-    try:
-        model = likeli.build(spec, likeli.GenerativeModel, where="model")
-    except LikeliError:
-        raise
-    except (NotImplementedError, RuntimeError):
-        return 0
-    return sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+    spec = {**spec, "space": data.space} | ({"condition": data.condition} if conditional else {})
+    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), 10**9, spec["class"]):
+        model = built()
+        check(model)
+        return model
+    with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # arithmetic there would load a compiler
+        check(built())
+    return built()
 
 
 def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> dict[str, Any]:

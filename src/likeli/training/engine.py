@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.adamw import adamw
 
 from likeli.contract import GenerativeModel
 from likeli.errors import require
@@ -48,37 +49,47 @@ class Descent:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: TrainSettings) -> None:
-        self.parameters, self.clip = [p for p in parameters if p.requires_grad], settings.clip
+        self.parameters, self.settings = [p for p in parameters if p.requires_grad], settings
         require(len(self.parameters) > 0, "model", "parameters to train", "none")
-        decayed = [p for p in self.parameters if p.ndim > 1 and settings.weight_decay]
-        others = [p for p in self.parameters if p.ndim < 2 or not settings.weight_decay]  # one fused call if nothing decays
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
+        self.decays = [settings.weight_decay if p.ndim > 1 else 0.0 for p in self.parameters]
+        self.moments: dict[int, dict[str, Tensor]] = {}
 
     def step(self, loss: Tensor, lr: float, limit: float = math.inf) -> float:
         """A step down `loss` at rate lr, unless the gradient's norm, which is returned, is not finite or above `limit`."""
-        self.adam.zero_grad()
+        for p in self.parameters:
+            p.grad = None
         loss.backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        total = get_total_norm(gradients)
+        total = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = total.item()
         if norm - norm != 0 or norm > limit:  # inf, NaN or too large
             return norm
-        if self.clip is not None and norm > self.clip:
-            clip_grads_with_norm_(self.parameters, self.clip, total)
-        for group in self.adam.param_groups:
-            group["lr"] = lr
-        self.adam.step()
+        if self.settings.clip is not None and norm > self.settings.clip:
+            clip_grads_with_norm_(self.parameters, self.settings.clip, total)
+        moved = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        for decay in sorted(set(self.decays)):
+            self._update([i for i in moved if self.decays[i] == decay], lr, decay)
         return norm
+
+    @torch.no_grad()
+    def _update(self, index: list[int], lr: float, decay: float) -> None:
+        """One fused call for the parameters of one decay; the optimiser's class would import a compiler, two seconds of CPU."""
+        mine = [self.parameters[i] for i in index]
+        for i, p in zip(index, mine):
+            if i not in self.moments:
+                step = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.moments[i] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        first, second, steps = ([self.moments[i][k] for i in index] for k in ("exp_avg", "exp_avg_sq", "step"))
+        beta1, beta2 = self.settings.betas
+        plain = {"amsgrad": False, "maximize": False, "fused": True}
+        options = {"beta1": beta1, "beta2": beta2, "lr": lr, "weight_decay": decay, "eps": 1e-8} | plain
+        adamw(mine, [p.grad for p in mine if p.grad is not None], first, second, [], steps, **options)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's state, what a checkpoint holds."""
-        state = self.adam.state
-        return {f"{i}.{k}": v for i, p in enumerate(self.parameters) for k, v in state.get(p, {}).items()}
+        return {f"{i}.{k}": v for i, moments in sorted(self.moments.items()) for k, v in moments.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
-        for i, p in enumerate(self.parameters):
-            own = {k.removeprefix(f"{i}."): v.clone() for k, v in tensors.items() if k.startswith(f"{i}.")}
-            if own:
-                self.adam.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in own.items()}
+        for name, value in tensors.items():
+            i, _, key = name.partition(".")
+            self.moments.setdefault(int(i), {})[key] = value.to(self.parameters[int(i)].device, copy=True)
