@@ -63,15 +63,15 @@ def seconds_a_step(model, train, settings):
     import copy
     import statistics
 
-    from likeli.training.engine import Engine
+    from likeli.training.engine import Descent, training_loss
     from likeli.training.settings import resolve
 
     trial = copy.deepcopy(model).train()
-    engine = Engine(trial, resolve(settings, trial.train_defaults))
-    descent, taken = engine.descent(trial.parameters()), []
+    chosen = resolve(settings, trial.train_defaults)
+    descent, taken = Descent(trial.parameters(), chosen), []
     for _ in range(12):
         begin = time.process_time()
-        descent.step(engine.loss(train[: settings["batch"]], None).mean(), 1e-4)
+        descent.step(training_loss(trial, train[: settings["batch"]], None, chosen).mean(), 1e-4)
         taken.append(time.process_time() - begin)
     return statistics.median(taken[2:])
 

@@ -76,10 +76,10 @@ def measure(build, side, precision):
 
 
 def ours(folder, against, side, precision):
+    from likeli.cli.objects import keep_freed_memory
     from likeli.nn.unet import UNet
-    from likeli.training.engine import keep_freed_memory
 
-    keep_freed_memory()  # as `fit` does
+    keep_freed_memory()  # as `likeli fit` does
     options = {"diffusers": (WIDTHS, 1, 2), "denoising_diffusion_pytorch": ((32, 64, 56), 2, 4)}
     widths, blocks, shrink = options[against]
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import likeli
 from likeli.cli import main
+from likeli.cli.objects import keep_freed_memory
 from likeli.evaluation.likelihood import ROW
 
 TINY = ["--model.hidden", "8", "--steps", "6", "--train.batch", "32", "--train.valid_rows", "8", "--quiet"]
@@ -399,3 +400,8 @@ def test_warnings_are_one_line(tmp_path, capsys):
 def test_sources_are_listed(capsys):
     names = [row["name"] for row in output(capsys, "list", "--data")["sources"]]
     assert {"digits", "gaussian"} <= set(names)
+
+
+def test_freed_memory_is_kept_where_the_library_can():
+    assert keep_freed_memory() in (True, False)
+    assert keep_freed_memory() is keep_freed_memory()

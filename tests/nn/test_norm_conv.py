@@ -7,7 +7,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from likeli.nn.conv import NormConv, plain
 from likeli.nn.transformer import attend, heads_of
 from likeli.random import seeded
-from likeli.training.engine import keep_freed_memory
 
 
 def block(inputs=32, width=16, batch=3, dtype=torch.float64, steered=True):
@@ -100,8 +99,3 @@ def test_heads_divide_the_width():
         heads = heads_of(width)
         assert width % heads == 0
         assert heads == 1 or width // heads >= 64
-
-
-def test_freed_memory_is_kept_where_the_library_can():
-    assert keep_freed_memory() in (True, False)
-    assert keep_freed_memory() is keep_freed_memory()

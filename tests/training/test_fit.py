@@ -15,7 +15,7 @@ from likeli.errors import InputError, LikeliError
 from likeli.models import GMM
 from likeli.spaces import Labels, Real, Space
 from likeli.training import fit
-from likeli.training.engine import Engine
+from likeli.training.engine import Descent, training_loss
 from likeli.training.settings import TrainSettings, learning_rate
 
 SMALL = {"batch": 32, "steps": 60}
@@ -181,9 +181,9 @@ def test_clipping_bounds_the_step_and_frozen_weights_stay():
     model = noisy()
     model.net[0].weight.requires_grad_(False)
     frozen, bias = model.net[0].weight.clone(), model.net[0].bias.detach().clone()
-    engine = Engine(model, TrainSettings(clip=1e-3, ema=0.0))
-    descent = engine.descent(model.parameters())
-    norm = descent.step(engine.loss(rows(), None).mean(), 0.1)
+    settings = TrainSettings(clip=1e-3, ema=0.0)
+    descent = Descent(model.parameters(), settings)
+    norm = descent.step(training_loss(model, rows(), None, settings).mean(), 0.1)
     clipped = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert norm > 1e-2
     assert clipped == pytest.approx(1e-3, rel=1e-3)  # torch divides by norm + 1e-6
@@ -207,9 +207,24 @@ def test_a_step_of_too_large_a_gradient_is_skipped_and_counted(monkeypatch):
     assert still == [20, 40]
 
 
-def test_weight_decay_is_for_matrices_only():
-    model = Engine(noisy(), TrainSettings(weight_decay=0.3)).descent(noisy().parameters())
-    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in model.adam.param_groups] == [(0.3, {2}), (0.0, {1})]
+def test_steps_are_those_of_torchs_optimiser_and_only_matrices_decay():
+    model, peer = noisy(), noisy()
+    settings = TrainSettings(weight_decay=0.3, clip=0.5, betas=(0.8, 0.9))
+    descent = Descent(model.parameters(), settings)
+    decayed, others = ([p for p in peer.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, betas=(0.8, 0.9), fused=True)
+    for k in range(20):
+        torch.manual_seed(k)
+        descent.step(training_loss(model, rows(), None, settings).mean(), 0.01 / (k + 1))
+        torch.manual_seed(k)
+        adam.zero_grad()
+        peer.loss(rows()).mean().backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 0.5)
+        for group in adam.param_groups:
+            group["lr"] = 0.01 / (k + 1)
+        adam.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), peer.parameters()))
 
 
 def test_a_conditional_model_gets_the_labels_of_its_rows(monkeypatch):

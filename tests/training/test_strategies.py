@@ -139,7 +139,7 @@ class Duel(GenerativeModel):
 
 
 def test_a_new_strategy_is_one_function(monkeypatch, tmp_path):
-    from likeli.training.engine import Engine
+    from likeli.training.engine import Descent
 
     monkeypatch.setattr("likeli.training.strategies.STRATEGIES", STRATEGIES)
     with pytest.raises(InputError, match="model: expected a strategy of"):
@@ -147,12 +147,11 @@ def test_a_new_strategy_is_one_function(monkeypatch, tmp_path):
 
     @strategy("duel", stochastic=True)
     def duel(run):
-        engine = Engine(run.model, run.settings)
-        players = [run.keep(n, engine.descent([p])) for n, p in run.model.named_parameters()]
+        players = [run.keep(n, Descent([p], run.settings)) for n, p in run.model.named_parameters()]
         for x, y in run.batches():
-            loss = engine.loss(x, y).mean()
+            loss = run.model.loss(x, y).mean()
             players[0].step(loss, 0.1)
-            players[1].step(-engine.loss(x, y).mean(), 0.1)
+            players[1].step(-run.model.loss(x, y).mean(), 0.1)
             run.average.update()
             yield {"loss": loss.item()}
 

@@ -26,7 +26,13 @@ MAKERS = {
     *(torch.randperm, torch.arange, torch.linspace, torch.logspace, torch.eye, torch.tril_indices, torch.triu_indices),
     *(torch.Tensor.new_empty, torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full),
 }
-CELLS: dict[Any, Any] = {torch.arange: abs, torch.eye: lambda n: n * n, torch.linspace: lambda start, end, steps: steps}
+CELLS: dict[tuple[Any, int], Any] = {  # by function and number of arguments
+    (torch.arange, 1): abs,
+    (torch.arange, 2): lambda start, end: end - start,
+    (torch.arange, 3): lambda start, end, step: (end - start) / step,
+    (torch.eye, 1): lambda n: n * n,
+    (torch.linspace, 3): lambda start, end, steps: steps,
+}
 SPARE_BYTES, SPARE_CALLS = 1 << 27, 2_000  # what constructing may take beyond its weights: masks, tables, temporaries
 
 
@@ -109,6 +115,6 @@ class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but import
 
 def _bytes_of(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
     """Bytes of the tensor that a call would make: its shape on the meta device, which for the three ranges loads a compiler."""
-    if func in CELLS and len(args) == (3 if func is torch.linspace else 1):
-        return 8 * math.ceil(CELLS[func](*args))
-    return func(*args, **{k: v for k, v in kwargs.items() if k != "out"} | {"device": "meta"}).nbytes
+    if cells := CELLS.get((func, len(args))):
+        return 8 * math.ceil(cells(*args))
+    return func(*args, **{k: v for k, v in kwargs.items() if k not in ("out", "generator")} | {"device": "meta"}).nbytes

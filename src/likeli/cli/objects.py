@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import inspect
 import resource
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from likeli.cli.options import Pairs, read_value
 from likeli.cli.output import log, warn
 from likeli.cli.plan import Plan
 from likeli.config import Configurable, registered
-from likeli.errors import InputError, LikeliError, nearest, require
+from likeli.errors import CheckpointError, InputError, LikeliError, nearest, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from likeli.contract import GenerativeModel
     from likeli.data import Data
 
+SMALL_MODEL = 1 << 28  # bytes that a model may take while it is built before its size is known
 BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
 
 
@@ -116,6 +119,7 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
     import torch
 
     import likeli
+    from likeli.checkpoint.build import bounded
 
     if plan.model is None:
         raise InputError(f"model: expected --model FAMILY, one of {', '.join(known.models)}, got nothing")
@@ -125,18 +129,19 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
         require(name in able, "labels", f"a family that takes them: {', '.join(able)}", name)
         require(data.condition is not None, "labels", "data that have labels", data.name)
         spec["condition"] = data.condition
-    count = 0
-    try:
-        with torch.device("meta"):
-            empty = likeli.build(spec, likeli.GenerativeModel, where="model")
-        count = sum(t.numel() for t in [*empty.parameters(), *empty.buffers()])
-    except LikeliError:
-        raise
-    except (NotImplementedError, RuntimeError):  # a constructor that computes with numbers
-        pass
-    check_fits(count * BYTES_PER_PARAMETER, f"training {name} with {count:.3g} parameters")
-    with likeli.seeded(plan.seed, "weights"):
-        return likeli.build(spec, likeli.GenerativeModel, where="model")
+
+    def built() -> GenerativeModel:
+        with likeli.seeded(plan.seed, "weights"):
+            model = likeli.build(spec, likeli.GenerativeModel, where="model")
+        count = sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+        check_fits(count * BYTES_PER_PARAMETER, f"training {name} with {count:.3g} parameters")
+        return model
+
+    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), 10**9, name):
+        return built()
+    with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # arithmetic there would load a compiler
+        built()
+    return built()
 
 
 def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> dict[str, Any]:
@@ -216,3 +221,21 @@ def in_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} PB"
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed for the next training step; returns whether this system's library could be told so.
+
+    It gives large tensors back to the kernel otherwise and gets them back as zeroed pages, tens of thousands a step: 5 % of a
+    U-Net's step in float32 and 10 % in bfloat16.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, 2**26)])

@@ -1,17 +1,14 @@
-"""Gradient descent on one device: the only place that knows lightning-fabric."""
+"""Gradient descent on one device."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.adamw import adamw
 
 from likeli.contract import GenerativeModel
 from likeli.errors import require
@@ -31,103 +28,68 @@ def pick_device(name: str, model: GenerativeModel) -> torch.device:
     return torch.device(name, 0) if name == "cuda" else torch.device(name)
 
 
-class Engine:
-    """A model set up for training.
-
-    Arguments:
-        model: trained in place.
-        settings: device, precision, Adam's options, clipping.
-    """
-
-    def __init__(self, model: GenerativeModel, settings: TrainSettings) -> None:
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import LightningEnvironment
-
-        self.settings, self.device = settings, pick_device(settings.device, model)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        # Fabric's own mixed precision rounds the data to bfloat16 before the model sees them; `autocast` does not.
-        self.fabric = Fabric(accelerator=self.device.type, devices=1, precision="32-true", plugins=[LightningEnvironment()])
-        self.model = self.fabric.setup_module(model)
-        self.model.mark_forward_method("loss")
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context that a loss is computed in."""
-        if self.settings.precision == "bf16-mixed":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    def loss(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """The model's loss, (B,), at least in float32."""
-        with self.autocast():
-            loss = self.model.loss(x, y)
-        return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss
-
-    def descent(self, parameters: Iterable[nn.Parameter]) -> Descent:
-        """Adam on `parameters`.
-
-        Raises:
-            InputError: none of them can be trained.
-        """
-        return Descent(self, [p for p in parameters if p.requires_grad])
+def training_loss(model: GenerativeModel, x: Tensor, y: Tensor | None, settings: TrainSettings) -> Tensor:
+    """The model's loss at the settings' precision, (B,), at least in float32."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+        loss = model.loss(x, y)
+    return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss
 
 
 class Descent:
     """AdamW with the gradient's norm measured, and clipped if the settings say so, at each step.
 
+    Arguments:
+        parameters: those of them that can be trained are.
+        settings: Adam's options, clipping.
+
+    Raises:
+        InputError: none of them can be trained.
+
     Source: Kingma & Ba (2014), arXiv:1412.6980; Loshchilov & Hutter (2017), arXiv:1711.05101.
     """
 
-    def __init__(self, engine: Engine, parameters: list[nn.Parameter]) -> None:
-        require(len(parameters) > 0, "model", "parameters to train", "none")
-        settings = engine.settings
-        decayed = [p for p in parameters if p.ndim > 1 and settings.weight_decay]
-        others = [p for p in parameters if p.ndim < 2 or not settings.weight_decay]  # one fused call if nothing decays
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.engine, self.parameters, self.clip = engine, parameters, settings.clip
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
-        self._fabric_adam = engine.fabric.setup_optimizers(self.adam)
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: TrainSettings) -> None:
+        self.parameters, self.settings = [p for p in parameters if p.requires_grad], settings
+        require(len(self.parameters) > 0, "model", "parameters to train", "none")
+        self.decays = [settings.weight_decay if p.ndim > 1 else 0.0 for p in self.parameters]
+        self.moments: dict[int, dict[str, Tensor]] = {}
 
     def step(self, loss: Tensor, lr: float, limit: float = math.inf) -> float:
         """A step down `loss` at rate lr, unless the gradient's norm, which is returned, is not finite or above `limit`."""
-        self.adam.zero_grad()
-        self.engine.fabric.backward(loss)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        total = get_total_norm(gradients)
+        for p in self.parameters:
+            p.grad = None
+        loss.backward()
+        total = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = total.item()
         if norm - norm != 0 or norm > limit:  # inf, NaN or too large
             return norm
-        if self.clip is not None and norm > self.clip:
-            clip_grads_with_norm_(self.parameters, self.clip, total)
-        for group in self.adam.param_groups:
-            group["lr"] = lr
-        self._fabric_adam.step()
+        if self.settings.clip is not None and norm > self.settings.clip:
+            clip_grads_with_norm_(self.parameters, self.settings.clip, total)
+        moved = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        for decay in sorted(set(self.decays)):
+            self._update([i for i in moved if self.decays[i] == decay], lr, decay)
         return norm
+
+    @torch.no_grad()
+    def _update(self, index: list[int], lr: float, decay: float) -> None:
+        """One fused call for the parameters of one decay; the optimiser's class would import a compiler, two seconds of CPU."""
+        mine = [self.parameters[i] for i in index]
+        for i, p in zip(index, mine):
+            if i not in self.moments:
+                step = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.moments[i] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        first, second, steps = ([self.moments[i][k] for i in index] for k in ("exp_avg", "exp_avg_sq", "step"))
+        beta1, beta2 = self.settings.betas
+        plain = {"amsgrad": False, "maximize": False, "fused": True}
+        options = {"beta1": beta1, "beta2": beta2, "lr": lr, "weight_decay": decay, "eps": 1e-8} | plain
+        adamw(mine, [p.grad for p in mine if p.grad is not None], first, second, [], steps, **options)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's state, what a checkpoint holds."""
-        state = self.adam.state
-        return {f"{i}.{k}": v for i, p in enumerate(self.parameters) for k, v in state.get(p, {}).items()}
+        return {f"{i}.{k}": v for i, moments in sorted(self.moments.items()) for k, v in moments.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
-        for i, p in enumerate(self.parameters):
-            own = {k.removeprefix(f"{i}."): v.clone() for k, v in tensors.items() if k.startswith(f"{i}.")}
-            if own:
-                self.adam.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in own.items()}
-
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed for the next step; returns whether this system's library could be told so.
-
-    It gives large tensors back to the kernel otherwise and gets them back as zeroed pages, tens of thousands a step: 5 % of a
-    U-Net's step in float32 and 10 % in bfloat16.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, 2**26)])
+        for name, value in tensors.items():
+            i, _, key = name.partition(".")
+            self.moments.setdefault(int(i), {})[key] = value.to(self.parameters[int(i)].device, copy=True)

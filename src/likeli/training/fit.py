@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from likeli import checkpoint
-from likeli.contract import ByEM, GenerativeModel
+from likeli.contract import ByEM, GenerativeModel, evaluating
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.errors import require
 from likeli.models.distilled import Distilled
@@ -81,20 +79,8 @@ def fit(
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
         journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
         session = Session(run, stop, journal, folder, {"data": data_info or _origin(data)} | _record(run, folder))
-        with seeded(seed, "fit"), as_it_was(model):
+        with seeded(seed, "fit"), evaluating(model):
             return session.go(resumes, progress)
-
-
-@contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Every submodule's mode comes back after the block, and gradients are dropped."""
-    modes = {m: m.training for m in model.modules()}
-    try:
-        yield
-    finally:
-        model.zero_grad()
-        for m, mode in modes.items():
-            m.training = mode
 
 
 def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
@@ -126,11 +112,8 @@ def _record(run: Run, folder: Path | None) -> dict[str, Any]:
     return {"training": how | run.settings.plain() | {"data_sha256": sha}}
 
 
-UPDATES = 1500
-
-
 def distil(
-    teacher: GenerativeModel, data: Any, y: Any = None, *, steps: int = 4, substeps: int = 6, **training: Any
+    teacher: GaussianDiffusion, data: Any, y: Any = None, *, steps: int = 4, substeps: int = 6, **training: Any
 ) -> Distilled:
     """A student that samples in `steps` evaluations what the teacher's probability flow gives in many.
 
@@ -145,8 +128,6 @@ def distil(
         InputError: the teacher is not a diffusion model.
     """
     require(isinstance(teacher, GaussianDiffusion), "teacher", "a diffusion model such as vdm", teacher.kind())
-    assert isinstance(teacher, GaussianDiffusion)
     student = Distilled(teacher.space, copy.deepcopy(teacher), steps, substeps, frozen=True, condition=teacher.condition)
-    updates = training.pop("updates", None if training.get("minutes") else UPDATES)
-    fit(student, data, y, steps=updates, **training)
+    fit(student, data, y, steps=training.pop("updates", None if training.get("minutes") else 1500), **training)
     return student

@@ -156,10 +156,11 @@ class Run:
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
     def settle(self) -> None:
-        """Leave the weights to use in the model for good."""
+        """Leave the weights to use in the model for good, and no gradients."""
         with self.finest():
             values = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(values)
+        self.model.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts' states, and the raw weights where they are not the ones to use."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from likeli.contract import evaluating
 from likeli.errors import Diverged
 from likeli.latent.chain import Hierarchy
-from likeli.training.engine import Engine
+from likeli.training.engine import Descent, training_loss
 from likeli.training.history import Row
 from likeli.training.run import Run
 
@@ -53,11 +53,10 @@ def strategy(name: str, *, stochastic: bool = False) -> Callable[[Steps], Steps]
 @strategy("sgd", stochastic=True)
 def sgd(run: Run) -> Iterator[Row]:
     """θ ← Adam(θ, ∇ mean_b ℓ(x_b; θ)) and θ̄ ← average(θ̄, θ), batch after batch."""
-    engine = Engine(run.model, run.settings)
-    descent = run.keep("adam", engine.descent(run.model.parameters()))
+    descent = run.keep("adam", Descent(run.model.parameters(), run.settings))
     run.model.train()
     for x, y in run.batches():
-        loss, lr = engine.loss(x, y).mean(), run.rate()
+        loss, lr = training_loss(run.model, x, y, run.settings).mean(), run.rate()
         guard(run, "loss", loss.item(), x, y)
         limit = gradient_limit(run)
         norm = descent.step(loss, lr, limit)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from likeli.cli.objects import open_run, stored_data
+from likeli.cli.objects import keep_freed_memory, open_run, stored_data
 from likeli.cli.options import Parser, train_settings
 from likeli.cli.output import aligned, emit
 from likeli.errors import require
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     """Distil, save, compare."""
     from likeli.checkpoint.folder import require_empty
     from likeli.evaluation.two_sample import quality_per_step
-    from likeli.training.fit import UPDATES, distil
+    from likeli.training import distil
 
     require(1 <= args.steps <= 64, "steps", "a whole number from 1 to 64", args.steps)
     require(2 <= args.substeps <= 64, "substeps", "a whole number from 2 to 64", args.substeps)
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
         require_empty(Path(args.out), "; --overwrite replaces it")
     saved = open_run(args)
     data = stored_data(saved.info)
-    budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or UPDATES}
+    budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or 1500}
+    keep_freed_memory()
     student = distil(
         saved.model,
         data,

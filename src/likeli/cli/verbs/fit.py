@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likeli.cli.catalogue import catalogue, training_options
-from likeli.cli.objects import load_plugins, make_model, read_data, stored_data
+from likeli.cli.objects import keep_freed_memory, load_plugins, make_model, read_data, stored_data
 from likeli.cli.options import Parser
 from likeli.cli.output import emit, warn
 from likeli.cli.plan import Plan, make_plan
@@ -138,6 +138,7 @@ def train(plan: Plan, folder: str, args: argparse.Namespace, model: GenerativeMo
     """Run the trainer."""
     import likeli
 
+    keep_freed_memory()
     return likeli.fit(
         model,
         data,
