@@ -40,7 +40,6 @@ BUDGETS = [
     (r"--method both", "--method both --likelihood.rtol 0.1"),
     (r"\bschedule_variance\(model, x\)", "schedule_variance(model, x, draws=2)"),
     (r" --schedules\b", ""),  # six seconds; the line of Python beside it does the same
-    (r"\bdistil\((.*)\)", r"distil(\1, updates=2)"),
 ]
 SMOKE = {  # words that a verb gets after its own: the last one counts
     "fit": "--quiet",

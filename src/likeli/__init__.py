@@ -23,7 +23,7 @@ _PUBLIC = {
     "likeli.random": "Ambient Replay Streams seeded",
     "likeli.data": "Data load_data",
     "likeli.checkpoint": "from_pretrained load save save_pretrained",
-    "likeli.training": "History TrainSettings distil fit",
+    "likeli.training": "History TrainSettings fit",
     "likeli.models.gmm": "select_components",
     "likeli.evaluation.likelihood": "Evaluation evaluate",
     "likeli.evaluation.imputation": "impute",

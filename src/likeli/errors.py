@@ -53,17 +53,18 @@ class Interrupted(LikeliError):
     exit_code = INTERRUPTED
 
 
-def require(condition: bool, argument: str, expected: str, got: object) -> None:
-    """Raise the one-line `InputError` unless `condition` holds.
+def require(condition: bool, argument: object, expected: str, got: object, error: type[InputError] = InputError) -> None:
+    """Raise the one-line `error` unless `condition` holds.
 
     Arguments:
         condition: what must be true.
-        argument: the name the user knows the value by.
+        argument: the name the user knows the value by, or the place in a file.
         expected: what was expected, in words.
         got: what came.
     """
     if not condition:
-        raise InputError(f"{argument}: expected {expected}, got {_short(got)}")
+        what = got if isinstance(got, str) else repr(got)
+        raise error(f"{one_line(brief(argument))}: expected {expected}, got {one_line(what, 120)}")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -72,7 +73,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _short(value: object, limit: int = 120) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def one_line(text: object, limit: int = 400) -> str:
+    """Text from a stranger's file, fit for a terminal: one printable line of bounded length."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text)[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def brief(path: object) -> str:
+    """A path for a message, its end if it is long."""
+    return text if len(text := str(path)) <= 200 else "…" + text[-200:]

@@ -209,6 +209,10 @@ def test_a_plugin_is_a_family_like_ours(tmp_path, capsys):
     run("fit", "gaussian", "--model", "laplace_columns", "--model.widht", 5, "--out", tmp_path / "y", *plugin, code=2)
     assert "did you mean width" in capsys.readouterr().err
     run("list", "--plugin", tmp_path / "nowhere.py", code=2)
+    without = [sys.executable, "-m", "likeli", "evaluate", str(tmp_path / "x")]
+    told = subprocess.run(without, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "fitted with a plugin, laplace.py: name it with --plugin FILE.py" in told.stderr
     (tmp_path / "broken.py").write_text("1 / 0")
     run("info", tmp_path / "x", "--plugin", tmp_path / "broken.py", code=2)
     assert "ZeroDivisionError" in capsys.readouterr().err

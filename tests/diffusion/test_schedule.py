@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from likeli.config import build, describe, registered
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.schedule import (
     Betas,
@@ -23,7 +24,7 @@ from likeli.diffusion.schedule import (
     bridge,
     kernel,
 )
-from likeli.diffusion.times import check_times, even_log_snr, grid_of, karras, spread, uniform
+from likeli.diffusion.times import check_times, even_log_snr, grid_of, karras, uniform
 from likeli.errors import InputError, Unsupported
 from likeli.random import seeded
 
@@ -149,7 +150,7 @@ def test_the_learned_schedule_finds_the_least_variance():
         least, before = ((1 - torch.tensor(-3.0).exp().item()) / 3) ** 2, objective()
         for _ in range(600):
             optimiser.zero_grad()
-            times = spread(256)
+            times = low_discrepancy(256)
             schedule.variance_loss(times, error(times)).sum().backward()
             optimiser.step()
     assert before > 1.5 * least
@@ -192,7 +193,7 @@ def test_grids():
     root = (schedule.gamma(karras(schedule, 7)) / 14).exp().diff()
     torch.testing.assert_close(root, root[:1].expand(7), rtol=1e-9, atol=1e-9)
     with seeded(1, "spread"):
-        t = spread(8).sort()[0]
+        t = low_discrepancy(8).sort()[0]
     torch.testing.assert_close(t.diff(), torch.full((7,), 1 / 8, dtype=torch.float64))
 
 

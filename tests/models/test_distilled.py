@@ -14,7 +14,6 @@ from likeli.models.flow_matching import FlowMatching
 from likeli.models.vdm import VDM
 from likeli.random import seeded
 from likeli.spaces import Pixels, Real
-from likeli.training.fit import distil
 
 
 def pair(**options):
@@ -95,7 +94,7 @@ def test_bad_requests():
     with pytest.raises(InputError, match="teacher: expected one of the same space"):
         Distilled(Real((3,)), VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(8,))))
     with pytest.raises(InputError, match="diffusion model"):
-        distil(likeli.AE(Pixels((2, 2), 4)), torch.zeros(4, 2, 2))
+        Distilled.of(likeli.AE(Pixels((2, 2), 4)))
 
 
 def test_saved_and_loaded_it_samples_the_same(tmp_path):
@@ -112,7 +111,8 @@ def test_four_steps_do_what_takes_the_teacher_more():
     with seeded(0, "weights"):
         teacher = FlowMatching(data.space, backbone=DenoiserBackbone(hidden=(64, 64)))
     likeli.fit(teacher, data, steps=1500, progress=False)
-    student = distil(teacher, data, steps=4, updates=800, progress=False)
+    student = Distilled.of(teacher, steps=4)
+    likeli.fit(student, data, steps=800, progress=False)
     truth = data.truth.sample(2000, 1)
     ours, error = likeli.c2st(student.sample(2000), truth)
     for sampler, grid in (("adams", "optimal"), ("ddim", "optimal")):

@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 
 from likeli.errors import InputError, Unsupported
 from likeli.gaussian import em as passes
-from likeli.gaussian.kinds import COVARIANCES
+from likeli.gaussian.covariance import COVARIANCES
 from likeli.gaussian.missing import group_rows
 from likeli.models.gmm import GMM, select_components
 from likeli.models.ppca import PPCA

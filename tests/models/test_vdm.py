@@ -9,7 +9,7 @@ from torch import nn
 
 from likeli.config import build, describe
 from likeli.contract import Knows
-from likeli.diffusion.bound import level_kl, noise_error, reference_error, reference_integral, terminal_kl
+from likeli.diffusion.bound import level_kl, low_discrepancy, noise_error, reference_error, reference_integral, terminal_kl
 from likeli.diffusion.denoiser import Conditional, Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -17,7 +17,6 @@ from likeli.diffusion.learned import Monotone
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Schedule
-from likeli.diffusion.times import spread
 from likeli.errors import InputError, Unsupported
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
@@ -35,7 +34,7 @@ class Given(GaussianDiffusion):
         self.denoiser, self.steps = denoiser, steps
 
     def loss(self, x, y=None):
-        return -self.bound(x, spread(len(x)), y).value
+        return -self.bound(x, low_discrepancy(len(x)), y).value
 
 
 def gaussian(steps, spread_of_data=1.7, ends=(-6.0, 6.0), schedule=LogLinear):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from likeli.nn.conv import NormConv, plain
+from likeli.nn.conv import NormConv, modulated
 from likeli.nn.transformer import attend, heads_of
 from likeli.random import seeded
 
@@ -26,7 +26,7 @@ def test_values_and_both_derivatives_are_those_of_the_separate_layers(steered):
     module, given = block(steered=steered)
     n, c = module.norm, module.conv
     tensors = [given[0], n.weight, n.bias, c.weight, c.bias, *given[1:]]
-    out, expected = module(*given), plain(*tensors)
+    out, expected = module(*given), modulated(*tensors)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(out)
     for a, b in zip(torch.autograd.grad(out, tensors, weight), torch.autograd.grad(expected, tensors, weight)):

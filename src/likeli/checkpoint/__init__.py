@@ -14,7 +14,7 @@ code.
 from likeli.checkpoint.disk import lock
 from likeli.checkpoint.folder import from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
 from likeli.checkpoint.generation import Checkpoint
-from likeli.checkpoint.history import append_history, read_history, truncate_history
+from likeli.checkpoint.log import append_history, read_history, truncate_history
 
 __all__ = [
     "Checkpoint",

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from likeli import __version__
-from likeli.checkpoint.disk import nearest, one_line, refuse
 from likeli.config import build, describe
 from likeli.contract import GenerativeModel
-from likeli.errors import CheckpointError
+from likeli.errors import CheckpointError, nearest, one_line, require
 from likeli.random import seeded
 
 FORMAT = 1
+PLUGIN = "likeli_plugin_"  # what the modules of the user's own files are called
 KEYS = {"format": int, "likeli": str, "torch": str, "model": dict, "dtype": str, "step": int, "info": dict}
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAKERS = {
@@ -45,8 +47,15 @@ def config_of(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> dic
         "model": describe(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "step": step,
-        "info": dict(info),
+        "info": dict(info) | _plugins(model),
     }
+
+
+def _plugins(model: GenerativeModel) -> dict[str, list[str]]:
+    """File names of the user's own files that the model's parts come from, to be named if they are missing; never loaded."""
+    names = {type(part).__module__ for part in (*model.modules(), model.space)}
+    files = sorted(Path(sys.modules[name].__file__ or "").name for name in names if name.startswith(PLUGIN))
+    return {"plugins": files} if files else {}
 
 
 def check_config(config: Any, where: object) -> dict[str, Any]:
@@ -55,17 +64,19 @@ def check_config(config: Any, where: object) -> dict[str, Any]:
     Raises:
         CheckpointError: unknown, missing or mistyped key, unknown dtype, or a format of a later version.
     """
-    refuse(not isinstance(config, dict), where, "an object", type(config).__name__)
+    require(isinstance(config, dict), where, "an object", type(config).__name__, CheckpointError)
     for key in config:
         if key not in KEYS:
-            refuse(True, f"{where}: {key}", "a known key", f"an unknown one{nearest(key, KEYS)}")
+            require(False, f"{where}: {key}", "a known key", f"an unknown one{nearest(key, KEYS)}", CheckpointError)
     for key, kind in KEYS.items():
-        refuse(key not in config, f"{where}: {key}", "a value", "nothing")
-        refuse(type(config[key]) is not kind, f"{where}: {key}", kind.__name__, config[key])
-    refuse(config["format"] > FORMAT, where, f"format {FORMAT}", f"{config['format']}, of a later likeli: upgrade to read it")
-    refuse(config["format"] < 1, where, f"format {FORMAT}", config["format"])
-    refuse(config["dtype"] not in FLOATS, f"{where}: dtype", " or ".join(FLOATS), config["dtype"])
-    refuse(config["step"] < 0, f"{where}: step", "0 or more", config["step"])
+        require(key in config, f"{where}: {key}", "a value", "nothing", CheckpointError)
+        require(type(config[key]) is kind, f"{where}: {key}", kind.__name__, config[key], CheckpointError)
+    known = f"format {FORMAT}"
+    later = f"{config['format']}, of a later likeli: upgrade to read it"
+    require(config["format"] <= FORMAT, where, known, later, CheckpointError)
+    require(config["format"] >= 1, where, known, config["format"], CheckpointError)
+    require(config["dtype"] in FLOATS, f"{where}: dtype", " or ".join(FLOATS), config["dtype"], CheckpointError)
+    require(config["step"] >= 0, f"{where}: step", "0 or more", config["step"], CheckpointError)
     return config
 
 
@@ -87,6 +98,10 @@ def build_model(config: Mapping[str, Any], weight_bytes: int, count: int, where:
         raise
     except Exception as error:  # whatever a constructor says to a stranger's arguments
         message = re.sub(r"^(?=\w)", f"{where}: ", one_line(error)) or f"{where}: {type(error).__name__}"
+        plugins = config["info"].get("plugins")
+        if plugins:
+            named = ", ".join(map(str, plugins)) if isinstance(plugins, list) else plugins
+            message += one_line(f"; the run was fitted with a plugin, {named}: name it with --plugin FILE.py", 200)
         raise CheckpointError(message) from error
     dtype = FLOATS[config["dtype"]]
     return model if model.dtype == dtype else model.to(dtype)
@@ -108,8 +123,8 @@ class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but import
         kwargs = kwargs or {}
         if func in MAKERS:
             self.size, self.calls = self.size - _bytes_of(func, args, kwargs), self.calls - 1
-            too_much = self.size < 0 or self.calls < 0
-            refuse(too_much, self.where, "a model as large as its weights", f"a larger one, at {func.__name__}{args}")
+            fits, got = self.size >= 0 and self.calls >= 0, f"a larger one, at {func.__name__}{args}"
+            require(fits, self.where, "a model as large as its weights", got, CheckpointError)
         return func(*args, **kwargs)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from likeli import __version__
-from likeli.checkpoint.disk import one_line
 from likeli.config import describe
 from likeli.contract import GenerativeModel, Knows
+from likeli.errors import one_line
 
 MEANING = {
     Knows.EXACT: "log p(x) itself",

@@ -15,38 +15,13 @@ import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from pathlib import Path
 
-from likeli.checkpoint import disk
-from likeli.errors import CheckpointError, InputError, LikeliError
+from likeli.errors import CheckpointError, InputError, LikeliError, brief, one_line, require
 
 KINDS = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 SMALL = 1 << 26  # bytes a file may have without being searched for holes
 CHUNK = 1 << 24  # bytes handed to the system in one call
-
-
-def one_line(text: object, limit: int = 400) -> str:
-    """Text from a stranger's file, fit for a terminal: one printable line of bounded length."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text)[: 4 * limit].split()))
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that an unknown one resembles, or nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def brief(path: object) -> str:
-    """A path for a message, its end if it is long."""
-    return text if len(text := str(path)) <= 200 else "…" + text[-200:]
-
-
-def refuse(condition: bool, where: object, expected: str, got: object) -> None:
-    """Raise the one-line `CheckpointError` if `condition` holds."""
-    if condition:
-        raise CheckpointError(one_line(f"{brief(where)}: expected {expected}, got {got}"))
 
 
 @contextmanager
@@ -170,15 +145,6 @@ def remove_file(path: Path) -> None:
         os.unlink(path)
 
 
-def is_file_at(fd: int, path: Path) -> bool:
-    """Whether `path` still names the open file."""
-    with writing(path):
-        try:
-            return os.path.samestat(os.fstat(fd), os.lstat(path))
-        except FileNotFoundError:
-            return False
-
-
 def try_lock(fd: int) -> bool:
     """Take the kernel's advisory lock on an open file; it ends with the process, however that dies."""
     try:
@@ -236,8 +202,8 @@ def opened_file(folder: int, name: str, where: object, limit: int) -> Iterator[t
             found = os.fstat(fd)
             dense = found.st_size <= SMALL or _is_dense(fd, found.st_size)
         _check_regular(found, where)
-        refuse(found.st_size > limit, where, f"at most {limit} bytes", f"{found.st_size}")
-        refuse(not dense, where, "a file that is all there", "one of mostly holes")
+        require(found.st_size <= limit, where, f"at most {limit} bytes", f"{found.st_size}", CheckpointError)
+        require(dense, where, "a file that is all there", "one of mostly holes", CheckpointError)
         yield fd, found.st_size
 
 
@@ -267,7 +233,7 @@ def _closing(fd: int) -> Iterator[None]:
 
 def _check_regular(found: os.stat_result, where: object) -> None:
     kind = next((name for test, name in KINDS if test(found.st_mode)), "a device")
-    refuse(not stat.S_ISREG(found.st_mode), where, "a regular file", kind)
+    require(stat.S_ISREG(found.st_mode), where, "a regular file", kind, CheckpointError)
 
 
 def read_into(fd: int, view: memoryview, offset: int, where: object) -> None:
@@ -275,7 +241,7 @@ def read_into(fd: int, view: memoryview, offset: int, where: object) -> None:
     with reading(where):
         while view:
             n = os.preadv(fd, [view[:CHUNK]], offset)
-            refuse(n == 0, where, f"{len(view)} more bytes", "the end of the file")
+            require(n != 0, where, f"{len(view)} more bytes", "the end of the file", CheckpointError)
             view, offset = view[n:], offset + n
 
 
@@ -312,7 +278,7 @@ def lock(folder: Path | str) -> Iterator[None]:
         LikeliError: the folder cannot be written.
     """
     folder = Path(folder)
-    disk.make_folder(folder)
+    make_folder(folder)
     key = (os.getpid(), folder.resolve())
     with _acquired(folder / NAME):
         _HELD.add(key)
@@ -324,32 +290,29 @@ def lock(folder: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _acquired(path: Path) -> Iterator[None]:
-    while True:
-        with disk.appending(path) as fd:
-            with disk.writing(path, "locked"):
-                if not disk.try_lock(fd):
-                    owner = _read(fd, path) or "another process"
-                    raise InputError(f"{path.parent}: expected a run that nobody is writing, got one that {owner} is writing")
-            if not disk.is_file_at(fd, path):
-                continue  # its last owner removed the name between our opening and our locking
-            _sign(fd, path)
-            try:
-                yield
-            finally:
-                with suppress(LikeliError):  # the lock ends with the descriptor; a name that stays is harmless
-                    disk.remove_file(path)
-            return
+    """The lock's file stays when the lock ends, empty: were its name removed, two writers could hold two files of that name."""
+    with appending(path) as fd:
+        with writing(path, "locked"):
+            if not try_lock(fd):
+                owner = _read(fd, path) or "another process"
+                raise InputError(f"{path.parent}: expected a run that nobody is writing, got one that {owner} is writing")
+        _sign(fd, path)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # the lock ends with the descriptor; a name that stays is harmless
+                truncate(fd, 0)
 
 
 def _sign(fd: int, path: Path) -> None:
     host, left = socket.gethostname(), _read(fd, path)
     if left and not left.endswith(f" on {host}"):
         warnings.warn(f"{path.parent}: taking over from {left}, which no longer holds its lock", stacklevel=5)
-    with disk.writing(path):
-        disk.truncate(fd, 0)
-        disk.write_all(fd, memoryview(f"process {os.getpid()} on {host}".encode()))
+    with writing(path):
+        truncate(fd, 0)
+        write_all(fd, memoryview(f"process {os.getpid()} on {host}".encode()))
 
 
 def _read(fd: int, path: Path) -> str:
-    with disk.reading(path):
-        return disk.one_line(disk.read_at(fd, 200, 0).decode("utf-8", "replace"))
+    with reading(path):
+        return one_line(read_at(fd, 200, 0).decode("utf-8", "replace"))

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from likeli.checkpoint import disk
 from likeli.checkpoint import disk as locking
-from likeli.checkpoint.disk import refuse
 from likeli.checkpoint.generation import (
     FOLDER,
     MANIFEST,
@@ -28,10 +27,10 @@ from likeli.checkpoint.generation import (
     read_generation,
     write_generation,
 )
-from likeli.checkpoint.history import NAME, PENDING, begin_pending, pending, sync_history, truncate_history
+from likeli.checkpoint.log import NAME, PENDING, begin_pending, pending, sync_history, truncate_history
 from likeli.config import describe
 from likeli.contract import GenerativeModel
-from likeli.errors import CheckpointError, InputError, LikeliError, require
+from likeli.errors import CheckpointError, InputError, LikeliError, one_line, require
 
 
 def save(
@@ -157,7 +156,7 @@ def _read(folder: Path, device: str | torch.device, *, train_state: bool) -> Che
     try:
         return replace(found, model=found.model.to(device))
     except (RuntimeError, AssertionError) as error:
-        raise InputError(disk.one_line(f"device: expected one that this machine has, got {str(device)!r}: {error}")) from error
+        raise InputError(one_line(f"device: expected one that this machine has, got {str(device)!r}: {error}")) from error
 
 
 def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
@@ -165,7 +164,7 @@ def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
         names = disk.listing(fd, folder)
         if MANIFEST in names:
             return read_generation(fd, folder, train_state=train_state)
-        refuse(FOLDER not in names, folder, f"a saved run or model, with {FOLDER} or {MANIFEST}", "neither")
+        require(FOLDER in names, folder, f"a saved run or model, with {FOLDER} or {MANIFEST}", "neither", CheckpointError)
         with disk.opened_folder(folder / FOLDER, fd) as inner:
             return _newest(inner, folder, train_state=train_state)
 

@@ -19,10 +19,9 @@ from likeli.checkpoint import disk
 from likeli.checkpoint import strict_json as strict
 from likeli.checkpoint.build import build_model, check_config, config_of
 from likeli.checkpoint.card import card
-from likeli.checkpoint.disk import refuse
 from likeli.checkpoint.tensors import TensorFile, check_entries, check_finite, non_finite, serialise
 from likeli.contract import GenerativeModel
-from likeli.errors import LikeliError, require
+from likeli.errors import CheckpointError, LikeliError, require
 
 CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"
 STATE, STATE_TENSORS = "train_state.json", "train_state.safetensors"
@@ -143,27 +142,27 @@ def read_generation(folder: int, where: Path, *, train_state: bool) -> Checkpoin
 def _manifest(folder: int, where: Path) -> dict[str, dict[str, Any]]:
     path = where / MANIFEST
     value = strict.loads(disk.read_bytes(folder, MANIFEST, path, LIMITS[MANIFEST]), path)
-    refuse(not isinstance(value, dict) or set(value) != {"format", "files"}, path, "format and files", value)
-    refuse(type(value["format"]) is not int or value["format"] != 1, path, "format 1", value["format"])
+    require(isinstance(value, dict) and set(value) == {"format", "files"}, path, "format and files", value, CheckpointError)
+    require(type(value["format"]) is int and value["format"] == 1, path, "format 1", value["format"], CheckpointError)
     files = value["files"]
     known = isinstance(files, dict) and REQUIRED <= set(files) <= KNOWN
-    refuse(not known, path, f"files {', '.join(sorted(REQUIRED))}", files)
+    require(known, path, f"files {', '.join(sorted(REQUIRED))}", files, CheckpointError)
     for name, facts in files.items():
         exact = isinstance(facts, dict) and set(facts) == {"bytes", "sha256"} and type(facts["bytes"]) is int
         valid = exact and isinstance(facts["sha256"], str) and re.fullmatch(r"[0-9a-f]{64}", facts["sha256"])
-        refuse(not valid, f"{path}: {name}", "bytes and sha256", facts)
+        require(valid, f"{path}: {name}", "bytes and sha256", facts, CheckpointError)
     there = {name for name in disk.listing(folder, where) if not name.startswith(".")} - {MANIFEST}
     for name in sorted(set(files) ^ there):
-        refuse(name in files, where, f"{name}, listed in {MANIFEST}", "no such file")
-        refuse(True, where, f"only the files listed in {MANIFEST}", name)
+        require(name not in files, where, f"{name}, listed in {MANIFEST}", "no such file", CheckpointError)
+        require(False, where, f"only the files listed in {MANIFEST}", name, CheckpointError)
     return files
 
 
 def _small(folder: int, where: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
     data = disk.read_bytes(folder, name, where / name, LIMITS[name])
-    refuse(len(data) != files[name]["bytes"], where / name, f"{files[name]['bytes']} bytes as in {MANIFEST}", f"{len(data)}")
-    digest = sha256(data).hexdigest()
-    refuse(digest != files[name]["sha256"], where / name, f"sha256 {files[name]['sha256'][:12]}… as in {MANIFEST}", digest[:12])
+    size, digest, known = files[name]["bytes"], sha256(data).hexdigest(), files[name]["sha256"]
+    require(len(data) == size, where / name, f"{size} bytes as in {MANIFEST}", f"{len(data)}", CheckpointError)
+    require(digest == known, where / name, f"sha256 {known[:12]}… as in {MANIFEST}", digest[:12], CheckpointError)
     return data
 
 
@@ -176,7 +175,7 @@ def _load_model(folder: int, where: Path, config: Mapping[str, Any], files: Mapp
         check_entries(file.entries, model.state_dict(), path)
         tensors = file.tensors(files[WEIGHTS]["sha256"])
     bad = next(non_finite(tensors), None)
-    refuse(bad is not None, f"{path}: {bad}", "finite numbers", "NaN or infinity")
+    require(bad is None, f"{path}: {bad}", "finite numbers", "NaN or infinity", CheckpointError)
     model.load_state_dict(tensors)
     return model
 
@@ -185,7 +184,7 @@ def _load_state(folder: int, where: Path, files: Mapping[str, Mapping[str, Any]]
     state, tensors = {}, {}
     if STATE in files:
         state = strict.loads(_small(folder, where, STATE, files), where / STATE)
-        refuse(not isinstance(state, dict), where / STATE, "an object", type(state).__name__)
+        require(isinstance(state, dict), where / STATE, "an object", type(state).__name__, CheckpointError)
     if STATE_TENSORS in files:
         path = where / STATE_TENSORS
         with disk.opened_file(folder, STATE_TENSORS, path, disk.physical_memory()) as (fd, size):
@@ -195,4 +194,4 @@ def _load_state(folder: int, where: Path, files: Mapping[str, Mapping[str, Any]]
 
 
 def _check_size(size: int, path: Path, facts: Mapping[str, Any]) -> None:
-    refuse(size != facts["bytes"], path, f"{facts['bytes']} bytes as in {MANIFEST}", f"{size}")
+    require(size == facts["bytes"], path, f"{facts['bytes']} bytes as in {MANIFEST}", f"{size}", CheckpointError)

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from likeli.checkpoint.disk import one_line, refuse
-from likeli.errors import CheckpointError, InputError, require
+from likeli.errors import CheckpointError, InputError, one_line, require
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 DEPTH = 32
@@ -92,7 +91,7 @@ def _check_depth(data: bytes, where: object) -> None:
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(data):
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
-        refuse(depth > DEPTH, where, f"at most {DEPTH} levels", "more")
+        require(depth <= DEPTH, where, f"at most {DEPTH} levels", "more", CheckpointError)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from likeli.checkpoint import disk
 from likeli.checkpoint import strict_json as strict
-from likeli.checkpoint.disk import nearest, refuse
-from likeli.errors import InputError, require
+from likeli.errors import CheckpointError, InputError, nearest, require
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -70,9 +69,10 @@ def _memory(t: Tensor) -> memoryview:
 
 def header_size(start: bytes, size: int, where: object) -> int:
     """n of the first eight bytes, checked against the file's size."""
-    refuse(size < 8, where, "a safetensors file", f"{size} bytes")
+    require(size >= 8, where, "a safetensors file", f"{size} bytes", CheckpointError)
     n = struct.unpack("<Q", start)[0]
-    refuse(n > min(HEADER_LIMIT, size - 8), where, f"a header of at most {min(HEADER_LIMIT, size - 8)} bytes", f"{n}")
+    limit = min(HEADER_LIMIT, size - 8)
+    require(n <= limit, where, f"a header of at most {limit} bytes", f"{n}", CheckpointError)
     return n
 
 
@@ -83,35 +83,35 @@ def parse_header(text: bytes, data_size: int, where: object) -> dict[str, Entry]
         CheckpointError: anything but strict entries that cover `data_size` bytes without overlap or hole.
     """
     header = strict.loads(text, where)
-    refuse(not isinstance(header, dict), where, "an object of tensors", type(header).__name__)
+    require(isinstance(header, dict), where, "an object of tensors", type(header).__name__, CheckpointError)
     metadata = header.pop("__metadata__", {})
     plain = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
-    refuse(not plain, where, "text as metadata", metadata)
-    refuse(len(header) > COUNT_LIMIT, where, f"at most {COUNT_LIMIT} tensors", len(header))
+    require(plain, where, "text as metadata", metadata, CheckpointError)
+    require(len(header) <= COUNT_LIMIT, where, f"at most {COUNT_LIMIT} tensors", len(header), CheckpointError)
     entries = {name: _entry(value, f"{where}: {_checked(name, where)}") for name, value in header.items()}
     end = 0
     for name, entry in sorted(entries.items(), key=lambda kv: (kv[1].start, kv[1].end)):
-        refuse(entry.start != end, f"{where}: {name}", f"data from byte {end}", f"byte {entry.start}")
+        require(entry.start == end, f"{where}: {name}", f"data from byte {end}", f"byte {entry.start}", CheckpointError)
         end = entry.end
-    refuse(end != data_size, where, f"{end} bytes of tensors, as declared", f"{data_size}")
+    require(end == data_size, where, f"{end} bytes of tensors, as declared", f"{data_size}", CheckpointError)
     return entries
 
 
 def _checked(name: str, where: object) -> str:
     bad = not name.isprintable() or len(name) > 400 or any(part in ("", ".", "..") for part in name.split("/"))
-    refuse(bad, where, "a plain tensor name", repr(name[:80]))
+    require(not bad, where, "a plain tensor name", repr(name[:80]), CheckpointError)
     return name
 
 
 def _entry(value: Any, where: str) -> Entry:
     exact = isinstance(value, dict) and set(value) == {"dtype", "shape", "data_offsets"}
-    refuse(not exact, where, "dtype, shape and data_offsets", value)
+    require(exact, where, "dtype, shape and data_offsets", value, CheckpointError)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    refuse(not isinstance(dtype, str) or dtype not in DTYPES, where, f"a type of {', '.join(DTYPES)}", dtype)
-    refuse(not _whole(shape) or len(shape) > 16, where, "a shape of whole numbers", shape)
-    refuse(not _whole(offsets) or len(offsets) != 2, where, "two offsets", offsets)
+    require(isinstance(dtype, str) and dtype in DTYPES, where, f"a type of {', '.join(DTYPES)}", dtype, CheckpointError)
+    require(_whole(shape) and len(shape) <= 16, where, "a shape of whole numbers", shape, CheckpointError)
+    require(_whole(offsets) and len(offsets) == 2, where, "two offsets", offsets, CheckpointError)
     size = math.prod(shape) * DTYPES[dtype].itemsize
-    refuse(offsets[1] - offsets[0] != size, where, f"{size} bytes for {dtype} {shape}", offsets)
+    require(offsets[1] - offsets[0] == size, where, f"{size} bytes for {dtype} {shape}", offsets, CheckpointError)
     return Entry(DTYPES[dtype], tuple(shape), *offsets)
 
 
@@ -141,7 +141,8 @@ class TensorFile:
         disk.read_into(self.fd, memoryview(data), len(self._start), self.where)
         digest = hashlib.sha256(self._start)
         digest.update(data)
-        refuse(digest.hexdigest() != sha256, self.where, f"sha256 {sha256[:12]}… as in manifest.json", digest.hexdigest()[:12])
+        found = digest.hexdigest()
+        require(found == sha256, self.where, f"sha256 {sha256[:12]}… as in manifest.json", found[:12], CheckpointError)
         return {name: _view(data, e) for name, e in self.entries.items()}
 
     def _read(self, offset: int, count: int) -> bytes:
@@ -164,11 +165,12 @@ def check_entries(entries: Mapping[str, Entry], state: Mapping[str, Tensor], whe
     """
     for name in entries:
         if name not in state:
-            refuse(True, f"{where}: {name}", "a tensor of the model", f"an unknown name{nearest(name, state)}")
+            hint = f"an unknown name{nearest(name, state)}"
+            require(False, f"{where}: {name}", "a tensor of the model", hint, CheckpointError)
     for name, t in state.items():
-        refuse(name not in entries, f"{where}: {name}", "the model's tensor", "nothing")
-        e, expected = entries[name], (NAMES.get(t.dtype), tuple(t.shape))
-        refuse((NAMES[e.dtype], e.shape) != expected, f"{where}: {name}", f"{expected}", f"{(NAMES[e.dtype], e.shape)}")
+        require(name in entries, f"{where}: {name}", "the model's tensor", "nothing", CheckpointError)
+        found, expected = (NAMES[entries[name].dtype], entries[name].shape), (NAMES.get(t.dtype), tuple(t.shape))
+        require(found == expected, f"{where}: {name}", f"{expected}", f"{found}", CheckpointError)
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:

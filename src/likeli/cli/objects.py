@@ -38,12 +38,13 @@ def load_plugins(paths: Sequence[str]) -> None:
     Raises:
         InputError: a file is missing or fails.
     """
+    from likeli.checkpoint.build import PLUGIN
     from likeli.models import families
 
     families()  # ours are registered
     for path in paths:
         require(Path(path).is_file(), "plugin", "a Python file", path)
-        spec = importlib.util.spec_from_file_location(f"likeli_plugin_{Path(path).stem}", path)
+        spec = importlib.util.spec_from_file_location(f"{PLUGIN}{Path(path).stem}", path)
         if spec is None or spec.loader is None:
             raise InputError(f"plugin: expected a file that ends in .py, got {path}")
         if spec.name in sys.modules:

@@ -70,10 +70,10 @@ def expected_level(logits: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, leve
     snr = (alpha / sigma).expand(len(z), *[1] * (z.ndim - 1))
     given = logits.movedim(1, -1), z / sigma, snr, levels
     others = torch.is_grad_enabled() and any(t.requires_grad for t in given[1:])
-    return plain(*given) if others else _Expectation.apply(*given)
+    return expectation(*given) if others else _Expectation.apply(*given)
 
 
-def plain(logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
+def expectation(logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
     """The same of logits (B, *shape, K), z/σ (B, *shape) and α/σ (B, 1, ...), all at once and with every derivative."""
     return (_pmf(logits, scaled, snr, levels) * levels).sum(-1)
 
@@ -84,7 +84,7 @@ def _pmf(logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:
 
 
 class _Expectation(torch.autograd.Function):
-    """`plain` with a gradient for the logits alone: ∂x̂/∂l_k = 4 P(k|z) (c_k − x̂)."""
+    """`expectation` with a gradient for the logits alone: ∂x̂/∂l_k = 4 P(k|z) (c_k − x̂)."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, scaled: Tensor, snr: Tensor, levels: Tensor) -> Tensor:

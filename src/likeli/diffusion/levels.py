@@ -27,7 +27,7 @@ from likeli.errors import Unsupported, require
 from likeli.random import seeded
 
 
-class Level(NamedTuple):
+class LevelShare(NamedTuple):
     """One stretch of the noise levels.
 
     Arguments:
@@ -66,7 +66,7 @@ class NoiseLevels:
     """
 
     model: str
-    levels: tuple[Level, ...]
+    levels: tuple[LevelShare, ...]
     prior: float
     reconstruction: float
     bound: float
@@ -113,7 +113,7 @@ def noise_levels(
     bound = reconstruction - prior - nats.sum(1)
     bits = model.space.dimensions * math.log(2)
     table = tuple(
-        Level(*stretch.place(model), error.mean().item(), share.mean().item(), _stderr(share), share.mean().item() / bits)
+        LevelShare(*stretch.place(model), error.mean().item(), share.mean().item(), _stderr(share), share.mean().item() / bits)
         for stretch, share, error in zip(stretches, nats.T, errors.T)
     )
     return NoiseLevels(

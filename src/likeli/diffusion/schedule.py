@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
 from likeli.config import Configurable
-from likeli.errors import require
+from likeli.errors import InputError, require
 from likeli.probability.draw import diagonal_gaussian
 
 
@@ -66,9 +66,8 @@ class Schedule(Configurable, nn.Module, ABC):
             InputError: t outside [0, 1] (looked at on the CPU alone, where looking costs nothing).
         """
         t = torch.as_tensor(t, dtype=torch.float64)
-        if t.device.type == "cpu":
-            inside = (t >= 0) & (t <= 1)
-            require(bool(inside.all()), "t", "times in [0, 1]", t[~inside].flatten()[:8].tolist())
+        if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+            raise InputError(f"t: expected times in [0, 1], got {t[~((t >= 0) & (t <= 1))].flatten()[:8].tolist()}")
         alpha, sigma = self(t)
         return Point(t, alpha, sigma, self.gamma(t))
 

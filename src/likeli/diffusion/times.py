@@ -17,17 +17,6 @@ Grid = Literal["time", "log_snr", "karras", "optimal"]
 CENTRE, TO_DATA, TO_NOISE = (-0.4, 0.24), (2.1, 0.1), (1.72, 0.05)  # each a + b log D
 
 
-def spread(n: int, device: torch.device | str = "cpu") -> Tensor:
-    """n times, each uniform on [0, 1), one in every interval of length 1/n up to rotation: (u + i/n) mod 1 with one u.
-
-    Drawn from torch's ambient generator, float64.  An average over a batch varies less than with independent times.
-
-    Source: Kingma et al. (2021), arXiv:2107.00630, appendix I.
-    """
-    first = torch.rand((), dtype=torch.float64, device=device)
-    return (first + torch.arange(n, dtype=torch.float64, device=device) / n) % 1
-
-
 def uniform(steps: int) -> Tensor:
     """steps + 1 times from 1 down to 0, evenly spaced in t."""
     require(isinstance(steps, int) and steps >= 1, "steps", "a whole number of at least 1", steps)

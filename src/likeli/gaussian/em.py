@@ -8,14 +8,14 @@ each over all components, half the arithmetic of whitening; its error grows with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from likeli.gaussian.covariance import Covariance, Mixture, constant
-from likeli.gaussian.missing import Group, condition
+from likeli.gaussian.missing import Group, conditioned
 from likeli.random import derive
 
 SAFE = 1e-10  # nats a row by which the fast pass may be off
@@ -23,6 +23,30 @@ COLLAPSED = 1e-6  # beyond this the fast pass's own moments are too coarse for t
 FEATURES = 2**19  # numbers in one block of features: 4 MiB, about a core's share of cache
 ROWS, RESIDUALS = 1024, 2**16
 WIDEST = 128  # dimensions beyond which the features of full covariances no longer fit in cache
+
+
+class Progress(NamedTuple):
+    """What a resumed EM has to know: iterations done, the objective at the last, whether its gain fell below the tolerance."""
+
+    iterations: float = 0.0
+    objective: float = 0.0
+    ended: float = 0.0
+
+
+def iterate(step: Callable[[], tuple[float, float]], stored: Tensor, tol: float, max_iter: int) -> Iterator[float]:
+    """Iterations until one gains less than `tol` (0: never) or `max_iter` are done; yields the log-likelihood before each.
+
+    Arguments:
+        step: one E-step and M-step → the log-likelihood and the objective before it.
+        stored: a `Progress`, kept up to date in place; it may lack the last entry.
+    """
+    past = Progress(*stored.tolist())
+    while past.iterations < max_iter and not past.ended:
+        value, objective = step()
+        gain = objective - past.objective if past.iterations else math.inf
+        past = Progress(past.iterations + 1, objective, tol > 0 and gain < tol)
+        stored.copy_(torch.tensor(past[: len(stored)], dtype=stored.dtype))
+        yield value
 
 
 class Moments(NamedTuple):
@@ -54,15 +78,17 @@ def moments(x: Tensor, p: Mixture, kind: Covariance, floor: float, groups: list[
 
 def risk(p: Mixture, kind: Covariance, largest: Tensor) -> float:
     """About how many nats θ·φ(x) may lose to rounding: ε max_k Σ_j (Σ_k⁻¹)_jj max x_j²."""
-    precision = kind.precision(kind.inverse(p.factor), len(largest))
-    return torch.finfo(largest.dtype).eps * (precision @ largest).max().item()
+    inverse, _ = kind.inverse(p.factor, len(largest))
+    columns = kind.whiten(inverse, torch.eye(len(largest)).to(largest)[None])  # S⁻¹ e_j
+    return torch.finfo(largest.dtype).eps * (torch.linalg.vecdot(columns, columns) @ largest).max().item()
 
 
 def fast(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
     """Moments about 0 through features."""
     d, theta = x.shape[1], kind.natural(p)
-    rows = max(32, FEATURES // kind.width(d))
-    buffer = x.new_empty(kind.width(d), min(rows, len(x)))
+    width = theta.shape[1]
+    rows = max(32, FEATURES // width)
+    buffer = x.new_empty(width, min(rows, len(x)))
     total, log_likelihood = torch.zeros_like(theta), x.new_zeros(())
     for block in x.split(rows):
         phi = kind.features(block.T.contiguous(), buffer)
@@ -80,7 +106,7 @@ def careful(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
     """Moments about the current means, from whitened differences."""
     k, d = p.means.shape
     n, first, log_likelihood = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(())
-    second = torch.zeros_like(kind.outer(n, first))
+    second = outer(kind, n, first)
     for block, joint in log_joint(x, p, kind):
         log_p = joint.logsumexp(0)
         r = (joint - log_p).exp()
@@ -94,10 +120,16 @@ def careful(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
     return Moments(n, first, second, log_likelihood, p.means)
 
 
+def outer(kind: Covariance, n: Tensor, delta: Tensor) -> Tensor:
+    """n δ δᵀ as the covariance keeps it, from n (K,) and δ (K, D)."""
+    return kind.second(n[:, None], delta[:, None])
+
+
 def log_joint(x: Tensor, p: Mixture, kind: Covariance) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of rows (b, D) and their log w_k + log N(x|m_k, Σ_k), (K, b)."""
     k, d = p.means.shape
-    inverse, offset = kind.inverse(p.factor), constant(p, kind.log_det(p.factor, d))[:, None]
+    inverse, log_det = kind.inverse(p.factor, d)
+    offset = constant(p, log_det)[:, None]
     for block in x.split(ROWS):
         squares = []
         for some in few_components(k, len(block), d):
@@ -119,8 +151,7 @@ def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group]) -> Mome
     covariance = tril @ tril.mT
     n, first, second = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(k, d, d)
     log_likelihood = x.new_zeros(())
-    for group in groups:
-        given = condition(x[group.rows], group.observed, p.means, covariance)
+    for group, given in conditioned(x, groups, p.means, covariance):
         joint = p.weights.log()[:, None] + given.log_prob
         log_p = joint.logsumexp(1)
         r = (joint - log_p[:, None]).exp() * group.real[:, None]
@@ -137,7 +168,7 @@ def maximise(m: Moments, p: Mixture, kind: Covariance, floor: float) -> tuple[Mi
     empty = m.n < 1e-12 * m.n.sum()
     n = torch.where(empty, 1, m.n)
     delta = m.first / n[:, None]
-    scatter = m.second - kind.outer(m.n, delta)
+    scatter = m.second - outer(kind, m.n, delta)
     factor, floored = kind.estimate(scatter, m.n if kind.shared else n, p.means.shape[1], floor)
     if not kind.shared:
         factor = torch.where(empty.view(-1, *[1] * (factor.ndim - 1)), p.factor, factor)

@@ -116,8 +116,22 @@ def condition(x: Tensor, observed: Tensor, mean: Tensor, covariance: Tensor, *, 
     return Conditioned(log_prob, shift, (covariance - known.mT @ known) * missing * missing.mT)
 
 
+def conditioned(
+    x: Tensor, groups: list[Group] | None, means: Tensor, covariances: Tensor, *, spread: bool = True
+) -> Iterator[tuple[Group, Conditioned]]:
+    """`condition` for every group of the rows of x (B, D), NaN where missing."""
+    for group in group_rows(~x.isnan(), len(means)) if groups is None else groups:
+        yield group, condition(x[group.rows], group.observed, means, covariances, spread=spread)
+
+
+def column_moments(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each column's observed cells, NaN where there are none."""
+    mean = u.nanmean(0)
+    return mean, (u - mean).square().nanmean(0)
+
+
 @dataclass(frozen=True)
-class Conditional:
+class ConditionalMoments:
     """Moments of x given its observed cells; observed cells keep their value and have no variance.
 
     Arguments:
@@ -133,7 +147,7 @@ class Conditional:
     covariance: Tensor
 
 
-def conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> Conditional:
+def conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> ConditionalMoments:
     """The conditional of each row's NaN cells.
 
     Arguments:
@@ -142,9 +156,8 @@ def conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> Cond
     """
     (b, d), k = x.shape, len(weights)
     covariances = tril @ tril.mT
-    out = Conditional(x.new_empty(b, k), x.new_empty(b, k, d), x.new_empty(b, d), x.new_empty(b, d, d))
-    for group in group_rows(~x.isnan(), k):
-        given = condition(x[group.rows], group.observed, means, covariances)
+    out = ConditionalMoments(x.new_empty(b, k), x.new_empty(b, k, d), x.new_empty(b, d), x.new_empty(b, d, d))
+    for group, given in conditioned(x, None, means, covariances):
         assert given.covariance is not None
         w = (weights.log()[:, None] + given.log_prob).softmax(1)  # (P, K, R)
         component = torch.where(group.observed[:, None, None], x[group.rows][:, None], means[:, None] + given.shift)
@@ -176,10 +189,9 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
         k = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=len(weights) - 1)
         z = means[k] + (tril[k] @ eps[..., None])[..., 0]
         gap, shift = torch.where(observed, x - z, 0), torch.zeros_like(x)
-        for group in groups:
-            moved = condition(gap[group.rows], group.observed, torch.zeros_like(means), covariances, spread=False).shift
+        for group, given in conditioned(gap, groups, torch.zeros_like(means), covariances, spread=False):
             chosen = k[group.rows][:, None, :, None].expand(-1, 1, -1, x.shape[1])
-            shift[group.rows[group.real]] = moved.gather(1, chosen)[:, 0][group.real]
+            shift[group.rows[group.real]] = given.shift.gather(1, chosen)[:, 0][group.real]
         draws.append(torch.where(observed, x, z + shift))
     return torch.stack(draws)
 
@@ -187,8 +199,7 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
 def log_joint_observed(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> Tensor:
     """log w_k + log N(x_o | m_k, Σ_k) of the observed cells, (B, K)."""
     out, covariances = x.new_empty(len(x), len(weights)), tril @ tril.mT
-    for group in group_rows(~x.isnan(), len(weights)):
-        given = condition(x[group.rows], group.observed, means, covariances, spread=False)
+    for group, given in conditioned(x, None, means, covariances, spread=False):
         out[group.rows[group.real]] = (weights.log()[:, None] + given.log_prob).mT[group.real]
     return out
 

@@ -131,10 +131,10 @@ def _estimate(
     model: LatentVariableModel, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
 ) -> Estimate:
     require(samples >= 2, "samples", "at least 2, for a standard error", samples)
-    return summarise(model, _weights(model, x, y, prepare, samples, seed, batch))
+    return estimate_of(model, _weights(model, x, y, prepare, samples, seed, batch))
 
 
-def summarise(model: GenerativeModel, batches: Iterable[Tensor]) -> Estimate:
+def estimate_of(model: GenerativeModel, batches: Iterable[Tensor]) -> Estimate:
     """Log weights (K, b) of one batch of rows after another as an `Estimate`; no batch is kept."""
     values, errors, doubts, samples = [], [], [], 0
     for log_w in batches:
@@ -217,7 +217,7 @@ def annealed(
             _anneal(path, temperatures, sizes, tune=True)
             return _anneal(path, temperatures, sizes, tune=False).reshape(-1, chains).T
 
-    return summarise(model, (weights(start) for start in range(0, len(x), batch)))
+    return estimate_of(model, (weights(start) for start in range(0, len(x), batch)))
 
 
 @dataclass(frozen=True)

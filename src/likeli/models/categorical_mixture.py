@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import require
-from likeli.gaussian.em import ROWS_PER_CLUSTER, k_means
+from likeli.gaussian.em import ROWS_PER_CLUSTER, iterate, k_means
 from likeli.models.symbols import as_symbols, one_hot, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Noise, permutation
@@ -75,13 +75,13 @@ class CategoricalMixture(GenerativeModel):
         prior = self._prior(x)
         if start:
             self._begin(x, prior, seed)
-        while self.progress[0] < self.max_iter and not self.progress[2]:
-            objective = (prior * self.log_pmf).sum().item() / len(x)
+
+        def step() -> tuple[float, float]:
+            log_prior = (prior * self.log_pmf).sum().item() / len(x)
             value = self._iterate(x, prior)
-            gain = value + objective - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            progress = [self.progress[0].item() + 1, value + objective, self.tol > 0 and gain < self.tol]
-            self.progress.copy_(torch.tensor(progress, dtype=torch.float64))
-            yield value
+            return value, value + log_prior
+
+        yield from iterate(step, self.progress, self.tol, self.max_iter)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−log P(x) in nats."""
@@ -117,8 +117,9 @@ class CategoricalMixture(GenerativeModel):
         """Blocks of rows (b, cells) and their log w_k + log p_k(x), (b, K)."""
         k, cells, symbols = self.log_pmf.shape
         table = self.log_pmf.flatten(1).T.contiguous()
-        for block in x.reshape(len(x), -1).split(block_rows(k, cells, symbols)):
-            few = symbols <= FEW
+        few = symbols <= FEW
+        rows = max(16, ELEMENTS // (cells * max(k, symbols if few else 1)))  # so many keep their one-hot form within memory
+        for block in x.reshape(len(x), -1).split(rows):
             log_p = one_hot(block, symbols) @ table if few else F.embedding_bag(places(block, symbols), table, mode="sum")
             yield block, self.log_weights + log_p
 
@@ -161,8 +162,3 @@ class CategoricalMixture(GenerativeModel):
         self.log_pmf.copy_(smoothed(counts + prior, 0))
         self.log_weights.copy_(((r.sum(0) + 1) / (r.sum() + self.components)).log())
         self.progress.zero_()
-
-
-def block_rows(k: int, cells: int, symbols: int) -> int:
-    """Rows whose one-hot form, or whose looked-up log p, stays within memory."""
-    return max(16, ELEMENTS // (cells * max(k, symbols if symbols <= FEW else 1)))

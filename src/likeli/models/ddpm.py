@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.config import Configurable
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.categorical import CategoricalDenoiser, gaussian_cells
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -17,7 +18,7 @@ from likeli.diffusion.losses import Weight, weighted_noise_error
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Betas, Point, Schedule
-from likeli.diffusion.times import Proposal, spread
+from likeli.diffusion.times import Proposal
 from likeli.errors import require
 from likeli.latent.chain import Graph
 from likeli.spaces import CategoricalCells, Space
@@ -118,7 +119,7 @@ class DDPM(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The weighted noise error, which is not a bound, unless the objective is the bound: then −ELBO in nats."""
-        t = spread(len(x), x.device)
+        t = low_discrepancy(len(x), x.device)
         if self.loss_in_nats:
             return -self.bound(x, t, y).value
         where, weight = self._place(t)

@@ -36,7 +36,7 @@ from likeli.spaces import Space
 class Distilled(GenerativeModel):
     """‖x̂(z_i) − x̃‖² with x̃ such that one step with it lands where the teacher's flow leads from z_i ~ q(z_i|x).
 
-    It maps noise to data and has no log p(x); its teacher, saved with it, has.  `likeli.distil` makes one from a trained
+    It maps noise to data and has no log p(x); its teacher, saved with it, has.  `Distilled.of` makes one from a trained
     teacher; fitted from nothing, it trains a teacher along with it.
 
     Arguments:
@@ -77,6 +77,16 @@ class Distilled(GenerativeModel):
         self.student.schedule.requires_grad_(False)  # never asked: the teacher's is
         if frozen:
             teacher.requires_grad_(False)
+
+    @classmethod
+    def of(cls, teacher: GaussianDiffusion, steps: int = 4, substeps: int = 6) -> Distilled:
+        """A student of a trained teacher, which is copied and frozen, ready to be fitted to the teacher's data.
+
+        Raises:
+            InputError: the teacher is not a diffusion model.
+        """
+        require(isinstance(teacher, GaussianDiffusion), "teacher", "a diffusion model such as vdm", teacher.kind())
+        return cls(teacher.space, copy.deepcopy(teacher), steps, substeps, frozen=True, condition=teacher.condition)
 
     def train(self, mode: bool = True) -> Distilled:
         """Dropout for the student; a frozen teacher stays as it is when evaluated."""

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.special import ndtri
 
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import noisy
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import Karras, Schedule
-from likeli.diffusion.times import spread
 from likeli.errors import require
 from likeli.spaces import Space
 
@@ -28,7 +28,7 @@ class EDM(GaussianDiffusion):
         backbone: the denoiser's network; chosen from the space if not given.
         noise: any schedule; Karras' own if not given, with σ from 0.002 for reals, and for grey levels and symbols from where
             they are still told apart, to 80.
-        sigma_data: s, the data's spread in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
+        sigma_data: s, the data's low_discrepancy in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
         p_mean, p_std: of log σ in training.
         condition: what y is, if anything.
 
@@ -65,7 +65,7 @@ class EDM(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(σ² + s²)/s² ‖ε − ε̂‖², which is the weighted error of x̂ and of F alike; not a bound."""
-        u, quantile = self.infer(x, y), spread(len(x), x.device).clamp(1e-6, 1 - 1e-6)
+        u, quantile = self.infer(x, y), low_discrepancy(len(x), x.device).clamp(1e-6, 1 - 1e-6)
         log_sigma = self.p_mean + self.p_std * ndtri(quantile)
         prediction, eps, at = noisy(self.denoiser, u, self.schedule.time_of(2 * log_sigma), y)
         weight = 1 + (at.sigma / self.data) ** 2

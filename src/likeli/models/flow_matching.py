@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 from torch.special import ndtri
 
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import flow_matching
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import Schedule, Straight
-from likeli.diffusion.times import spread
 from likeli.errors import require
 from likeli.spaces import Space
 
@@ -53,7 +53,7 @@ class FlowMatching(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The squared error of the velocity at one time a row; not a bound."""
-        t = spread(len(x), x.device)
+        t = low_discrepancy(len(x), x.device)
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
         return flow_matching(self.denoiser, self.infer(x, y), t, y)

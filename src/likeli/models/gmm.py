@@ -7,7 +7,6 @@ Source: Dempster, Laird & Rubin (1977), maximum likelihood from incomplete data 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -16,10 +15,9 @@ import torch
 from torch import Tensor
 
 from likeli.errors import require
-from likeli.gaussian.covariance import Covariance, Mixture
-from likeli.gaussian.em import k_means, log_joint, maximise, moments
-from likeli.gaussian.kinds import COVARIANCES, Kind
-from likeli.gaussian.missing import group_rows, log_joint_observed, units
+from likeli.gaussian.covariance import COVARIANCES, Covariance, Kind, Mixture, free_entries
+from likeli.gaussian.em import iterate, k_means, log_joint, maximise, moments
+from likeli.gaussian.missing import column_moments, group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, frozen
 from likeli.random import Noise
 from likeli.spaces import Space
@@ -64,8 +62,7 @@ class GMM(LinearGaussian):
         self.means = frozen(torch.zeros(components, d, dtype=torch.float64))
         self.factor = frozen(self.kind_of_covariance.standard(components, d))
         self.register_buffer("floored", torch.zeros((), dtype=torch.int64))  # covariances that the floor holds
-        # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
-        self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))  # of EM
 
     @classmethod
     def from_parameters(
@@ -126,7 +123,7 @@ class GMM(LinearGaussian):
     def free_parameters(self) -> int:
         """K − 1 weights, K·D means and the covariances' free entries."""
         k, d = self.means.shape
-        return k - 1 + k * d + self.kind_of_covariance.count(k, d)
+        return k - 1 + k * d + free_entries(self.factor, self.kind_of_covariance)
 
     def em(self, x: Tensor, *, seed: int = 0, start: bool = True) -> Iterator[float]:
         """Run EM in place, one iteration a step; ends when the gain is below `tol` or after `max_iter` iterations.
@@ -148,17 +145,17 @@ class GMM(LinearGaussian):
             self._set(_in_units(_first(v, self.components, kind, self.regularization, seed, self.starts), kind, centre, scale))
             self.progress.zero_()
             self.floored.zero_()
-        while self.progress[0] < self.max_iter and not self.progress[2]:
+
+        def step() -> tuple[float, float]:
             p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
             found = moments(v, p, kind, self.regularization, groups)
             better, floored = maximise(found, p, kind, self.regularization)
             self._set(_in_units(better, kind, centre, scale))
             value = found.log_likelihood.item() / len(v) + log_det
-            gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            progress = [self.progress[0].item() + 1, value, self.tol > 0 and gain < self.tol]
-            self.progress.copy_(torch.tensor(progress, dtype=torch.float64))
             self._report_floor(floored)
-            yield value
+            return value, value
+
+        yield from iterate(step, self.progress, self.tol, self.max_iter)
 
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """log Σ_k w_k N(u | m_k, Σ_k) over the observed cells."""
@@ -198,13 +195,13 @@ class GMM(LinearGaussian):
         first = not self.floored
         self.floored.fill_(floored)
         if first and floored:
-            warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=3)
+            warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=4)
 
 
 def column_scale(u: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column's observed cells; a constant column takes the others' typical scale."""
-    centre = u.nanmean(0)
-    deviation = (u - centre).square().nanmean(0).sqrt()
+    centre, variance = column_moments(u)
+    deviation = variance.sqrt()
     constant = deviation <= 4 * torch.finfo(u.dtype).eps * centre.abs()
     typical = deviation[~constant].square().mean().sqrt() if not constant.all() else torch.ones_like(centre[0])
     return centre, torch.where(constant, typical, deviation)

@@ -14,6 +14,7 @@ from torch import distributions as D
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
+from likeli.gaussian.missing import column_moments
 from likeli.models.symbols import as_symbols, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
@@ -188,8 +189,8 @@ def describe_cells(space: Space) -> Symbols | Normals | Columns:
 
 def moments_of(u: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column's observed cells; (0, 1) where there is none."""
-    mean = u.nanmean(0).nan_to_num(0)
-    return mean, (u - mean).square().nanmean(0).sqrt().nan_to_num(1).clamp(min=SMALLEST)
+    mean, variance = column_moments(u)
+    return mean.nan_to_num(0), variance.sqrt().nan_to_num(1).clamp(min=SMALLEST)
 
 
 def log_normal(t: Tensor, std: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from likeli.errors import require
 from likeli.gaussian.covariance import Mixture
-from likeli.gaussian.missing import Conditional, conditional, draw_conditional, units
+from likeli.gaussian.missing import ConditionalMoments, conditional, draw_conditional, units
 from likeli.models.density import DensityModel
 from likeli.random import Ambient, seeded
 
@@ -37,7 +37,7 @@ class LinearGaussian(DensityModel):
         blocks = (x,) if holes else x.split(block_rows(self.space.dimensions))
         return torch.cat([super(LinearGaussian, self).loss(block, y) for block in blocks])
 
-    def conditional(self, x: Any) -> Conditional:
+    def conditional(self, x: Any) -> ConditionalMoments:
         """Exact moments of the missing cells given the observed ones, in the user's units.
 
         Arguments:
@@ -49,7 +49,7 @@ class LinearGaussian(DensityModel):
         scale = units(self.space).to(self.device)
         given = conditional(self.model_units(x), *self.joint)
         covariance = given.covariance * scale * scale[:, None]
-        return Conditional(given.weights, self._back(given.means), self._back(given.mean), covariance)
+        return ConditionalMoments(given.weights, self._back(given.means), self._back(given.mean), covariance)
 
     def sample_conditional(self, x: Any, n: int = 1, *, seed: int = 0) -> Tensor:
         """n exact draws of the missing cells given the observed ones, (n, B, *shape); observed cells come back as given.

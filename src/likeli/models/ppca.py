@@ -21,10 +21,9 @@ from torch import Tensor
 from torch import distributions as D
 
 from likeli.errors import require
-from likeli.gaussian.covariance import Mixture
-from likeli.gaussian.em import masked
-from likeli.gaussian.kinds import Full
-from likeli.gaussian.missing import group_rows, log_joint_observed, units
+from likeli.gaussian.covariance import FullCovariance, Mixture
+from likeli.gaussian.em import iterate, masked
+from likeli.gaussian.missing import column_moments, group_rows, log_joint_observed, units
 from likeli.models.linear_gaussian import LinearGaussian, block_rows, frozen
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import Ambient, Noise, derive, seeded
@@ -73,8 +72,7 @@ class PPCA(LinearGaussian):
         self.b = frozen(torch.zeros(d, dtype=torch.float64))
         self.variance = frozen(torch.ones((), dtype=torch.float64))
         self.register_buffer("floored", torch.zeros((), dtype=torch.bool))  # whether the floor holds σ²
-        # EM iterations done, and the log-likelihood at the last: what a resumed fit has to know
-        self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))  # of EM
 
     @property
     def joint(self) -> Mixture:
@@ -124,13 +122,7 @@ class PPCA(LinearGaussian):
         step = self._missing_step(u) if u.isnan().any() else self._latent_step(u)
         if start:
             self._begin(u, seed)
-        while self.progress[0] < self.max_iter:
-            value = step() + log_det
-            gain = value - self.progress[1].item() if self.progress[0] > 0 else math.inf
-            self.progress.copy_(torch.tensor([self.progress[0].item() + 1, value], dtype=torch.float64))
-            yield value
-            if self.tol > 0 and gain < self.tol:
-                return
+        yield from iterate(lambda: (step() + log_det,) * 2, self.progress, self.tol, self.max_iter)
 
     def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """log N(u | b, C) over the observed cells; inside span(W) and outside it apart, so that small σ² costs no digits."""
@@ -235,21 +227,20 @@ class PPCA(LinearGaussian):
 
     def _begin(self, u: Tensor, seed: int) -> None:
         """Columns' means; random loadings for complete rows, the eigenvectors of what is there for rows with missing cells."""
-        b = u.nanmean(0)
-        diff = u - b
-        typical = diff.square().nanmean(0).mean()
+        b, variances = column_moments(u)
+        typical = variances.mean()
         generator = torch.Generator().manual_seed(derive(seed, "ppca"))
         self.progress.zero_()
         self.b.copy_(b)
         if u.isnan().any():
-            self._set(b, *self._from_covariance(diff.nan_to_num(0).T @ diff.nan_to_num(0) / len(u)))
+            self._set(b, *self._from_covariance(gram((u - b).nan_to_num(0)) / len(u)))
             return
         self.variance.copy_(typical if typical > 0 else torch.ones_like(typical))
         self.W.copy_(torch.randn(self.W.shape, dtype=torch.float64, generator=generator) * self.variance.cpu().sqrt())
 
     def _missing_step(self, u: Tensor) -> Callable[[], float]:
         """An iteration that fills in the missing cells, and the mean log-likelihood before it."""
-        groups, kind = group_rows(~u.isnan(), 1), Full()
+        groups, kind = group_rows(~u.isnan(), 1), FullCovariance()
 
         def step() -> float:
             found = masked(u, self.joint, kind, groups)
@@ -295,7 +286,7 @@ class PPCA(LinearGaussian):
         first = not self.floored
         self.floored.fill_(holds)
         if first and holds:
-            warnings.warn(f"ppca: {self.notes[0]}", UserWarning, stacklevel=3)
+            warnings.warn(f"ppca: {self.notes[0]}", UserWarning, stacklevel=4)
 
 
 def gram(rows: Tensor) -> Tensor:

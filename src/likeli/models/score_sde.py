@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import denoising_score_matching
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import LinearBeta, Schedule, SubVP, VarianceExploding, process_time
-from likeli.diffusion.times import Proposal, spread
+from likeli.diffusion.times import Proposal
 from likeli.errors import require
 from likeli.spaces import Space
 
@@ -58,7 +59,7 @@ class ScoreSDE(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
-        u, t = self.infer(x, y), spread(len(x), x.device)
+        u, t = self.infer(x, y), low_discrepancy(len(x), x.device)
         if self.weight == "likelihood":
             return self._diffusion(u, torch.randn_like(u), t, y)
         where, weight = self._place(t)

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.bound import integral
+from likeli.diffusion.bound import integral, low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
 from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.sampler import Sampler, State, as_sampler
 from likeli.diffusion.schedule import Cosine, LogLinear, Schedule
-from likeli.diffusion.times import Grid, spread
+from likeli.diffusion.times import Grid
 from likeli.errors import require
 from likeli.random import Noise
 from likeli.spaces import Space
@@ -119,5 +119,5 @@ class VDM(GaussianDiffusion):
         return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
-        return -self.bound(x, spread(len(x), x.device), y).value
+        """−ELBO in nats, at one time a row, the times of a batch evenly low_discrepancy."""
+        return -self.bound(x, low_discrepancy(len(x), x.device), y).value

@@ -25,7 +25,7 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
 
 
-def pyramid(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
+def stage_sizes(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
     """Sizes of the image after each halving (rounded up), the whole image first."""
     _, height, width = image_shape(shape)
     return [(math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in range(stages + 1)]
@@ -51,7 +51,7 @@ class ConvEncoder(nn.Module):
             nn.Sequential(ConvResidual(a, dropout), nn.Conv2d(a, b, 3, stride=2, padding=1))
             for a, b in pairwise(widths)
         ))
-        height, width = pyramid(shape, len(hidden))[-1]
+        height, width = stage_sizes(shape, len(hidden))[-1]
         self.out = nn.Linear(widths[-1] * height * width, outputs)
 
     def forward(self, u: Tensor, c: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, inputs: int, shape: tuple[int, ...], channels: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
-        self.sizes = pyramid(shape, len(hidden))[::-1]
+        self.sizes = stage_sizes(shape, len(hidden))[::-1]
         widths = [*hidden, hidden[-1]]
         self.start = (widths[0], *self.sizes[0])
         self.stem = nn.Linear(inputs, math.prod(self.start))
@@ -119,7 +119,7 @@ class NormConv(nn.Module):
         tensors = (x, self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias)
         steering = () if a is None or b is None else (a.to(x), b.to(x))
         if self.dropout and self.training:
-            return plain(*tensors, *steering, drop=self.dropout)
+            return modulated(*tensors, *steering, drop=self.dropout)
         return _Fused.apply(*tensors, *steering)
 
 
@@ -128,7 +128,7 @@ def groups_of(width: int) -> int:
     return math.gcd(width, max(1, width // 16))
 
 
-def plain(
+def modulated(
     x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor, drop: float = 0.0
 ) -> Tensor:
     """The same from torch's own layers."""
@@ -139,7 +139,7 @@ def plain(
 
 
 class _Fused(torch.autograd.Function):
-    """`plain` without dropout."""
+    """`modulated` without dropout."""
 
     generate_vmap_rule = True
 
@@ -147,7 +147,7 @@ class _Fused(torch.autograd.Function):
     def forward(
         x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor
     ) -> Tensor:
-        return plain(x, gain, bias, weight, offset, *steering)
+        return modulated(x, gain, bias, weight, offset, *steering)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -156,7 +156,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled():  # a derivative of this derivative is asked for
-            return torch.func.vjp(plain, *ctx.saved_tensors)[1](grad)
+            return torch.func.vjp(modulated, *ctx.saved_tensors)[1](grad)
         x, gain, bias, weight, offset, *steering = ctx.saved_tensors
         x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
         n, c, *size = x.shape

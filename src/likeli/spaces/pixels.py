@@ -175,7 +175,7 @@ class LogisticCells(MassCells):
         super().__init__(out)
         self.levels, self.components, self.width = levels, components, 2 / levels
         parts = out.unflatten(1, (-1, components)).unbind(1)
-        self.location = parts[0] + spread(components, parts[0])
+        self.location = parts[0] + component_places(components, parts[0])
         self.log_bins = (parts[1] + math.log(INITIAL_SCALE / self.width)).clamp(min=NARROWEST_BINS)  # log of the scale in bins
         self.log_weight = parts[2].log_softmax(1) if components > 1 else None
 
@@ -202,7 +202,7 @@ class LogisticCells(MassCells):
         return ((value + 1) / self.width).floor().clamp(0, self.levels - 1).long()
 
 
-def spread(components: int, like: Tensor) -> Tensor:
+def component_places(components: int, like: Tensor) -> Tensor:
     """Where each component starts, evenly over [−1, 1]: (components, 1, …, 1), to add to `like` (B, components, *shape)."""
     places = (torch.arange(components, device=like.device, dtype=like.dtype) * 2 + 1) / components - 1
     return places.reshape(-1, *[1] * (like.ndim - 2))

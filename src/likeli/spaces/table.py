@@ -21,7 +21,7 @@ from likeli.random import Noise
 from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.head import CategoricalCells, Cells, Observation
-from likeli.spaces.pixels import NARROWEST_BINS, draw_logistic, log_bin_mass, spread
+from likeli.spaces.pixels import NARROWEST_BINS, component_places, draw_logistic, log_bin_mass
 from likeli.spaces.real import NARROWEST
 
 INITIAL_WIDTH = 0.5  # of reals and whole numbers at the start, in standard deviations of the column
@@ -259,7 +259,7 @@ class MixedCells(Cells):
         self.location, log_width = out[:, :2, head.real].unbind(1)
         self.log_width = (log_width + math.log(INITIAL_WIDTH)).clamp(min=math.log(NARROWEST))
         parts = out[:, : 3 * head.components, head.integer].unflatten(1, (3, head.components)).unbind(1)
-        self.places, self.log_weight = parts[0] + spread(head.components, parts[0]), parts[2].log_softmax(1)
+        self.places, self.log_weight = parts[0] + component_places(head.components, parts[0]), parts[2].log_softmax(1)
         log_unit = head.unit[head.integer].log().to(out.dtype)
         self.log_bins = (parts[1] + math.log(INITIAL_WIDTH) + log_unit).clamp(min=NARROWEST_BINS)
         self.symbols = CategoricalCells(out[:, :, head.categorical].masked_fill(head.absent, -torch.inf))

@@ -8,13 +8,13 @@ import math
 import torch
 
 from likeli.contract import GenerativeModel
-from likeli.diffusion.bound import level_kl, noise_error
+from likeli.diffusion.bound import level_kl, low_discrepancy, noise_error
 from likeli.diffusion.denoiser import Denoiser
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.losses import weighted_noise_error
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule import Betas, Cosine, LogLinear, Point, Sigmoid
-from likeli.diffusion.times import Proposal, spread
+from likeli.diffusion.times import Proposal
 from likeli.errors import InputError
 from likeli.latent.chain import LatentVariableModel
 from likeli.models.ddpm import DDPM
@@ -201,7 +201,7 @@ def network_bound_is_free_of_the_path() -> float:
     for schedule in (LogLinear(-8, 8), Cosine(-8, 8)):
         model.denoiser.schedule = schedule
         with torch.no_grad():
-            values.append(torch.stack([model.bound(x, spread(2000)).value for _ in range(4)]).mean(0))
+            values.append(torch.stack([model.bound(x, low_discrepancy(2000)).value for _ in range(4)]).mean(0))
     gap = values[0] - values[1]
     return abs(gap.mean().item()) / gap.std().item() * len(gap) ** 0.5
 
@@ -261,7 +261,7 @@ def _batch_means() -> tuple[torch.Tensor, torch.Tensor]:
     """Means of the diffusion term of 64 cells, 900 batches of 16, at spread and at independent times; no control variate."""
     schedule, means = LogLinear(-6, 6), []
     denoiser = line(schedule, SPREAD, 64)
-    for times in (torch.cat([spread(16) for _ in range(900)]), torch.rand(14_400, dtype=F64)):
+    for times in (torch.cat([low_discrepancy(16) for _ in range(900)]), torch.rand(14_400, dtype=F64)):
         u, eps, at = SPREAD * torch.randn(14_400, 64, dtype=F64), torch.randn(14_400, 64, dtype=F64), schedule.at(times)
         place = at.like(u)
         error = (eps - denoiser(place.alpha * u + place.sigma * eps, at).eps).square().sum(1)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.denoiser import Denoiser, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.losses import denoising_score_matching, implicit_score_matching
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule import Karras, LogLinear, Point
-from likeli.diffusion.times import spread
 from likeli.models.edm import EDM
 from likeli.models.gmm import GMM
 from likeli.models.vdm import VDM
@@ -195,7 +195,7 @@ def edm_loss_is_unweighted_in_f() -> float:
         with seeded(5):
             loss = model.loss(x)
         with seeded(5):
-            quantile = spread(50).clamp(1e-6, 1 - 1e-6)
+            quantile = low_discrepancy(50).clamp(1e-6, 1 - 1e-6)
             eps = torch.randn_like(x)
     sigma = (model.p_mean + model.p_std * torch.special.ndtri(quantile)).exp()[:, None]
     z = x + sigma * eps

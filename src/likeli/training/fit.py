@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any, Literal
 
 from likeli import checkpoint
 from likeli.contract import ByEM, GenerativeModel, evaluating
-from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.data.dataset import Data
 from likeli.errors import require
-from likeli.models.distilled import Distilled
 from likeli.random import seeded
 from likeli.training.batches import fingerprint, gather
 from likeli.training.engine import pick_device
@@ -37,7 +35,6 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool | Literal["always"] = True,
-    data_info: dict[str, Any] | None = None,
     **settings: Any,
 ) -> History:
     """Fit `model` in place and leave it with the best weights, in the mode it came in.
@@ -58,7 +55,6 @@ def fit(
         resume: go on with the run in `out`; a finished run is returned as it is.
         overwrite: replace the run in `out`.
         progress: a bar on stderr, `True` only on a terminal.
-        data_info: what to record of the data's origin.
         settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.
 
     Raises:
@@ -73,12 +69,13 @@ def fit(
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
     train, valid = gather(model, data, y)
+    origin = data.describe() if isinstance(data, Data) else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
         journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
-        session = Session(run, stop, journal, folder, {"data": data_info or _origin(data)} | _record(run, folder))
+        session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))
         with seeded(seed, "fit"), evaluating(model):
             return session.go(resumes, progress)
 
@@ -101,33 +98,8 @@ def _folder(out: str | Path | None, overwrite: bool, resume: bool) -> Iterator[t
         yield Path(out), resumes
 
 
-def _origin(data: Any) -> dict[str, Any]:
-    return data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
-
-
 def _record(run: Run, folder: Path | None) -> dict[str, Any]:
     """What the checkpoint says of the training, and what a resume must find again."""
     sha = fingerprint(run.train, run.valid) if folder is not None else ""
     how = {"strategy": run.model.strategy, "seed": run.seed, "steps": run.budget.steps, "minutes": run.budget.minutes}
     return {"training": how | run.settings.plain() | {"data_sha256": sha}}
-
-
-def distil(
-    teacher: GaussianDiffusion, data: Any, y: Any = None, *, steps: int = 4, substeps: int = 6, **training: Any
-) -> Distilled:
-    """A student that samples in `steps` evaluations what the teacher's probability flow gives in many.
-
-    Arguments:
-        teacher: a trained diffusion model; it is copied and left as it is.
-        data, y: as for `fit`; the rows that the student starts its jumps from.
-        steps: evaluations of one sample, 1 to 64.
-        substeps: the teacher's evaluations in each of them.
-        training: what `fit` takes; its own `steps` is called `updates` here [1500].
-
-    Raises:
-        InputError: the teacher is not a diffusion model.
-    """
-    require(isinstance(teacher, GaussianDiffusion), "teacher", "a diffusion model such as vdm", teacher.kind())
-    student = Distilled(teacher.space, copy.deepcopy(teacher), steps, substeps, frozen=True, condition=teacher.condition)
-    fit(student, data, y, steps=training.pop("updates", None if training.get("minutes") else 1500), **training)
-    return student

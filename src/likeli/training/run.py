@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor
 from likeli.contract import GenerativeModel, evaluating
 from likeli.random import derive, permutation
 from likeli.training.batches import Examples
+from likeli.training.history import Row
 from likeli.training.settings import Budget, TrainSettings, learning_rate
 
 
@@ -33,6 +35,51 @@ P = TypeVar("P", bound=Part)
 
 
 @dataclass
+class Progress:
+    """What a resumed run has to know besides its step and tensors, as plain values.
+
+    Arguments:
+        row: of the last step.
+        window: sum and number of the losses since the last row that was logged.
+        pending: whether the last step still has to be validated and logged.
+        reason: why the run is over; None while it is not.
+        best: step and validation loss of the best weights so far.
+        waiting: validations since then.
+        usual_gradient, skipped: running norm of the gradient, and how many steps were skipped for theirs.
+        log_likelihood: of EM's last iteration.
+    """
+
+    row: Row = field(default_factory=dict)
+    window: tuple[float, int] = (0.0, 0)
+    pending: bool = False
+    reason: str | None = None
+    best: Row | None = None
+    waiting: int = 0
+    usual_gradient: float | None = None
+    skipped: int = 0
+    log_likelihood: float = -math.inf
+
+
+class Clock:
+    """Seconds of training, earlier legs of a resumed run included."""
+
+    began, before = 0.0, 0.0
+
+    def start(self) -> None:
+        """Count on."""
+        self.began = time.perf_counter()
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Stand still, at `seconds` if given."""
+        self.began, self.before = 0.0, self.seconds if seconds is None else seconds
+
+    @property
+    def seconds(self) -> float:
+        """What has been counted."""
+        return self.before + (time.perf_counter() - self.began if self.began else 0.0)
+
+
+@dataclass
 class Run:
     """A model being trained.
 
@@ -43,7 +90,7 @@ class Run:
         settings, budget, seed: see `fit`.
         stopping: whether a signal asks to stop.
         step: steps taken.
-        memory: plain numbers that a strategy, or the driver, wants back after a resume.
+        progress: what the driver and the strategies want back after a resume.
     """
 
     model: GenerativeModel
@@ -54,14 +101,14 @@ class Run:
     seed: int
     stopping: Callable[[], bool]
     step: int = 0
-    memory: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    clock: Clock = field(default_factory=Clock)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: EMA = field(init=False)
     _parts: dict[str, Part] = field(default_factory=dict)
     _saved: dict[str, Tensor] = field(default_factory=dict)
-    _clock: tuple[float, float] = (0.0, 0.0)
 
-    # --- what strategies use (and `average`, `memory`) ------------------------------------------------------------------
+    # --- what strategies use (and `average`, `progress`) ----------------------------------------------------------------
 
     def keep(self, name: str, part: P) -> P:
         """Make `part` a piece of the run's checkpoints, and give it its state back if the run is being resumed."""
@@ -75,10 +122,6 @@ class Run:
         mine = [k for k in self._saved if k.startswith(f"{name}/")]
         return {k.removeprefix(f"{name}/"): self._saved.pop(k) for k in mine}
 
-    def average_weights(self, decay: float) -> None:
-        """Start the average of the model's weights, which is what is evaluated and kept; 0 keeps the weights themselves."""
-        self.average = self.keep("ema", EMA(dict(self.model.named_parameters()), decay))
-
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch)."""
         size, epoch, order = min(self.settings.batch, len(self.train)), -1, torch.empty(0)
@@ -86,38 +129,23 @@ class Run:
             if self.epoch != epoch:
                 epoch = self.epoch
                 order = permutation(len(self.train), self.seed, epoch).to(self.train.x.device)
-            start = self.step % self.epoch_steps * size
+            start = self.step % self._epoch_steps * size
             yield self.train.rows(order[start : start + size])
 
     @property
-    def epoch_steps(self) -> int:
-        """Full batches in the training rows."""
-        return max(len(self.train) // self.settings.batch, 1)
+    def epoch(self) -> int:
+        """Epochs of full batches behind."""
+        return self.step // self._epoch_steps
 
     @property
-    def epoch(self) -> int:
-        """Epochs behind."""
-        return self.step // self.epoch_steps
+    def _epoch_steps(self) -> int:
+        return max(len(self.train) // self.settings.batch, 1)
 
     def rate(self) -> float:
         """The learning rate of the current step."""
-        return learning_rate(self.budget.progress(self.step, self.seconds), self.settings)
+        return learning_rate(self.budget.progress(self.step, self.clock.seconds), self.settings)
 
-    # --- time, randomness, validation ----------------------------------------------------------------------------------
-
-    def start_clock(self, seconds: float) -> None:
-        """Count training time from `seconds`, what earlier legs took."""
-        self._clock = (time.perf_counter(), seconds)
-
-    def stop_clock(self, seconds: float) -> None:
-        """Hold training time at `seconds`."""
-        self._clock = (0.0, seconds)
-
-    @property
-    def seconds(self) -> float:
-        """Training time, earlier legs included."""
-        began, before = self._clock
-        return before + time.perf_counter() - began if began else before
+    # --- randomness, validation ----------------------------------------------------------------------------------------
 
     def reseed(self, *keys: object) -> None:
         """Make torch's ambient random state a function of (seed, keys); `fit` has put the caller's aside."""
@@ -179,9 +207,9 @@ class Run:
             state: `step`, `memory` and `seconds` as saved.
             tensors: as `tensors` gave them.
         """
-        self.step, self.memory, self._saved = state["step"], dict(state["memory"]), dict(tensors)
-        self.stop_clock(state["seconds"])
-        if "best" in self.memory:
+        self.step, self.progress, self._saved = state["step"], Progress(**state["memory"]), dict(tensors)
+        self.clock.stop(state["seconds"])
+        if self.progress.best:
             self.best = {k: v.to(self.model.device) for k, v in weights.items()}
         self.model.load_state_dict(self._claim("weights") or weights)
 

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from likeli.config import describe
 from likeli.contract import ByEM
 from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.training.history import History, Journal
-from likeli.training.run import Run
+from likeli.training.run import EMA, Run
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
@@ -33,10 +33,8 @@ class Session:
     notes: list[str] = field(default_factory=list)
     last_save: float = 0.0
 
-    @property
-    def strategy(self) -> Strategy:
-        """How the model is trained."""
-        return STRATEGIES[self.run.model.strategy]
+    def __post_init__(self) -> None:
+        self.strategy: Strategy = STRATEGIES[self.run.model.strategy]
 
     def go(self, resume: bool, progress: bool | Literal["always"]) -> History:
         """From the start, or the last checkpoint, to the end."""
@@ -50,60 +48,62 @@ class Session:
         finally:
             self.journal.close()
             run.settle()
-        return self.history(run.memory["reason"])
+        return self.history(run.progress.reason or "")
 
     def drive(self, progress: bool | Literal["always"]) -> None:
         """Step, validate, log, save, until something says stop."""
-        run, memory = self.run, self.run.memory
-        run.average_weights(run.settings.ema if self.strategy.stochastic else 0.0)
+        run, budget = self.run, self.run.budget
+        decay = run.settings.ema if self.strategy.stochastic else 0.0
+        run.average = run.keep("ema", EMA(dict(run.model.named_parameters()), decay))
         steps = self.strategy.steps(run)
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             self.save()
-        run.start_clock(run.seconds)
-        total = 60 * run.budget.minutes if run.budget.minutes else run.budget.steps or 1
-        self.journal.show(progress, run.model.kind(), total, self.done())
-        if memory.get("pending"):
+        run.clock.start()
+        self.journal.show(progress, run.model.kind(), 60 * budget.minutes if budget.minutes else budget.steps or 1, self.done())
+        if run.progress.pending:
             self.after_step()
-        while memory.get("pending") or not memory.get("reason"):
+        while run.progress.pending or not run.progress.reason:
             if self.stop:
-                self.leave()
+                self.save()
+                where = f"at step {run.step}"
+                raise self.stop.interrupted(f"{where}; saved in {self.folder}" if self.folder else where)
             run.reseed("step", run.step)
             row = next(steps, None)
             if row is None:
                 self.ended()
             else:
                 self.take(row)
-            if memory["pending"]:
+            if run.progress.pending:
                 self.after_step()
             self.journal.advance(self.done())
-            if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not memory["reason"]:
+            if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not run.progress.reason:
                 self.save_if_possible()
-        run.stop_clock(run.seconds)
-        self.save(memory["reason"])
+        run.clock.stop()
+        self.save(run.progress.reason)
         if self.stop:
             raise self.stop.interrupted(f"after the last step, {run.step}; the run is finished")
 
     def done(self) -> float:
         """Seconds or steps, as the budget counts."""
-        return self.run.seconds if self.run.budget.minutes else self.run.step
+        return self.run.clock.seconds if self.run.budget.minutes else self.run.step
 
     def take(self, row: dict[str, Any]) -> None:
         """Note a step that was taken."""
-        run, memory = self.run, self.run.memory
+        run, progress = self.run, self.run.progress
         run.step += 1
-        reason = row.pop("stop", None) or run.budget.spent(run.step, run.seconds)
-        total, count = memory.get("window", (0.0, 0))
-        memory |= {"window": (total + row["loss"], count + 1), "row": row, "reason": reason, "pending": True}
+        progress.reason = row.pop("stop", None) or run.budget.spent(run.step, run.clock.seconds)
+        total, count = progress.window
+        progress.window, progress.row, progress.pending = (total + row["loss"], count + 1), row, True
 
     def ended(self) -> None:
         """Note that EM's family has no more iterations to make; its last row is written again if it can now be validated."""
         run = self.run
-        reason = "iterations" if isinstance(run.model, ByEM) and run.step == run.model.max_iter else "tolerance"
-        run.memory |= {"reason": reason, "pending": run.valid is not None}
+        last = isinstance(run.model, ByEM) and run.step == run.model.max_iter
+        run.progress.reason, run.progress.pending = "iterations" if last else "tolerance", run.valid is not None
 
     def after_step(self) -> None:
         """Validate and log if it is time; a signal during validation leaves the step pending."""
-        run, memory = self.run, self.run.memory
+        run, progress = self.run, self.run.progress
         valid, due = {}, self.time_to_validate()
         if due:
             value = run.validate()
@@ -112,11 +112,12 @@ class Session:
             self.judge(value)
             valid = {"valid": value}
         every = run.settings.log_every or (10 if self.strategy.stochastic else 1)
-        if due or memory["reason"] or run.step == 1 or run.step % every == 0:
-            total, count = memory.pop("window", (memory["row"]["loss"], 1))
-            loss = {"loss": total / count, "seconds": round(run.seconds, 3)}
-            self.journal.write({"step": run.step} | memory["row"] | loss | valid)
-        memory["pending"] = False
+        if due or progress.reason or run.step == 1 or run.step % every == 0:
+            total, count = progress.window if progress.window[1] else (progress.row["loss"], 1)
+            progress.window = (0.0, 0)
+            loss = {"loss": total / count, "seconds": round(run.clock.seconds, 3)}
+            self.journal.write({"step": run.step} | progress.row | loss | valid)
+        progress.pending = False
 
     def time_to_validate(self) -> bool:
         """At the end, and every so often before for strategies that overfit."""
@@ -126,20 +127,20 @@ class Session:
         rows = max(len(run.valid), settings.valid_rows)
         usual = validation_interval(len(run.train), rows, settings.batch) if self.strategy.stochastic else 0
         every = settings.validate_every or usual
-        return bool(run.memory["reason"]) or (every > 0 and run.step % every == 0)
+        return bool(run.progress.reason) or (every > 0 and run.step % every == 0)
 
     def judge(self, value: float) -> None:
         """Keep the weights if they are the best so far; run out of patience if they have not been for long."""
-        run, memory = self.run, self.run.memory
+        run, progress, patience = self.run, self.run.progress, self.run.settings.patience
         if not math.isfinite(value):
             self.notes.append(f"step {run.step}: the validation loss is {value}")
-        if value < memory.get("best", {}).get("valid", math.inf):
-            memory |= {"best": {"step": run.step, "valid": value}, "waiting": 0}
+        if value < (progress.best["valid"] if progress.best else math.inf):
+            progress.best, progress.waiting = {"step": run.step, "valid": value}, 0
             run.keep_best()
             return
-        memory["waiting"] = memory.get("waiting", 0) + 1
-        if run.settings.patience is not None and memory["waiting"] >= run.settings.patience and not memory["reason"]:
-            memory["reason"] = "patience"
+        progress.waiting += 1
+        if patience is not None and progress.waiting >= patience and not progress.reason:
+            progress.reason = "patience"
 
     # --- the folder ----------------------------------------------------------------------------------------------------
 
@@ -148,9 +149,9 @@ class Session:
         run = self.run
         if self.folder is None:
             return
-        state = {"step": run.step, "seconds": run.seconds, "memory": run.memory, "rows": self.journal.written}
-        state["finished"] = finished
-        metrics = {"step": run.step, "seconds": run.seconds} | {"best": run.memory.get("best")}
+        metrics: dict[str, Any] = {"step": run.step, "seconds": run.clock.seconds}
+        state = metrics | {"memory": asdict(run.progress), "rows": self.journal.written, "finished": finished}
+        metrics = metrics | {"best": run.progress.best}
         tensors = {} if finished else run.tensors()
         with run.finest():
             info = self.info | {"metrics": metrics}
@@ -164,12 +165,6 @@ class Session:
         except (OSError, LikeliError) as error:
             self.journal.warn("checkpoint", f"a checkpoint at step {self.run.step} was not written: {error}")
             self.last_save = time.monotonic()
-
-    def leave(self) -> None:
-        """Save and raise `Interrupted`."""
-        self.save()
-        where = f"at step {self.run.step}"
-        raise self.stop.interrupted(f"{where}; saved in {self.folder}" if self.folder else where)
 
     def load(self) -> str:
         """Take the folder's last checkpoint over; returns why that run finished, if it did.
@@ -188,12 +183,12 @@ class Session:
         """The report."""
         run = self.run
         self.notes += run.model.notes
-        if run.memory.get("skipped"):
-            self.notes.append(f"{run.memory['skipped']} of {run.step} steps were skipped, their gradients too large")
+        if run.progress.skipped:
+            self.notes.append(f"{run.progress.skipped} of {run.step} steps were skipped, their gradients too large")
         if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
-        return History(self.journal.rows, run.memory.get("best"), reason, run.seconds, run.step, self.notes, warnings)
+        return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings)
 
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def gradient_limit(run: Run) -> float:
 
     Source: Child (2020), arXiv:2011.10650, with a limit that is fixed beforehand.
     """
-    usual, skip = run.memory.get("usual_gradient"), run.settings.skip
+    usual, skip = run.progress.usual_gradient, run.settings.skip
     return skip * usual if skip is not None and usual is not None else math.inf
 
 
@@ -79,10 +79,10 @@ def note_gradient(run: Run, norm: float, limit: float) -> None:
     """Count a step that was skipped, and let the usual norm follow: n̄ ← n̄ + (min(n, limit) − n̄)/50."""
     if run.settings.skip is None:
         return
-    memory = run.memory
-    usual = memory.get("usual_gradient", norm)
-    memory["usual_gradient"] = usual + (min(norm, limit) - usual) / 50
-    memory["skipped"] = memory.get("skipped", 0) + (norm > limit)
+    progress = run.progress
+    usual = norm if progress.usual_gradient is None else progress.usual_gradient
+    progress.usual_gradient = usual + (min(norm, limit) - usual) / 50
+    progress.skipped += norm > limit
 
 
 @strategy("em")
@@ -90,8 +90,8 @@ def em(run: Run) -> Iterator[Row]:
     """Expectation maximisation until the family's own rule ends it, or an iteration gains less than the tolerance."""
     for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0):
         guard(run, "log-likelihood", value, run.train.x)
-        gain = value - run.memory.get("log_likelihood", -math.inf)
-        run.memory["log_likelihood"] = value
+        gain = value - run.progress.log_likelihood
+        run.progress.log_likelihood = value
         small = run.settings.tolerance is not None and gain < run.settings.tolerance
         yield {"loss": -value} | ({"stop": "tolerance"} if small else {})
 

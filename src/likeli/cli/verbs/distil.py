@@ -17,6 +17,8 @@ from likeli.cli.options import Parser, train_settings
 from likeli.cli.output import aligned, emit
 from likeli.errors import require
 
+UPDATES = 1500
+
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
@@ -24,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--steps", type=int, default=4, metavar="K", help="evaluations of the student for one sample [4]")
     parser.add_argument("--substeps", type=int, default=6, metavar="M", help="of the teacher in each of them [6]")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--updates", type=int, metavar="N", help="training steps [1500]")
+    budget.add_argument("--updates", type=int, metavar="N", help=f"training steps [{UPDATES}]")
     budget.add_argument("--minutes", type=float, metavar="M", help="training time in place of them")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the student's run folder")
     parser.share("--overwrite", "--seed", "--quiet")
@@ -35,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     """Distil, save, compare."""
     from likeli.checkpoint.folder import require_empty
     from likeli.evaluation.two_sample import quality_per_step
-    from likeli.training import distil
+    from likeli.models.distilled import Distilled
+    from likeli.training import fit
 
     require(1 <= args.steps <= 64, "steps", "a whole number from 1 to 64", args.steps)
     require(2 <= args.substeps <= 64, "substeps", "a whole number from 2 to 64", args.substeps)
@@ -45,18 +48,17 @@ def run(args: argparse.Namespace) -> None:
         require_empty(Path(args.out), "; --overwrite replaces it")
     saved = open_run(args)
     data = stored_data(saved.info)
-    budget = {"minutes": args.minutes} if args.minutes else {"updates": args.updates or 1500}
+    student = Distilled.of(saved.model, args.steps, args.substeps)
     keep_freed_memory()
-    student = distil(
-        saved.model,
+    fit(
+        student,
         data,
-        steps=args.steps,
-        substeps=args.substeps,
+        steps=None if args.minutes else args.updates or UPDATES,
+        minutes=args.minutes,
         seed=args.seed,
         out=args.out,
         overwrite=args.overwrite,
         progress=not args.quiet and not args.json,
-        **budget,
         **settings,
     )
     x, y = data.split("test")

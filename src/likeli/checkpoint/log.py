@@ -16,7 +16,7 @@ from likeli.checkpoint import disk
 from likeli.checkpoint import strict_json as strict
 from likeli.checkpoint.disk import held
 from likeli.checkpoint.generation import generations
-from likeli.errors import CheckpointError
+from likeli.errors import CheckpointError, require
 
 NAME = "history.jsonl"
 PENDING = re.compile(r"history\.after-(\d{8})\.jsonl")
@@ -60,7 +60,7 @@ def truncate_history(folder: Path | str, rows: int) -> None:
     with _opened(Path(folder)) as (fd, path), disk.writing(path):
         data = disk.read_at(fd, LIMIT, 0)
         ends = [0, *(m.end() for m in re.finditer(b"\n", data))]
-        disk.refuse(len(ends) <= rows, path, f"at least {rows} rows", f"{len(ends) - 1}")
+        require(len(ends) > rows, path, f"at least {rows} rows", f"{len(ends) - 1}", CheckpointError)
         disk.truncate(fd, ends[rows])
         disk.sync(fd)
 
@@ -105,7 +105,7 @@ def _readable(folder: Path) -> str | None:
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
-    disk.refuse(len(line) > ROW_LIMIT, where, f"at most {ROW_LIMIT} bytes", len(line))
+    require(len(line) <= ROW_LIMIT, where, f"at most {ROW_LIMIT} bytes", len(line), CheckpointError)
     row = strict.loads(line, where)
     if not isinstance(row, dict):
         raise CheckpointError(f"{where}: expected a JSON object")
