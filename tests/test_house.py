@@ -141,21 +141,26 @@ def test_no_function_is_longer_than_a_screen():
 
 # The ratchet: today's figures, which may fall and never rise.
 CEILINGS = {
-    "files": 159,
-    "most public methods of a class": 38,
-    "classes above 12 public methods": 8,
-    "most parameters": 16,
-    "functions above 8 parameters": 9,
-    "class names with two meanings": 5,
-    "function names with two meanings": 13,
-    "file names used twice": 1,
-    "undeclared members of models": 2,
-    "space tests per 1000 lines": 2.0,
-    "short private helpers used once per 1000 lines": 1.7,
-    "files of VAE.loss": 12,
-    "files of VDM.loss": 16,
+    "files": 157,
+    "most public methods of a class": 12,
+    "classes above 12 public methods": 0,
+    "most parameters": 10,
+    "functions above 8 parameters": 0,
+    "class names with two meanings": 0,
+    "function names with two meanings": 0,
+    "file names used twice": 0,
+    "undeclared members of models": 1,
+    "space tests per 1000 lines": 0.31,
+    "short private helpers used once per 1000 lines": 1.0,
+    "files of VAE.loss": 11,
+    "files of VDM.loss": 12,
     "files of VDM.sample": 18,
-    "files of load": 20,
+    "files of load": 19,
+}
+WIDE = {  # functions of more than 8 parameters, and why
+    "fit": "the one way in for scripts: model and data, then words that each stand alone",
+    "bound_and_flow": "the options of two estimates, held apart by their names",
+    "explain_loss": "each is one way in which people write that loss",
 }
 SPACES = {"Binary", "Counts", "Labels", "Pixels", "Real", "Table", "Tokens"}
 MODEL_NAMES = {"model", "teacher", "student", "denoise", "denoiser"}
@@ -244,7 +249,7 @@ def measured(tmp_path_factory):
         "most public methods of a class": max((sorted(public_methods(c)) for c in classes()), key=len),
         "classes above 12 public methods": [c.name for c in classes() if len(public_methods(c)) > 12],
         "most parameters": max(map(parameters, everything), key=len),
-        "functions above 8 parameters": [f"{f.name}:{f.lineno}" for f in everything if len(parameters(f)) > 8],
+        "functions above 8 parameters": [f.name for f in everything if len(parameters(f)) > 8 and f.name not in WIDE],
         "class names with two meanings": repeated([c.name for c in classes()]),
         "function names with two meanings": repeated([n for n in top_level if not n.startswith("_") and n not in verbs]),
         "file names used twice": repeated([p.stem for p in rooms]),

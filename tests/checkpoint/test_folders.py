@@ -28,7 +28,7 @@ def test_new_and_empty_folders_are_prepared(tmp_path):
     assert ck.prepare_folder(tmp_path / "a/b") is False
     (tmp_path / "c").mkdir()
     assert ck.prepare_folder(tmp_path / "c") is False
-    assert tree(tmp_path / "a/b") == tree(tmp_path / "c") == {}
+    assert tree(tmp_path / "a/b") == tree(tmp_path / "c") == {".lock": b""}
 
 
 def test_folder_in_use_is_refused_and_not_touched(tmp_path, model):
@@ -84,7 +84,7 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_saved(tmp_path, mod
         ck.append_history(run, {"step": 101})
     assert same(ck.load(run).state_dict(), fill(model, 3).state_dict())
     assert steps(run) == [100, 101]
-    assert sorted(os.listdir(run)) == ["checkpoints", "history.jsonl", "notes.txt"]
+    assert sorted(os.listdir(run)) == [".lock", "checkpoints", "history.jsonl", "notes.txt"]
     assert os.listdir(run / "checkpoints") == ["00000003"]
 
 
@@ -125,7 +125,7 @@ def test_leftovers_are_removed_at_the_next_start(tmp_path, model):
     (run / ".lock").write_text("process 1 on nowhere")
     with pytest.warns(UserWarning, match="process 1 on nowhere"):
         ck.prepare_folder(run, resume=True)
-    assert sorted(os.listdir(run)) == ["checkpoints"]
+    assert sorted(os.listdir(run)) == [".lock", "checkpoints"]
     assert os.listdir(run / "checkpoints") == ["00000001"]
 
 
@@ -162,9 +162,9 @@ def test_second_writer_is_refused_by_name_and_a_dead_ones_lock_is_taken_over(tmp
         other.wait()
         other.stdin.close()
         other.stdout.close()
-    assert (run / ".lock").exists()
+    assert (run / ".lock").read_text() == f"process {other.pid} on {os.uname().nodename}"
     ck.save(model, run)
-    assert not (run / ".lock").exists()
+    assert (run / ".lock").read_text() == ""
 
 
 def test_a_second_lock_in_the_same_process_is_refused(tmp_path):
@@ -178,7 +178,7 @@ def test_a_second_lock_in_the_same_process_is_refused(tmp_path):
 def test_errors_of_the_locked_block_are_its_own(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"), ck.lock(tmp_path):
         os.stat(tmp_path / "nowhere")
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 # --- history ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The commands, from fit to history, on data small enough to be quick."""
 
 import csv
+import importlib
 import json
 import math
 import subprocess
@@ -319,6 +320,63 @@ def test_a_verb_is_one_file(tmp_path, monkeypatch, capsys):
     assert listed[:3] == ["fit", "evaluate", "sample"]
     assert "count_up" in listed
     assert set(listed) >= {p.stem for p in Path(verbs.__path__[0]).glob("[a-z]*.py")}
+
+
+SCHEDULE = '''
+from likeli.diffusion.schedule import VariancePreserving
+
+class Bent(VariancePreserving):
+    """γ(t) = 11 tᵖ − 6.
+
+    Arguments:
+        power: p.
+    """
+
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def gamma(self, t):
+        return 11 * t**self.power - 6
+'''
+
+
+def test_a_schedule_is_one_file(tmp_path, capsys):
+    (tmp_path / "bent.py").write_text(SCHEDULE)
+    plugin = ["--plugin", tmp_path / "bent.py"]
+    tiny = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet"]
+    bent = ["--model.noise", "bent", "--model.noise.power", 1.5]
+    run("fit", "digits", "--model", "ddpm", *bent, *tiny, "--out", tmp_path / "x", *plugin)
+    capsys.readouterr()
+    assert output(capsys, "info", tmp_path / "x", *plugin)["arguments"]["noise"] == {"class": "bent", "power": 1.5}
+    assert output(capsys, "evaluate", tmp_path / "x", "--rows", 8, *plugin)["knows"] == "lower bound"
+
+
+IDENTITY = '''
+from likeli.theory.check import identity
+
+@identity("I0", title="2 + 2 = 2 · 2", tolerance=0.0)
+def two_roads_to_four():
+    return abs((2 + 2) - 2 * 2)
+'''
+
+
+def test_an_identity_is_one_file(tmp_path, monkeypatch, capsys):
+    from likeli import theory
+    from likeli.theory import check
+
+    (tmp_path / "my_chapter.py").write_text(IDENTITY)
+    places = theory.__spec__.submodule_search_locations
+    known = dict(check._CHECKS)
+    monkeypatch.setattr(check, "_CHECKS", known)
+    places.append(str(tmp_path))
+    try:
+        importlib.reload(theory)
+    finally:
+        places.remove(str(tmp_path))
+        sys.modules.pop("likeli.theory.my_chapter", None)
+    run("verify", "--only", "two-roads-to-four")
+    assert "2 + 2 = 2 · 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class FullCovariance(Covariance):
         return scale[:, None] * factor
 
     def inverse(self, factor: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        return invert(factor)
+        return inverse_triangle(factor)
 
     def whiten(self, inverse: Tensor, diff: Tensor) -> Tensor:
         return diff @ inverse.mT
@@ -160,7 +160,7 @@ class TiedCovariance(Covariance):
         return scale[:, None] * factor
 
     def inverse(self, factor: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        return invert(factor)
+        return inverse_triangle(factor)
 
     def whiten(self, inverse: Tensor, diff: Tensor) -> Tensor:
         return diff @ inverse.mT
@@ -298,7 +298,7 @@ def free_entries(factor: Tensor, kind: Covariance) -> int:
     return factor.numel() * (factor.shape[-1] + 1) // (2 * factor.shape[-1]) if square else factor.numel()
 
 
-def invert(tril: Tensor) -> tuple[Tensor, Tensor]:
+def inverse_triangle(tril: Tensor) -> tuple[Tensor, Tensor]:
     """S⁻¹ and log|S| of lower triangles (…, D, D)."""
     eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
     inverse = torch.linalg.solve_triangular(tril, eye.expand_as(tril), upper=False)

@@ -25,7 +25,7 @@ ROWS, RESIDUALS = 1024, 2**16
 WIDEST = 128  # dimensions beyond which the features of full covariances no longer fit in cache
 
 
-class Progress(NamedTuple):
+class EmProgress(NamedTuple):
     """What a resumed EM has to know: iterations done, the objective at the last, whether its gain fell below the tolerance."""
 
     iterations: float = 0.0
@@ -38,13 +38,13 @@ def iterate(step: Callable[[], tuple[float, float]], stored: Tensor, tol: float,
 
     Arguments:
         step: one E-step and M-step → the log-likelihood and the objective before it.
-        stored: a `Progress`, kept up to date in place; it may lack the last entry.
+        stored: a `EmProgress`, kept up to date in place; it may lack the last entry.
     """
-    past = Progress(*stored.tolist())
+    past = EmProgress(*stored.tolist())
     while past.iterations < max_iter and not past.ended:
         value, objective = step()
         gain = objective - past.objective if past.iterations else math.inf
-        past = Progress(past.iterations + 1, objective, tol > 0 and gain < tol)
+        past = EmProgress(past.iterations + 1, objective, tol > 0 and gain < tol)
         stored.copy_(torch.tensor(past[: len(stored)], dtype=stored.dtype))
         yield value
 

@@ -195,7 +195,7 @@ class GMM(LinearGaussian):
         first = not self.floored
         self.floored.fill_(floored)
         if first and floored:
-            warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=4)
+            warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=5)
 
 
 def column_scale(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from likeli import checkpoint
 from likeli.contract import ByEM, GenerativeModel, evaluating
-from likeli.data.dataset import Data
 from likeli.errors import require
 from likeli.random import seeded
 from likeli.training.batches import fingerprint, gather
@@ -69,7 +68,7 @@ def fit(
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
     train, valid = gather(model, data, y)
-    origin = data.describe() if isinstance(data, Data) else {"name": "array"}
+    origin = data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
