@@ -129,7 +129,7 @@ def test_every_call_that_fails_is_one_error_and_costs_nothing(memory, broken_os,
         check_recovers(run)
     # losing the close of a file that was only read, or what a lock that the kernel lets go says of its owner, loses nothing
     assert {call[0] for call in swallowed} <= {"close", "ftruncate"}
-    assert sum(call[0] == "ftruncate" for call in swallowed) <= 1
+    assert sum(call[0] == "ftruncate" for call in swallowed) <= 2  # a lock to prepare and a lock to write
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
