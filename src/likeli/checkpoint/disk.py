@@ -300,8 +300,9 @@ def _acquired(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # the lock ends with the descriptor; a name that stays is harmless
+            with suppress(OSError):
                 truncate(fd, 0)
+            fcntl.flock(fd, fcntl.LOCK_UN)  # before the descriptor is closed, in which an interrupt might come
 
 
 def _sign(fd: int, path: Path) -> None:
