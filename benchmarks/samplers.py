@@ -30,7 +30,7 @@ def prepare(folder, data):
         denoise, z = mixture(d), torch.from_numpy(starts(d)) * sigma[-1]
 
         def slope(log_sigma, z, denoise=denoise):
-            return z - denoise(z, math.exp(log_sigma))
+            return z - denoise(z, log_sigma[0].exp().item())
 
         ends, before = [], math.log(sigma[-1])
         for after in (math.log(sigma[0]), math.log(1e-6)):

@@ -12,7 +12,8 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from likeli.errors import InputError, nearest, require
@@ -26,6 +27,9 @@ class Configurable:
     """A class whose constructor stores every argument under its own name.
 
     Subclasses are registered under their snake-case name (`ScoreSDE` is `score_sde`); two classes of one name are an error.
+    Their constructors refuse in one line what does not fit the annotations, and take what is written like it: a number alone
+    for a list of one, a numpy number for Python's, a name for an object with its defaults, and an argument of a nested object
+    given flat, so that `VDM(space, hidden=64)` is `VDM(space, backbone=DenoiserBackbone(hidden=(64,)))`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -34,6 +38,8 @@ class Configurable:
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(f"{cls.kind()!r} is already registered by {known.__module__}.{known.__qualname__}")
         _CLASSES[cls.kind()] = cls
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
 
     @classmethod
     def kind(cls) -> str:
@@ -73,6 +79,61 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])  # type: ignore[misc]
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+
+
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor with its arguments checked against its annotations, where it is not called by another constructor."""
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is checked:
+            args, kwargs = _fitting(type(self), args, kwargs)
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+def _fitting(cls: type[Configurable], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the annotations want them; as they are where Python itself will refuse them, or nothing is annotated."""
+    known = parameters_of(cls)
+    twice = not kwargs.keys().isdisjoint(list(known)[: len(args)])
+    if twice or len(args) > len(known) or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in known.values()):
+        return args, kwargs
+    try:
+        hints = _hints(cls)
+    except NameError:  # names that are imported for type checkers alone
+        return args, kwargs
+    arguments = _grouped(dict(zip(known, args)) | kwargs, hints)
+    for name in arguments:
+        if name not in known:
+            raise InputError(f"{name[:80]}: unknown argument of {cls.kind()}{nearest(name, known)}")
+    return (), {k: coerce(_plainer(v, hints.get(k)), hints.get(k, Any), k) for k, v in arguments.items()}
+
+
+def _plainer(value: Any, hint: Any) -> Any:
+    """numpy's numbers as Python's, one value as a list of one, and the name of a class or a description as an object."""
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    lists = any(get_origin(h) is tuple and Ellipsis in get_args(h) for h in options)
+    plain = any(h in (int, float, str, bool) for h in options) or any(value in get_args(h) for h in options if _is_literal(h))
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool) and lists and not plain:
+        return (value,)
+    objects = [h for h in options if inspect.isclass(h) and issubclass(h, Configurable)]
+    if isinstance(value, str) and len(objects) == 1 and not plain:
+        return lookup(value, objects[0])()
+    if isinstance(value, Mapping) and isinstance(value.get("class"), str) and len(objects) == 1:
+        return lookup(value["class"], objects[0])(**{k: v for k, v in value.items() if k != "class"})
+    return value
+
+
+def _is_literal(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
 def describe(obj: Configurable) -> dict[str, Any]:
     """`obj` as plain JSON values: `{"class": name, argument: value, ...}`, nested objects likewise."""
     return {"class": obj.kind()} | {k: _plain(getattr(obj, k), f"{obj.kind()}.{k}") for k in parameters_of(type(obj))}
@@ -109,7 +170,7 @@ def build(spec: Mapping[str, Any], base: type[C], *, where: str | None = None, d
     require(isinstance(spec, Mapping), where, "an object with a 'class'", spec)
     require(isinstance(spec.get("class"), str), f"{where}.class", "a registered name", spec.get("class"))
     cls = lookup(spec["class"], base)
-    hints, known = typing.get_type_hints(cls.__init__), parameters_of(cls)
+    hints, known = _hints(cls), parameters_of(cls)
     arguments = _grouped(cls._of_earlier({k: v for k, v in spec.items() if k != "class"}), hints)
     for name in arguments:
         if name not in known:
@@ -183,7 +244,7 @@ def _coerce_leaf(value: Any, hint: Any, where: str, depth: int) -> Any:
         require(value is None, where, "null", value)
     elif hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and abs(value) < 1e300, where, "a finite number", value)
+        require(number and abs(value) < float("inf"), where, "a finite number", value)
         return float(value)
     elif hint is int:
         require(isinstance(value, int) and not isinstance(value, bool), where, "an integer", value)

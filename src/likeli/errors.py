@@ -47,8 +47,8 @@ class Diverged(LikeliError):
     """Training met a non-finite loss; the last good checkpoint is kept."""
 
 
-class Interrupted(LikeliError):
-    """A signal stopped the run after the state was saved."""
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run after the state was saved; no mistake, so no `except Exception` catches it."""
 
     exit_code = INTERRUPTED
 

@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return OK
-    except KeyboardInterrupt:
-        return complain("interrupted", argv, INTERRUPTED, "Interrupted")
+    except KeyboardInterrupt as stop:
+        return complain(str(stop) or "interrupted", argv, getattr(stop, "exit_code", INTERRUPTED), "Interrupted")
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()

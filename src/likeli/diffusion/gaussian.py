@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from likeli.contract import Elbo, Knows, LogLikelihood
+from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
 from likeli.diffusion.bound import integral, level_kl, noise_error, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
 from likeli.diffusion.denoiser import Conditional, Denoise
@@ -205,12 +205,12 @@ class GaussianDiffusion(LatentVariableModel):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The code of x: the noise z_1 that the probability flow takes x's place at the clean end to."""
         u = self.infer(x, y)
-        with torch.no_grad():
+        with evaluating(self), torch.no_grad():  # dropout would make it another flow at every step
             return flow(self.denoise(y), self.schedule.at(0.0).like(u).alpha * u, 0.0, 1.0)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x|z_0] at the clean end of the probability flow from z_1 = z: the inverse of `encode`."""
-        with torch.no_grad():
+        with evaluating(self), torch.no_grad():
             return self.observation(State(self.schedule.at(0.0), flow(self.denoise(y), z, 1.0, 0.0)), y).mean
 
     # --- log p ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure
+from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
 from likeli.models.density import DensityModel
@@ -90,8 +91,8 @@ def evaluate(
 
     Arguments:
         model: any family with a log p(x).
-        x: (N, *shape) in the user's units.
-        y: (N, *condition.shape), for a conditional model.
+        x: (N, *shape) in the user's units, a data frame, or a `Data`, of which the test rows are taken.
+        y: (N, *condition.shape), for a conditional model; others leave it aside, and say so.
         batch: rows at a time; draws are a function of (seed, batch number).
         seed: of the Monte Carlo draws.
         options: what the family's `log_likelihood` takes, such as `samples`.
@@ -101,11 +102,17 @@ def evaluate(
         Unsupported: the family has no log p(x).
     """
     require(batch >= 1, "batch", "at least 1", batch)
+    if isinstance(x, Data):
+        require(y is None, "y", "nothing, since the data bring their own", y)
+        x, y = x.split("test")
+    aside = y is not None and model.condition is None
     x = model.space.check(x, missing=model.takes_missing)
-    y = model.check_condition(y, len(x))
+    y = model.check_condition(None if aside else y, len(x))
     started = time.perf_counter()
     parts = list(score(model, x, y, batch=batch, seed=seed, **options))
-    return summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+    found = summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+    found.notes.extend(["labels were left aside: the model is not conditional, so this is log p(x), not log p(x|y)"] * aside)
+    return found
 
 
 def summarise(

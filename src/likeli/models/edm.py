@@ -28,7 +28,7 @@ class EDM(GaussianDiffusion):
         backbone: the denoiser's network; chosen from the space if not given.
         noise: any schedule; Karras' own if not given, with σ from 0.002 for reals, and for grey levels and symbols from where
             they are still told apart, to 80.
-        sigma_data: s, the data's low_discrepancy in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
+        sigma_data: s, the data's spread in model units; 1 for reals and 0.5 for grey levels and symbols if not given.
         p_mean, p_std: of log σ in training.
         condition: what y is, if anything.
 

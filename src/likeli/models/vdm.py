@@ -119,5 +119,5 @@ class VDM(GaussianDiffusion):
         return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """−ELBO in nats, at one time a row, the times of a batch evenly low_discrepancy."""
+        """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
         return -self.bound(x, low_discrepancy(len(x), x.device), y).value

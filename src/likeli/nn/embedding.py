@@ -63,6 +63,8 @@ class NoiseLevel(nn.Module):
         self.condition = Condition(condition)
         self.level = nn.Linear(min(width, 64), width)
         self.given = nn.Linear(self.condition.width, width, bias=False) if self.condition.width else None
+        if self.given is not None:  # a smaller start is not heard beside the level, and never learned
+            nn.init.normal_(self.given.weight)
         self.out = nn.Linear(width, width)
 
     def forward(self, gamma: Tensor, y: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from likeli.errors import require
+from likeli.errors import InputError, nearest, require
 from likeli.spaces.arrays import as_tensor
 from likeli.spaces.base import Space
 
@@ -34,7 +34,7 @@ class Labels(Space):
         return (self.classes,)
 
     def check(self, x: Any, *, what: str = "y", missing: bool = False) -> Tensor:
-        x = as_tensor(x, what)
+        x = as_tensor(self._codes(x, what), what)
         x = x[None] if x.ndim == 0 else x
         if x.ndim == 2 and x.shape[1] == self.classes and x.is_floating_point():
             simplex = bool((x >= 0).all()) and bool((x.sum(1) - 1).abs().max() < 1e-4)
@@ -42,6 +42,19 @@ class Labels(Space):
             return x
         require(x.ndim == 1, what, f"one label a row, or {self.classes} weights a row", f"shape {tuple(x.shape)}")
         return self._check_values(x, what, missing)
+
+    def _codes(self, y: Any, what: str) -> Any:
+        """Names of classes (one, a list, an array or a pandas column) as their numbers; anything else as it is."""
+        names = [y] if isinstance(y, str) else y.tolist() if hasattr(y, "tolist") and not isinstance(y, Tensor) else y
+        if not (isinstance(names, (list, tuple)) and any(isinstance(name, str) for name in names)):
+            return y
+        require(len(self.names) > 0, what, f"labels from 0 to {self.classes - 1}, since the classes have no names", names[0])
+        codes = {name: i for i, name in enumerate(self.names)}
+        for row, name in enumerate(names):
+            if name not in codes:
+                listed = ", ".join(self.names)[:100]
+                raise InputError(f"{what}: row {row}: expected one of {listed}, got {str(name)[:40]!r}{nearest(name, codes)}")
+        return [codes[name] for name in names]
 
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         return self._whole(x, self.classes - 1, what, f"labels from 0 to {self.classes - 1}").long()

@@ -96,6 +96,7 @@ class Table(Space):
 
     def check(self, x: Any, *, what: str = "x", missing: bool = False) -> Tensor:
         """Also takes a data frame or a mapping of column name to values, with categories as text; see `encode`."""
+        x = self.by_name(x, what)
         frame = {str(name): x[name] for name in x.columns} if hasattr(x, "columns") and hasattr(x, "iloc") else x
         return super().check(self.encode(frame, what) if isinstance(frame, Mapping) else x, what=what, missing=missing)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import distributions as D
 
 from likeli.diffusion.denoiser import Conditional, Prediction
 from likeli.diffusion.exact import score_gap
-from likeli.diffusion.probability_flow import flow, log_density, solve, with_divergence
+from likeli.diffusion.probability_flow import flow, log_density, solve, velocity, with_divergence
 from likeli.diffusion.schedule import LogLinear, Point, Schedule, Straight
 from likeli.probability.information import gaussian_kl
 from likeli.random import Ambient
@@ -88,7 +89,7 @@ def divergence_is_the_trace() -> float:
         at = truth.schedule.at(t)
         z = at.alpha * draws(truth, 20) + at.sigma * torch.randn(20, 2, dtype=F64)
         axes = torch.eye(2, dtype=F64)[:, None].expand(2, 20, 2)
-        found = with_divergence(truth.given(None), z, t, axes)[1].sum(1)
+        found = with_divergence(partial(velocity, truth.given(None), t=t), z, axes)[1].sum(1)
         d_alpha, d_sigma = truth.schedule.velocity(at.t)
         mean = at.alpha / at.sigma.square() * truth.variance(z, at).sum(1)
         trace = d_alpha * mean + d_sigma * (2 - at.alpha * mean) / at.sigma
@@ -183,8 +184,8 @@ def _cost(slope: float, shift: float, prior: float | None) -> tuple[float, float
     spread = [(p.alpha * SPREAD).hypot(p.sigma).item() for p in (first, last)]
     start = spread[1] if prior is None else prior
 
-    def field(gamma: float, y: Tensor) -> Tensor:
-        at = right.schedule.at((gamma + 6) / 12)
+    def field(gamma: Tensor, y: Tensor) -> Tensor:
+        at = right.schedule.at((gamma[0] + 6) / 12)
         ends = wrong(torch.tensor([[0.0], [1.0]], dtype=F64), at).eps[:, 0]
         drift, push = -at.sigma.square() / 2 + at.sigma * (ends[1] - ends[0]), at.sigma * ends[0]
         return torch.stack([drift * y[:, 0] + push, 2 * drift * y[:, 1] - at.sigma.square()], 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from likeli import checkpoint
-from likeli.contract import ByEM, GenerativeModel, evaluating
+from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import require
 from likeli.random import seeded
 from likeli.training.batches import fingerprint, gather
@@ -36,7 +36,7 @@ def fit(
     progress: bool | Literal["always"] = True,
     **settings: Any,
 ) -> History:
-    """Fit `model` in place and leave it with the best weights, in the mode it came in.
+    """Fit `model` in place and leave it with the best weights, in evaluation mode: dropout is off in whatever follows.
 
     With `out`, a run folder is kept there from which `resume=True` goes on: on a CPU with the same number of threads the
     weights and every logged loss are, to the bit, those of a run that was never stopped.  (With `minutes` the schedule follows
@@ -75,8 +75,11 @@ def fit(
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
         journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
         session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))
-        with seeded(seed, "fit"), evaluating(model):
-            return session.go(resumes, progress)
+        try:
+            with seeded(seed, "fit"):
+                return session.go(resumes, progress)
+        finally:
+            model.eval()
 
 
 def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
