@@ -113,9 +113,12 @@ def test_two_classes_of_one_name_are_an_error():
 
 def test_what_json_cannot_hold_is_refused():
     with pytest.raises(TypeError, match="radius"):
-        describe(ConfigCircle(radius=object()))
-    with pytest.raises(InputError, match="finite"):
-        describe(ConfigCircle(radius=float("inf")))
+        held = ConfigCircle()
+        held.radius = object()
+        describe(held)
+    for value in (object(), float("inf"), float("nan"), "3"):
+        with pytest.raises(InputError, match="radius: expected a finite number"):
+            ConfigCircle(radius=value)
 
 
 def test_integers_become_floats_where_floats_are_asked_for():

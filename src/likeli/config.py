@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -244,7 +245,7 @@ def _coerce_leaf(value: Any, hint: Any, where: str, depth: int) -> Any:
         require(value is None, where, "null", value)
     elif hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and abs(value) < float("inf"), where, "a finite number", value)
+        require(number and abs(value) <= sys.float_info.max, where, "a finite number", value)
         return float(value)
     elif hint is int:
         require(isinstance(value, int) and not isinstance(value, bool), where, "an integer", value)

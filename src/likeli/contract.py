@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
-from likeli.random import BLOCK, Noise, Streams, blocks, seeded
+from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space
 
 Measure = Literal["density", "mass", "mixed"]
@@ -41,8 +41,9 @@ class LogLikelihood:
         knows: what `value` is of log p(x).
         measure: `density`, `mass`, or `mixed` (a density of some columns and a mass of others).
         stderr: (B,) Monte Carlo standard error of `value`; None when it is deterministic.
-        errors: other sources of error in nats, by name.
+        errors: other sources of error in nats, by name; the mean over rows where each row has its own.
         dimensions: cells of one example, for bits/dim.
+        row_errors: (B,) those of each row, where they are known.
     """
 
     value: Tensor
@@ -51,6 +52,7 @@ class LogLikelihood:
     stderr: Tensor | None = None
     errors: dict[str, float] = field(default_factory=dict)
     dimensions: int = 1
+    row_errors: dict[str, Tensor] = field(default_factory=dict)
 
     def bits_per_dim(self) -> Tensor:
         """−log₂ p(x) / D, shape (B,).
@@ -66,6 +68,25 @@ class LogLikelihood:
         """The average over examples in nats and its standard error over examples (NaN for one example)."""
         value = self.value.double()
         return value.mean().item(), (value.std() / math.sqrt(len(value))).item() if len(value) > 1 else math.nan
+
+
+_STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
+
+
+def joined(parts: Sequence[LogLikelihood], rows: int) -> LogLikelihood:
+    """Batches of rows in their order, cut to the first `rows`; an error that is not known by row is the largest of them."""
+    drawn = [p.stderr for p in parts if p.stderr is not None]
+    by_row = {name: torch.cat([p.row_errors[name] for p in parts])[:rows] for name in parts[0].row_errors}
+    errors = {name: max(abs(p.errors.get(name, 0.0)) for p in parts) for p in parts for name in p.errors}
+    return LogLikelihood(
+        value=torch.cat([p.value for p in parts])[:rows],
+        knows=max((p.knows for p in parts), key=_STRENGTH.index),
+        measure=parts[0].measure,
+        stderr=torch.cat(drawn)[:rows] if len(drawn) == len(parts) else None,
+        errors=errors | {name: value.mean().item() for name, value in by_row.items()},
+        dimensions=parts[0].dimensions,
+        row_errors=by_row,
+    )
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     strategy: ClassVar[str]
     takes_missing: ClassVar[bool] = False
     train_defaults: ClassVar[dict[str, Any]] = {}
+    score_block: ClassVar[int | None] = BLOCK  # rows that are scored at once, always as many; None: all, by closed forms
     condition: Space | None = None
 
     def __init__(self, space: Space) -> None:
@@ -212,7 +234,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def log_likelihood(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0, **options: Any) -> LogLikelihood:
         """What the model knows of log p(x) (or log p(x|y)): (B, *shape) → nats per example, labelled.
 
-        Monte Carlo draws are a function of `seed`; torch's global state is left untouched.
+        A row's number is a function of the row and `seed` alone, whatever the rows beside it: its noise is keyed by what is in
+        the row, and networks see full blocks, of which the last repeats its last row.  torch's global state is left untouched.
 
         Raises:
             InputError: x or y does not fit the model's space.
@@ -220,8 +243,14 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         x = self.space.check(x, missing=self.takes_missing).to(self.device)
         y = self.check_condition(y, len(x))
-        with evaluating(self), torch.no_grad(), seeded(seed, "log_likelihood"):
-            return self.measure_likelihood(x, y, **options)
+        parts, size = [], self.score_block or len(x)
+        with evaluating(self), torch.no_grad():
+            for start in range(0, len(x), size):
+                rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)
+                given = None if y is None else y[rows]
+                with keyed(seed, x[rows], given, "log_likelihood"):
+                    parts.append(self.measure_likelihood(x[rows], given, **options))
+        return joined(parts, len(x))
 
     def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
         """`log_likelihood` for checked input; families write this one."""

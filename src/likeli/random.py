@@ -2,14 +2,19 @@
 
 Training draws from the ambient torch generator inside `seeded(seed, step)`, so its random state is a function of the step and
 needs no saving.  Sampling draws from `Streams`: one stream per sample, so that sample i depends on (seed, i) alone, never on
-how many were asked for.  Both speak the same three verbs, and so does `Replay`, which serves noise given by the user.
+how many were asked for.  Scoring draws inside `keyed`: the noise of a row is a function of the seed and of what is in the row,
+so its number does not depend on order, subsets or neighbours.  All speak the same verbs, and so does `Replay`, which serves
+noise given by the user.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -35,7 +40,7 @@ class Noise(Protocol):
 
 
 class Ambient:
-    """Noise from torch's current generator (see `seeded`); one draw for the whole batch.
+    """Noise from torch's current generator (see `seeded`), one draw for the whole batch; inside `keyed`, each row's own.
 
     Arguments:
         like: a tensor that gives the number of rows, the dtype and the device.
@@ -47,10 +52,14 @@ class Ambient:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, (rows, *shape)."""
+        if (source := _SOURCE.get()) is not None and source.rows == self.rows:
+            return source.normal(*shape).to(self.like.device, self.dtype)
         return torch.randn(self.rows, *shape, dtype=self.dtype, device=self.like.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), (rows, *shape)."""
+        if (source := _SOURCE.get()) is not None and source.rows == self.rows:
+            return source.uniform(*shape).to(self.like.device, self.dtype)
         return torch.rand(self.rows, *shape, dtype=self.dtype, device=self.like.device)
 
 
@@ -87,6 +96,71 @@ class Streams:
         for row, generator in zip(out, self.generators):
             draw(shape, generator=generator, out=row)
         return out.to(self.device)
+
+
+class Keyed:
+    """Noise by row: number n of a row is a function of (seed, what is in the row, n) alone.
+
+    Word n of a row is the SplitMix64 finaliser of its key + n · ⌊2⁶⁴/golden ratio⌋; its upper 24 bits are a uniform
+    number, so that float32 holds it below 1, and its upper 53 a normal one by the inverse of Φ.
+
+    Arguments:
+        seed: of the whole set.
+        x, y: (rows, …), what is in the rows; y may be None.
+        names: what the noise is for.
+        copies: every row stands so many times in succession, each with noise of its own.
+
+    Source: Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators.
+    """
+
+    def __init__(self, seed: int, x: Tensor, y: Tensor | None, *names: object, copies: int = 1) -> None:
+        self.rows, self.used, self.copies = len(x), 0, copies
+        self.content, self.purpose = (x, y), derive(seed, *names).to_bytes(8, "little")
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (rows, *shape) float64 on the CPU."""
+        return torch.special.ndtri((_shifted(self._words(shape), 11).double() + 0.5) * 2.0**-53)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (rows, *shape) float64 on the CPU."""
+        return _shifted(self._words(shape), 40).double() * 2.0**-24
+
+    @cached_property
+    def key(self) -> Tensor:
+        """(rows, 1) int64, found when first asked for."""
+        parts = [v.detach().reshape(self.rows, -1).double().cpu() for v in self.content if v is not None]
+        held = torch.cat(parts, 1).nan_to_num(nan=0.1234567890123456) + 0.0  # one value that is missing, one zero
+        keys = [self.purpose + (i % self.copies).to_bytes(4, "little") for i in range(self.rows)]
+        digests = (hashlib.blake2b(row, digest_size=8, key=key).digest() for row, key in zip(held.numpy(), keys))
+        return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.int64)[:, None]
+
+    def _words(self, shape: tuple[int, ...]) -> Tensor:
+        count = math.prod(shape)
+        place = torch.arange(self.used + 1, self.used + count + 1, dtype=torch.int64)
+        self.used += count
+        z = self.key + place * -7046029254386353131
+        z = (z ^ _shifted(z, 30)) * -4658895280553007687
+        z = (z ^ _shifted(z, 27)) * -7723592293110705685
+        return (z ^ _shifted(z, 31)).reshape(self.rows, *shape)
+
+
+_SOURCE: ContextVar[Keyed | None] = ContextVar("noise", default=None)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """The words moved right, zeros from the left."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+@contextmanager
+def keyed(seed: int, x: Tensor, y: Tensor | None, *names: object, copies: int = 1) -> Iterator[None]:
+    """Inside the block `Ambient` noise for so many rows is `Keyed`; other draws are seeded by (seed, names)."""
+    token = _SOURCE.set(Keyed(seed, x, y, *names, copies=copies))
+    try:
+        with seeded(seed, *names):
+            yield
+    finally:
+        _SOURCE.reset(token)
 
 
 class Replay:

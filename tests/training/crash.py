@@ -16,7 +16,7 @@ import torch
 from probes import MixtureProbe, Rows, noisy, rows
 
 from likeli.checkpoint import read, read_history
-from likeli.errors import LikeliError
+from likeli.errors import Interrupted, LikeliError
 from likeli.models import GMM, VAE
 from likeli.models.vae import CoderBackbone
 from likeli.spaces import Real
@@ -70,7 +70,7 @@ def child(kind, out):
     try:
         train(kind, out, resume=True)
         code = 0
-    except LikeliError as error:
+    except (LikeliError, Interrupted) as error:
         code = error.exit_code
     finally:
         os._exit(code)

@@ -86,11 +86,11 @@ def test_a_second_signal_stops_at_once_and_the_folder_still_loads(monkeypatch, t
 
 def test_without_a_folder_an_interrupted_model_keeps_what_it_has_learned(monkeypatch):
     at_batch(monkeypatch, 20)
-    model, modes = noisy(), [m.training for m in noisy().modules()]
+    model = noisy()
     with pytest.raises(Interrupted, match=r"at step 20$"):
         fit(model, rows(), **OPTIONS)
     assert not torch.equal(model.net[0].weight, noisy().net[0].weight)
-    assert [m.training for m in model.modules()] == modes
+    assert not any(m.training for m in model.modules())
 
 
 def test_outside_the_main_thread_no_handler_is_touched():

@@ -44,11 +44,13 @@ def load_plugins(paths: Sequence[str]) -> None:
     families()  # ours are registered
     for path in paths:
         require(Path(path).is_file(), "plugin", "a Python file", path)
-        spec = importlib.util.spec_from_file_location(f"{PLUGIN}{Path(path).stem}", path)
+        file = str(Path(path).resolve())
+        loaded = [module for name, module in sys.modules.items() if name.startswith(PLUGIN)]
+        if any(module.__file__ == file for module in loaded):
+            continue
+        spec = importlib.util.spec_from_file_location(f"{PLUGIN}{len(loaded)}_{Path(path).stem}", file)
         if spec is None or spec.loader is None:
             raise InputError(f"plugin: expected a file that ends in .py, got {path}")
-        if spec.name in sys.modules:
-            continue
         before = registered(Configurable)
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         try:

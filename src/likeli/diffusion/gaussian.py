@@ -128,7 +128,8 @@ class GaussianDiffusion(LatentVariableModel):
             y: the condition.
         """
         u, first = self.infer(x, y), self.schedule.at(0.0)
-        diffusion, place, eps = self._diffusion(u, torch.randn_like(u), t, y), first.like(u), torch.randn_like(u)
+        noise, place = Ambient(u), first.like(u)
+        diffusion, eps = self._diffusion(u, noise.normal(*u.shape[1:]), t, y), noise.normal(*u.shape[1:])
         p = self.observation(State(first, place.alpha * u + place.sigma * eps), y)
         return Elbo(p.log_prob(x), torch.stack([diffusion, terminal_kl(self.schedule, u)], 1))
 
@@ -215,6 +216,17 @@ class GaussianDiffusion(LatentVariableModel):
 
     # --- log p ---------------------------------------------------------------------------------------------------------
 
+    def log_likelihood(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0, **options: Any) -> LogLikelihood:
+        found = super().log_likelihood(x, y, seed=seed, **options)
+        mismatch = found.errors["terminal_mismatch"]
+        if mismatch > TERMINAL_ALARM:
+            warnings.warn(
+                f"terminal mismatch KL(q(z_1|x)||p(z_1)) is {mismatch:.3g} nats, more than {TERMINAL_ALARM}: the schedule "
+                "ends before the data are forgotten, so samples start from the wrong distribution",
+                stacklevel=2,
+            )
+        return found
+
     def measure_likelihood(
         self,
         x: Tensor,
@@ -235,26 +247,20 @@ class GaussianDiffusion(LatentVariableModel):
         """
         require(method in ("bound", "ode"), "method", "bound or ode", method)
         require(samples is None or samples >= 1, "samples", "at least 1", samples)
-        mismatch = terminal_kl(self.schedule, self.infer(x, y)).mean().item()
-        if mismatch > TERMINAL_ALARM:
-            warnings.warn(
-                f"terminal mismatch KL(q(z_1|x)||p(z_1)) is {mismatch:.3g} nats, more than {TERMINAL_ALARM}: the schedule "
-                "ends before the data are forgotten, so samples start from the wrong distribution",
-                stacklevel=2,
-            )
         if method == "ode":
             value, knows, stderr, errors = self._ode(x, y, samples or 1, probes, rtol)
         else:
             (value, stderr), knows, errors = self._averaged_bound(x, y, samples or 16), Knows.LOWER_BOUND, {}
-        errors["terminal_mismatch"] = mismatch
-        return LogLikelihood(value, knows, self.space.measure, stderr, errors, self.space.dimensions)
+        errors["terminal_mismatch"] = terminal_kl(self.schedule, self.infer(x, y))
+        means = {name: by_row.mean().item() for name, by_row in errors.items()}
+        return LogLikelihood(value, knows, self.space.measure, stderr, means, self.space.dimensions, errors)
 
     def _averaged_bound(self, x: Tensor, y: Tensor | None, samples: int) -> tuple[Tensor, Tensor]:
         """The mean over draws with evenly spread times, and its standard error from the differences of neighbouring draws.
 
         Neighbours differ by their noise and by a little of the trend in t, so that the error is somewhat overstated.
         """
-        first = torch.rand(len(x), dtype=torch.float64, device=x.device)
+        first = Ambient(x).uniform().double()
         draws = torch.stack([self.bound(x, (first + k / samples) % 1, y).value for k in range(samples)])
         if samples == 1:
             return draws[0], torch.full_like(draws[0], math.nan)
@@ -262,7 +268,7 @@ class GaussianDiffusion(LatentVariableModel):
 
     def _ode(
         self, x: Tensor, y: Tensor | None, samples: int, probes: int | None, rtol: float
-    ) -> tuple[Tensor, Knows, Tensor | None, dict[str, float]]:
+    ) -> tuple[Tensor, Knows, Tensor | None, dict[str, Tensor]]:
         """log ∫ p_0(z_0) p(x|z_0) dz_0 with p_0 the flow's density: E_q[log p_0(z_0) + log p(x|z_0) − log q(z_0|x)] on discrete
         cells, z_0 ~ q; log p_0(α_0 x) + D log α_0 on reals."""
         u, noise, clean = self.infer(x, y), Ambient(x), self.schedule.at(0.0)
@@ -271,23 +277,23 @@ class GaussianDiffusion(LatentVariableModel):
             probes = 16
         q, parts, found = diagonal_gaussian(first.alpha * u, first.sigma * torch.ones_like(u)), [], []
         for _ in range(1 if real else samples):
-            z = first.alpha * u + first.sigma * (torch.zeros_like(u) if real else torch.randn_like(u))
+            z = first.alpha * u + first.sigma * (torch.zeros_like(u) if real else noise.normal(*u.shape[1:]))
             density = log_density(
                 self.denoise(y), z, lambda z: terminal(self.schedule, z).log_prob(z),
                 probes=probes, noise=noise, rtol=rtol, atol=rtol,
             )  # fmt: skip
             parts.append(density.log_p + self.observation(State(clean, z), y).log_prob(x) - q.log_prob(z))
             found.append(density)
-        errors = {"ode_tolerance": torch.stack([d.ode_error for d in found]).mean().item()}
+        errors = {"ode_tolerance": torch.stack([d.ode_error for d in found]).mean(0)}
         probing = [d.probe_error for d in found if d.probe_error is not None]
         stderr = torch.stack(probing).square().mean(0).sqrt() / math.sqrt(len(probing)) if probing else None
         if stderr is not None:
-            errors["probe_noise"] = stderr.mean().item()
+            errors["probe_noise"] = stderr
         values = torch.stack(parts)
         if samples > 1 and not real:  # the spread over draws holds the probes' as well
             stderr = standard_error(values)
             lost = values.logsumexp(0) - math.log(samples) - values.mean(0)  # what weighting the draws would win back
-            errors["dequantisation"] = lost.mean().item()
+            errors["dequantisation"] = lost
         return values.mean(0), Knows.ESTIMATE if real else Knows.LOWER_BOUND, stderr, errors
 
 

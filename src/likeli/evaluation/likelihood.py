@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure
+from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure, joined
 from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
@@ -35,7 +35,6 @@ ERRORS = {
     "dequantisation": "at least this much of the bound is lost to drawing integers as reals",
 }
 ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "examples", "seconds", "parameters", "seed", "notes")
-_STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def evaluate(
         model: any family with a log p(x).
         x: (N, *shape) in the user's units, a data frame, or a `Data`, of which the test rows are taken.
         y: (N, *condition.shape), for a conditional model; others leave it aside, and say so.
-        batch: rows at a time; draws are a function of (seed, batch number).
+        batch: rows at a time; no number depends on it.
         seed: of the Monte Carlo draws.
         options: what the family's `log_likelihood` takes, such as `samples`.
 
@@ -125,7 +124,7 @@ def summarise(
         parts: batches, in their order.
         seconds: that it took.
     """
-    whole = _join(parts)
+    whole = joined(parts, sum(len(p.value) for p in parts))
     nats, stderr = whole.mean()
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
     bits = -nats / (whole.dimensions * math.log(2)) if unit else None
@@ -149,30 +148,16 @@ def summarise(
 def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
-    """log p of each row of x, in batches; memory does not grow with the number of rows."""
-    for i, start in enumerate(range(0, len(x), batch)):
+    """log p of each row of x, in batches; memory does not grow with the number of rows, and no number depends on `batch`."""
+    for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
-        yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate", i), **options)
+        yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate"), **options)
 
 
 def count_parameters(model: GenerativeModel) -> int:
     """Numbers learned from data: parameters, and for families fitted without gradients their floating-point buffers."""
     learned: list[Tensor] = [*model.parameters()] or [b for b in model.buffers() if b.is_floating_point()]
     return sum(p.numel() for p in learned)
-
-
-def _join(parts: list[LogLikelihood]) -> LogLikelihood:
-    knows = max((p.knows for p in parts), key=_STRENGTH.index)
-    errors = {name: max(abs(p.errors.get(name, 0.0)) for p in parts) for p in parts for name in p.errors}
-    drawn = [p.stderr.double() for p in parts if p.stderr is not None]
-    return LogLikelihood(
-        value=torch.cat([p.value.double() for p in parts]),
-        knows=knows,
-        measure=parts[0].measure,
-        stderr=torch.cat(drawn) if len(drawn) == len(parts) else None,
-        errors=errors,
-        dimensions=parts[0].dimensions,
-    )
 
 
 def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, log_weight
 from likeli.probability.importance import Diagnostics, diagnose, log_mean_exp
-from likeli.random import Ambient, seeded
+from likeli.random import Ambient, keyed
 
 BATCH = 256
 Prepare = Callable[[Tensor, Tensor | None], Callable[[], Tensor]]  # (x, y) → one log weight a row at each call
@@ -163,8 +163,9 @@ def _weights(
     y = model.check_condition(y, len(x))
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
-        with evaluating(model), torch.no_grad(), seeded(seed, "estimate", start):
-            weigh = prepare(x[rows], None if y is None else y[rows])
+        given = None if y is None else y[rows]
+        with evaluating(model), torch.no_grad(), keyed(seed, x[rows], given, "estimate"):
+            weigh = prepare(x[rows], given)
             yield torch.stack([weigh() for _ in range(samples)])
 
 
@@ -211,7 +212,7 @@ def annealed(
     def weights(start: int) -> Tensor:
         rows = x[start : start + batch].repeat_interleave(chains, 0)
         given = None if y is None else y[start : start + batch].repeat_interleave(chains, 0)
-        with evaluating(model), torch.no_grad(), seeded(seed, "annealed", start):
+        with evaluating(model), torch.no_grad(), keyed(seed, rows, given, "annealed", copies=chains):
             path = _Path(model, rows, given, model.infer(rows, given), leapfrog)
             sizes: list[Tensor] = []
             _anneal(path, temperatures, sizes, tune=True)
@@ -251,7 +252,8 @@ class _Path:
     def move(self, latents: list[Tensor], beta: float, size: Tensor) -> tuple[list[Tensor], Tensor]:
         """One Hamiltonian move: latents that still follow f_β, and the chance with which each row was accepted."""
         step = [size.reshape(-1, *[1] * (z.ndim - 1)) for z in latents]
-        momentum = [torch.randn_like(z) for z in latents]
+        noise = Ambient(self.x)
+        momentum = [noise.normal(*z.shape[1:]).to(z) for z in latents]
         log_f, gradient = self.slope(latents, beta)
         energy = log_f - _kinetic(momentum)
         moved = latents
@@ -261,7 +263,7 @@ class _Path:
             log_f, gradient = self.slope(moved, beta)
             momentum = [v + s / 2 * g for v, s, g in zip(momentum, step, gradient)]
         chance = (log_f - _kinetic(momentum) - energy).nan_to_num(-torch.inf).clamp(max=0).exp()
-        accepted = torch.rand_like(chance) < chance
+        accepted = noise.uniform().to(chance) < chance
         mixed = [torch.where(accepted.reshape(-1, *[1] * (z.ndim - 1)), new, z) for new, z in zip(moved, latents)]
         return mixed, chance
 

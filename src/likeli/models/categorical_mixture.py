@@ -40,6 +40,7 @@ class CategoricalMixture(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "em"
+    score_block: ClassVar[int | None] = None
 
     def __init__(
         self, space: Space, components: int = 30, smoothing: float = 8.0, tol: float = 1e-3, max_iter: int = 200

@@ -38,6 +38,7 @@ class Independent(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "closed_form"
+    score_block: ClassVar[int | None] = None
     takes_missing: ClassVar[bool] = True
 
     def __init__(self, space: Space, smoothing: float = 0.5) -> None:

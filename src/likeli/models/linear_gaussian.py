@@ -20,6 +20,7 @@ class LinearGaussian(DensityModel):
     """p(u) = Σ_k w_k N(u | m_k, Σ_k): marginals and conditionals of any cells are exact."""
 
     takes_missing: ClassVar[bool] = True
+    score_block: ClassVar[int | None] = None
 
     @property
     @abstractmethod
