@@ -65,9 +65,20 @@ class LogLikelihood:
         return -self.value / (self.dimensions * math.log(2))
 
     def mean(self) -> tuple[float, float]:
-        """The average over examples in nats and its standard error over examples (NaN for one example)."""
-        value = self.value.double()
-        return value.mean().item(), (value.std() / math.sqrt(len(value))).item() if len(value) > 1 else math.nan
+        """The average over examples in nats and its standard error over examples (NaN for one example).
+
+        Equal rows have one noise and so one value, which their number does not make more certain: of n_c equal rows with the
+        Monte Carlo error s_c the variance of the mean has (n_c² − n_c) s_c² / n² that their spread does not show.
+        """
+        value, n = self.value.double(), len(self.value)
+        if n < 2:
+            return value.mean().item(), math.nan
+        variance = value.var() / n
+        if self.stderr is not None:
+            known, of, count = value.unique(return_inverse=True, return_counts=True)
+            error = torch.zeros_like(known).index_copy_(0, of, self.stderr.double().nan_to_num(0.0))
+            variance = variance + ((count**2 - count) * error.square()).sum() / n**2
+        return value.mean().item(), variance.sqrt().item()
 
 
 _STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]

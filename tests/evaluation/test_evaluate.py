@@ -10,6 +10,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.likelihood import MISMATCH_ALARM, ROW, count_parameters, evaluate, score
 from likeli.models.flow import Flow
+from likeli.random import Ambient
 from likeli.spaces import Pixels, Real
 
 
@@ -33,7 +34,8 @@ class FakeLikelihood(GenerativeModel):
 
     def measure_likelihood(self, x, y=None, *, samples: int = 1):
         self.batches.append(len(x))
-        value = self.offset - x[:, 0] + self.spread * torch.randn(len(x)) / math.sqrt(samples)
+        offset = self.offset(x[:, 0]) if callable(self.offset) else self.offset
+        value = offset - x[:, 0] + self.spread * Ambient(x).normal() / math.sqrt(samples)
         kind = self.kinds[(len(self.batches) - 1) % len(self.kinds)]
         stderr = torch.full_like(value, self.spread) if self.spread else None
         return LogLikelihood(value, kind, "density", stderr, dict(self.errors), self.space.dimensions)
@@ -60,7 +62,7 @@ def test_mean_error_and_bits(x):
 def test_memory_does_not_grow_with_the_rows(x):
     model = FakeLikelihood(Real((2,)))
     evaluate(model, x, batch=32)
-    assert model.batches == [32, 32, 32, 4]
+    assert model.batches == [64, 64]
 
 
 def test_a_row_has_exactly_the_agreed_keys(x):
@@ -69,22 +71,30 @@ def test_a_row_has_exactly_the_agreed_keys(x):
     assert found.row()["knows"] == "estimate"
 
 
-def test_draws_are_a_function_of_the_seed_and_differ_between_batches(x):
+def test_draws_are_a_function_of_the_seed_and_of_what_is_in_a_row(x):
     model = FakeLikelihood(Real((2,)), spread=1.0)
     before = torch.get_rng_state()
     first, again, other = (evaluate(model, x, batch=50, seed=s).nats for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert first == again != other
-    a, b = (part.value for part in score(model, torch.zeros(100, 2), batch=50))
-    assert not torch.equal(a, b)
+    values = torch.cat([part.value for part in score(model, x, batch=50)])
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat([part.value for part in score(model, x[order][:70], batch=10)]), values[order][:70])
+    noise = values + x[:, 0]
+    assert abs(noise.mean()) < 0.4 and 0.7 < noise.std() < 1.3  # 4 s.e.
+    assert len(noise.unique()) == 100
 
 
 def test_the_standard_error_covers_monte_carlo_noise():
-    # 2000 equal rows, noise of spread 3: s.e. of the mean 3/√2000; |error| < 5 s.e. misses once in 1.7e6 seeds
-    found = evaluate(FakeLikelihood(Real((2,)), spread=3.0), torch.zeros(2000, 2))
-    assert found.stderr == pytest.approx(3 / math.sqrt(2000), rel=0.1)
-    assert abs(found.nats) < 5 * found.stderr
-    assert any("s.e. per example" in n for n in found.notes)
+    """Noise of spread 3: s.e. of the mean 3/√2000 over different rows, and 3 over equal ones, which share it."""
+    model = FakeLikelihood(Real((2,)), spread=3.0)
+    different = evaluate(model, torch.arange(2000.0)[:, None].expand(-1, 2) * 1e-6)
+    assert different.stderr == pytest.approx(3 / math.sqrt(2000), rel=0.1)
+    assert abs(different.nats) < 5 * different.stderr
+    equal = evaluate(model, torch.zeros(2000, 2))
+    assert equal.stderr == pytest.approx(3, rel=1e-3)
+    assert abs(equal.nats) < 5 * equal.stderr
+    assert any("s.e. per example" in n for n in equal.notes)
 
 
 def test_the_weakest_kind_of_any_batch_is_the_kind(x):
@@ -108,13 +118,13 @@ def test_every_error_becomes_a_note(x):
 
 def test_impossible_rows_few_rows_and_nan_are_said():
     model = FakeLikelihood(Real((2,)))
-    rows = torch.zeros(3, 2)
+    rows = torch.arange(3.0)[:, None].expand(-1, 2)
     assert any("only 3 examples" in n for n in evaluate(model, rows).notes)
-    model.offset = torch.tensor([0.0, -math.inf, 0.0])
+    model.offset = lambda x: torch.where(x == 1, -math.inf, 0.0)
     found = evaluate(model, rows)
     assert found.nats == -math.inf
     assert any("log p = -inf): 1" in n for n in found.notes)
-    model.offset = torch.tensor([0.0, math.nan, 0.0])
+    model.offset = lambda x: torch.where(x == 1, math.nan, 0.0)
     assert any("range: 1" in n for n in evaluate(model, rows).notes)
 
 

@@ -168,7 +168,7 @@ def test_gaps_are_the_closed_ones():
     result = gaps(model, x, steps=400, lr=0.1, samples=2000, draws=400)
     precision = posterior.precision_matrix
     best = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.logdet(precision))
-    assert (result.approximation - best).abs().max() < 0.1
+    assert (result.approximation - best).abs().max() < 5 * result.stderr.max() + 0.05
     assert (result.amortisation > 0).all()
     encoder_gap = kl(q_full(model.infer(x)), posterior)
     assert (result.amortisation - (encoder_gap - best)).abs().max() < 5 * result.stderr.max() + 0.05

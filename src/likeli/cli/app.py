@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: warn([str(message)])  # without the place that raised it
+            told = set[str]()
+            warnings.showwarning = lambda message, *_, **__: _once(str(message), told)  # without the place that raised it
             code = _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -86,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in argv:
             traceback.print_exc()
         return complain(_message(error), argv, getattr(error, "exit_code", FAILED), type(error).__name__)
+
+
+def _once(text: str, told: set[str]) -> None:
+    if text not in told:
+        told.add(text)
+        warn([text])
 
 
 def _run(argv: list[str]) -> int:

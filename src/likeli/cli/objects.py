@@ -75,7 +75,8 @@ def read_data(plan: Plan) -> Data:
     """The plan's data, with the warnings of reading it told on standard error."""
     import likeli
 
-    given = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
+    given: dict[str, Any] = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
+    given["categorical"] = plan.categorical.split(",") if plan.categorical else None
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
     warn(data.warnings)
     return data

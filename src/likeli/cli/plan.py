@@ -20,7 +20,7 @@ class Plan:
 
     Arguments:
         data: a source for `load_data`.
-        kind, labels: how to read the source.
+        kind, labels, categorical: how to read the source.
         model: `{"class": family, option: value}`.
         train: training settings that were given.
         steps, minutes: the budget; neither for the trainer's default.
@@ -31,6 +31,7 @@ class Plan:
     data: str | None = None
     kind: str | None = None
     labels: str | bool | None = None
+    categorical: str | None = None
     model: dict[str, Any] | None = None
     train: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None

@@ -81,6 +81,7 @@ class Data:
         return {
             "name": self.name,
             **{k: self.origin.get(k) for k in ("source", "kind", "labels")},
+            **{k: self.origin[k] for k in ("categorical",) if k in self.origin},
             "seed": self.seed,
             "fractions": list(self.fractions),
             "rows": len(self.x),

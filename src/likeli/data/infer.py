@@ -17,6 +17,7 @@ from likeli.spaces.table import texts_of
 
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 MAX_CLASSES = 10_000
+FEWEST_PIXELS = 16  # columns from which whole numbers up to 255 are thought to be a picture
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before
 
 
@@ -58,10 +59,11 @@ def infer_kind(x: Tensor) -> tuple[str, str]:
         return "counts", "whole numbers were taken as counts; kind='real', 'pixels', 'tokens' or 'table' takes them otherwise"
     if zero_or_one:
         return "binary", "all values are 0 or 1, so they were taken as binary; kind='real' takes them as reals"
-    if x.ndim > 2 and bool(((x >= 0) & (x <= 1)).all()):
-        grey = x.double() * 255
-        if bool(((grey - grey.round()).abs() < 1e-4).all()):
-            return "real", "the values are multiples of 1/255: give (255 * x).round() as uint8 for an honest mass of pixels"
+    written = {"x": x.double(), "255 * x": 255 * x.double(), "127.5 * (x + 1)": 127.5 * (x.double() + 1)}
+    for how, grey in written.items() if x.ndim > 2 or x.shape[1] >= FEWEST_PIXELS else ():
+        if bool(((grey >= -1e-3) & (grey <= 255.001) & ((grey - grey.round()).abs() < 1e-3)).all()):
+            told = f"these look like pixels written as fractions: give ({how}).round() as uint8 for an honest mass of pixels"
+            return "real", told + "; bits/dim of a density of reals are not those of pixels"
     return "real", ""
 
 

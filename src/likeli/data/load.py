@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def load_data(
     *,
     kind: str | None = None,
     labels: Any = None,
+    categorical: Sequence[str] = (),
     seed: int = 0,
     fractions: Fractions = (0.8, 0.1, 0.1),
     **options: Any,
@@ -43,6 +45,7 @@ def load_data(
             folder of pictures, `hf:NAME`, or an array, tensor or data frame.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
         labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array.
+        categorical: columns of numbers whose values are names, such as 404 and 500: each becomes a category.
         seed: of the split, and of a drawn source.
         fractions: of the rows for training, validation and test.
         options: of the source, such as n=2000 for a drawn one or length=64 for text; `"ring8:n=2000"` says the same.
@@ -53,6 +56,9 @@ def load_data(
     """
     require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63, "seed", "a whole number from 0", seed)
     raw, canonical = _read(source, labels, seed, {k: str(v) for k, v in options.items()})
+    if categorical:
+        require(isinstance(raw.values, Frame), "categorical", "a table with named columns", raw.name)
+        raw.values.as_categories([categorical] if isinstance(categorical, str) else categorical, raw.name)
     if isinstance(raw.values, Tensor):
         check_shape(raw.values, raw.name)
     n = len(raw.values)
@@ -74,7 +80,8 @@ def load_data(
         fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
         warnings=raw.warnings + fitted.warnings + more + few,
         kind=fitted.kind,
-        origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None},
+        origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None}
+        | ({"categorical": list(categorical)} if categorical else {}),
         extras=raw.extras,
         lines=raw.lines,
     )  # fmt: skip
@@ -109,7 +116,7 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     """
     place = description.get("source") if source is None else source
     require(place is not None, "data", "the data themselves, since they were given in memory", "nothing")
-    options = {k: description[k] for k in ("kind", "labels", "seed") if description.get(k) is not None}
+    options = {k: description[k] for k in ("kind", "labels", "categorical", "seed") if description.get(k) is not None}
     data = load_data(place, fractions=tuple(description["fractions"]), **options)
     same = data.fingerprint() == description["fingerprint"]
     require(same, str(description.get("name")), "the rows that the run was fitted on", "other rows: the source has changed")
@@ -146,6 +153,8 @@ def load_rows(
         return encode(text[: rows * space.length], space.alphabet, str(source)).reshape(rows, space.length), None
     raw, _ = _read(source, labels if condition is not None else None, 0, {})
     x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
+    if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:
+        x = x[:, None].expand(-1, 3, -1, -1)  # pictures that happen to be grey, for a model of colours
     x = space.check(x, what=raw.name, missing=True)
     if not missing:
         refuse_missing(x, space, raw.name, who, raw.lines)

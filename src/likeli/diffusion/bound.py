@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.special import gammaincinv
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -39,6 +40,16 @@ def low_discrepancy(n: int, device: torch.device | str = "cpu") -> Tensor:
     """
     first = torch.rand((), dtype=torch.float64, device=device)
     return (first + torch.arange(n, dtype=torch.float64, device=device) / n) % 1
+
+
+def on_shell(eps: Tensor, quantile: Tensor) -> Tensor:
+    """ε (B, ...) ~ N(0, I) with ‖ε‖² moved to the given quantiles (B,) of χ²_D: still N(0, I) where they are uniform.
+
+    Spread evenly over draws they take out the variance of ‖ε − ε̂‖² that is ‖ε‖²'s own, nearly all of it at small noise.
+    """
+    square = torch.from_numpy(2 * gammaincinv(eps[0].numel() / 2, quantile.double().cpu().numpy())).to(eps)
+    scale = (square / eps.square().flatten(1).sum(1)).sqrt()
+    return eps * scale.reshape(-1, *[1] * (eps.ndim - 1))
 
 
 def noise_error(denoise: Denoise, u: Tensor, eps: Tensor, at: Point) -> Tensor:

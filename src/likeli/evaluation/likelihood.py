@@ -149,6 +149,8 @@ def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
     """log p of each row of x, in batches; memory does not grow with the number of rows, and no number depends on `batch`."""
+    block = model.score_block or 1
+    batch = -(-batch // block) * block  # no block is padded but the last
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate"), **options)

@@ -59,21 +59,24 @@ class Moments(NamedTuple):
     reference: Tensor
 
 
-def moments(x: Tensor, p: Mixture, kind: Covariance, floor: float, groups: list[Group] | None) -> Moments:
+def moments(
+    x: Tensor, p: Mixture, kind: Covariance, floor: float, groups: list[Group] | None, weight: Tensor | None = None
+) -> Moments:
     """The expected moments of all rows under `p`, by the cheapest way that is accurate.
 
     Arguments:
         x: (n, D), about centred and of unit scale; NaN where missing.
         groups: rows by pattern of missing cells, if any is missing.
+        weight: (n,), how often each row counts; once if not given.
     """
     if groups is not None:
-        return masked(x, p, kind, groups)
+        return masked(x, p, kind, groups, weight)
     largest = x.abs().amax(0).square()
     if x.shape[1] > WIDEST or risk(p, kind, largest) > SAFE:
-        return careful(x, p, kind)
-    found = fast(x, p, kind)
+        return careful(x, p, kind, weight)
+    found = fast(x, p, kind, weight)
     after, _ = maximise(found, p, kind, floor)
-    return found if risk(after, kind, largest) < COLLAPSED else careful(x, p, kind)
+    return found if risk(after, kind, largest) < COLLAPSED else careful(x, p, kind, weight)
 
 
 def risk(p: Mixture, kind: Covariance, largest: Tensor) -> float:
@@ -83,34 +86,38 @@ def risk(p: Mixture, kind: Covariance, largest: Tensor) -> float:
     return torch.finfo(largest.dtype).eps * (torch.linalg.vecdot(columns, columns) @ largest).max().item()
 
 
-def fast(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
+def fast(x: Tensor, p: Mixture, kind: Covariance, weight: Tensor | None = None) -> Moments:
     """Moments about 0 through features."""
     d, theta = x.shape[1], kind.natural(p)
     width = theta.shape[1]
     rows = max(32, FEATURES // width)
     buffer = x.new_empty(width, min(rows, len(x)))
     total, log_likelihood = torch.zeros_like(theta), x.new_zeros(())
-    for block in x.split(rows):
+    for start in range(0, len(x), rows):
+        block, w = x[start : start + rows], None if weight is None else weight[start : start + rows]
         phi = kind.features(block.T.contiguous(), buffer)
         joint = theta @ phi
         log_p = joint.logsumexp(0)
-        log_likelihood += log_p.sum()
-        total.addmm_(joint.sub_(log_p).exp_(), phi.T)
-    scatter = x.T @ x if kind.shared else x.new_zeros(())
+        log_likelihood += log_p.sum() if w is None else w @ log_p
+        r = joint.sub_(log_p).exp_()
+        total.addmm_(r if w is None else r.mul_(w), phi.T)
+    heavy = x if weight is None else x * weight[:, None]
+    scatter = heavy.T @ x if kind.shared else x.new_zeros(())
     if kind.shared:  # −½ xᵀΣ⁻¹x was left out of θ
         log_likelihood -= 0.5 * torch.cholesky_solve(scatter, p.factor).trace()
     return Moments(total[:, -1], total[:, -1 - d : -1], kind.unpack(total, scatter, d), log_likelihood, x.new_zeros(1, d))
 
 
-def careful(x: Tensor, p: Mixture, kind: Covariance) -> Moments:
+def careful(x: Tensor, p: Mixture, kind: Covariance, weight: Tensor | None = None) -> Moments:
     """Moments about the current means, from whitened differences."""
     k, d = p.means.shape
     n, first, log_likelihood = x.new_zeros(k), x.new_zeros(k, d), x.new_zeros(())
     second = outer(kind, n, first)
-    for block, joint in log_joint(x, p, kind):
+    weights = torch.ones_like(x[:, 0]) if weight is None else weight
+    for (block, joint), w in zip(log_joint(x, p, kind), weights.split(ROWS)):
         log_p = joint.logsumexp(0)
-        r = (joint - log_p).exp()
-        log_likelihood += log_p.sum()
+        r = (joint - log_p).exp() * w
+        log_likelihood += w @ log_p
         n += r.sum(1)
         for some in few_components(k, len(block), d):
             diff = block - p.means[some, None]
@@ -144,7 +151,7 @@ def few_components(k: int, rows: int, d: int) -> list[slice]:
     return [slice(i, min(i + size, k)) for i in range(0, k, size)]
 
 
-def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group]) -> Moments:
+def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group], weight: Tensor | None = None) -> Moments:
     """Moments about the current means, missing cells integrated out."""
     k, d = p.means.shape
     tril = kind.dense(p.factor, k, d)
@@ -154,8 +161,9 @@ def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group]) -> Mome
     for group, given in conditioned(x, groups, p.means, covariance):
         joint = p.weights.log()[:, None] + given.log_prob
         log_p = joint.logsumexp(1)
-        r = (joint - log_p[:, None]).exp() * group.real[:, None]
-        log_likelihood += (log_p * group.real).sum()
+        w = group.real if weight is None else group.real * weight[group.rows]
+        r = (joint - log_p[:, None]).exp() * w[:, None]
+        log_likelihood += (log_p * w).sum()
         n += r.sum((0, 2))
         weighted = r[..., None] * given.shift
         first += weighted.sum((0, 2))

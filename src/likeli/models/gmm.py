@@ -125,7 +125,7 @@ class GMM(LinearGaussian):
         k, d = self.means.shape
         return k - 1 + k * d + free_entries(self.factor, self.kind_of_covariance)
 
-    def em(self, x: Tensor, *, seed: int = 0, start: bool = True) -> Iterator[float]:
+    def em(self, x: Tensor, *, seed: int = 0, start: bool = True, sample_weight: Any = None) -> Iterator[float]:
         """Run EM in place, one iteration a step; ends when the gain is below `tol` or after `max_iter` iterations.
 
         Each step gives the mean log-likelihood in nats (user's units) of the parameters before its M-step; it never falls.
@@ -134,10 +134,14 @@ class GMM(LinearGaussian):
             x: (n, *shape), NaN where a cell is missing.
             seed: for the start and the dequantisation noise.
             start: begin from k-means++; False goes on from the present parameters.
+            sample_weight: (n,), how often each row counts: a whole number stands for so many equal rows, 0 for none.
 
         Raises:
-            InputError: fewer rows than components, or a column with no observed cell.
+            InputError: fewer rows than components, a column with no observed cell, or weights that are none.
         """
+        weight = None if sample_weight is None else self._weights_of_rows(sample_weight, len(x))
+        if weight is not None:
+            x, weight = x[weight > 0], weight[weight > 0]
         v, centre, scale, log_det = self._standardise(x, seed)
         kind = self.kind_of_covariance
         groups = group_rows(~v.isnan(), self.components) if v.isnan().any() else None
@@ -148,10 +152,10 @@ class GMM(LinearGaussian):
 
         def step() -> tuple[float, float]:
             p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
-            found = moments(v, p, kind, self.regularization, groups)
+            found = moments(v, p, kind, self.regularization, groups, weight)
             better, floored = maximise(found, p, kind, self.regularization)
             self._set(_in_units(better, kind, centre, scale))
-            value = found.log_likelihood.item() / len(v) + log_det
+            value = found.log_likelihood.item() / (len(v) if weight is None else weight.sum().item()) + log_det
             self._report_floor(floored)
             return value, value
 
@@ -181,6 +185,12 @@ class GMM(LinearGaussian):
     def _set(self, p: Mixture) -> None:
         for mine, given in zip(self.mixture, p):
             mine.copy_(given)
+
+    def _weights_of_rows(self, given: Any, rows: int) -> Tensor:
+        weight = torch.as_tensor(given).to(self.device, torch.float64)
+        fits = tuple(weight.shape) == (rows,) and bool((weight.isfinite() & (weight >= 0)).all()) and bool((weight > 0).any())
+        require(fits, "sample_weight", f"{rows} numbers of at least 0, one above it", f"shape {tuple(weight.shape)}")
+        return weight
 
     def _standardise(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
         """The rows centred and scaled by column, the centre and scale, and the mean log-Jacobian back to the user's units."""

@@ -98,10 +98,16 @@ class VDM(GaussianDiffusion):
         """In continuous time along the schedule itself: ½ γ'(t) ‖ε − ε̂‖²."""
         if not self.continuous:
             return super()._diffusion(u, eps, t, y)
-        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(t), self.schedule.rate(t)[1])
+        t, weight = self._place(t)
+        rate = self.schedule.rate(t)[1]
+        weight = weight.reshape(-1, *[1] * (rate.ndim - 1))
+        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(t), rate * weight)
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
             return estimate + self.schedule.variance_loss(t, excess)
         return estimate
+
+    def _gamma(self, where: Tensor) -> Tensor:
+        return self.schedule.gamma(where)
 
     def trajectory(
         self,

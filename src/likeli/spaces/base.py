@@ -84,32 +84,13 @@ class Space(Configurable, ABC):
         Raises:
             InputError: wrong shape, type or value; row and column are named.
         """
-        x = as_tensor(self.by_name(x, what), what)
+        x = as_tensor(self._by_name(x, what), what)
         if x.ndim == len(self.shape) and tuple(x.shape) == self.shape and x.ndim:
             raise InputError(f"{what}: expected a batch of {self.describe_shape()}, got one example {tuple(x.shape)}")
         got = f"shape {tuple(x.shape)}"
         require(x.ndim == 1 + len(self.shape) and tuple(x.shape[1:]) == self.shape, what, self.describe_shape(), got)
         require(len(x) > 0, what, "at least one row", "0 rows")
         return self._check_values(x, what, missing)
-
-    def by_name(self, x: Any, what: str) -> Any:
-        """A data frame's columns in the order of this space's names; anything else as it is.
-
-        Raises:
-            InputError: a column is missing or renamed.
-        """
-        if not (self.names and hasattr(x, "columns") and hasattr(x, "iloc")):
-            return x
-        given = [str(name) for name in x.columns]
-        for name in self.names:
-            if given.count(name) != 1:
-                listed = ", ".join(given)[:80]
-                raise InputError(f"{what}: expected one column {name}, got {listed}{nearest(name, given)}")
-        extra = [name for name in given if name not in self.names]
-        if extra:
-            listed = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
-            warnings.warn(f"{what}: left out, since the model does not know them: {listed}", UserWarning, stacklevel=4)
-        return x.iloc[:, [given.index(name) for name in self.names]]
 
     def describe_shape(self) -> str:
         """The expected shape in words."""
@@ -140,6 +121,32 @@ class Space(Configurable, ABC):
     @abstractmethod
     def from_model(self, u: Tensor) -> Tensor:
         """The inverse of `continuous` (noise dropped): (B, *shape) → user's units, valid values."""
+
+    def frame(self, x: Tensor) -> Any:
+        """Rows (B, *shape) as a pandas DataFrame with the columns' names; a table's categories are texts again."""
+        import pandas
+
+        flat = x.detach().cpu().reshape(len(x), -1).numpy()
+        return pandas.DataFrame(flat, columns=list(self.names) if len(self.names) == flat.shape[1] else None)
+
+    def _by_name(self, x: Any, what: str) -> Any:
+        """A data frame's columns in the order of this space's names; anything else as it is.
+
+        Raises:
+            InputError: a column is missing or renamed.
+        """
+        if not (self.names and hasattr(x, "columns") and hasattr(x, "iloc")):
+            return x
+        given = [str(name) for name in x.columns]
+        for name in self.names:
+            if given.count(name) != 1:
+                listed = ", ".join(given)[:80]
+                raise InputError(f"{what}: expected one column {name}, got {listed}{nearest(name, given)}")
+        extra = [name for name in given if name not in self.names]
+        if extra:
+            listed = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+            warnings.warn(f"{what}: left out, since the model does not know them: {listed}", UserWarning, stacklevel=4)
+        return x.iloc[:, [given.index(name) for name in self.names]]
 
     def locate(self, x: Tensor, bad: Tensor) -> str:
         """`row 17, column 2` of the first true cell of `bad` (B, *shape)."""

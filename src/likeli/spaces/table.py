@@ -96,7 +96,7 @@ class Table(Space):
 
     def check(self, x: Any, *, what: str = "x", missing: bool = False) -> Tensor:
         """Also takes a data frame or a mapping of column name to values, with categories as text; see `encode`."""
-        x = self.by_name(x, what)
+        x = self._by_name(x, what)
         frame = {str(name): x[name] for name in x.columns} if hasattr(x, "columns") and hasattr(x, "iloc") else x
         return super().check(self.encode(frame, what) if isinstance(frame, Mapping) else x, what=what, missing=missing)
 
@@ -171,6 +171,11 @@ class Table(Space):
         require(len(lengths) == 1, what, "columns of one length", f"lengths {sorted(lengths)}")
         return torch.from_numpy(np.stack(cells, 1))
 
+    def frame(self, x: Tensor) -> Any:
+        import pandas
+
+        return pandas.DataFrame(self.decode(x))
+
     def decode(self, x: Tensor) -> dict[str, list[Any]]:
         """Rows (B, columns) as named columns: text for categories, whole numbers as int, None for a missing cell."""
         columns = zip(self.columns, x.double().T.tolist())
@@ -205,7 +210,11 @@ def encode_column(values: Any, categories: Sequence[str], what: str) -> np.ndarr
 
 def texts_of(values: Iterable[Any]) -> list[str | None]:
     """Each value as stripped text; None where it is missing (None, NaN, NA or one of the usual marks)."""
-    return [None if v is None or v != v or (text := str(v).strip()) in MISSING_TEXT else text for v in _plain(values)]
+    return [None if v is None or v != v or (text := _text(v)) in MISSING_TEXT else text for v in _plain(values)]
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _plain(values: Any) -> Iterable[Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -47,6 +48,7 @@ class Progress:
         waiting: validations since then.
         usual_gradient, skipped: running norm of the gradient, and how many steps were skipped for theirs.
         log_likelihood: of EM's last iteration.
+        valid_rows: rows of one validation, once it is known how many the budget allows.
     """
 
     row: Row = field(default_factory=dict)
@@ -57,7 +59,8 @@ class Progress:
     waiting: int = 0
     usual_gradient: float | None = None
     skipped: int = 0
-    log_likelihood: float = -math.inf
+    log_likelihood: float | None = None
+    valid_rows: int | None = None
 
 
 class Clock:
@@ -67,7 +70,7 @@ class Clock:
 
     def start(self) -> None:
         """Count on."""
-        self.began = time.perf_counter()
+        self.began = self.began or time.perf_counter()
 
     def stop(self, seconds: float | None = None) -> None:
         """Stand still, at `seconds` if given."""
@@ -155,18 +158,31 @@ class Run:
             torch.cuda.manual_seed_all(seed)
 
     def validate(self) -> float | None:
-        """Mean loss of the validation rows under the weights to keep, with the same noise each time; None if told to stop."""
+        """Mean loss of validation rows under the weights to keep, the same rows and noise each time; None if told to stop.
+
+        Rows are gone through, again with fresh noise if they are few, until `valid_rows` have been seen, or as many as the whole
+        budget trains on; the first validation of a budget in minutes ends after 3 % of it, and sets the number for all.
+        """
         if self.valid is None:
             raise ValueError("validate: a run without validation rows")
-        total, rounds = 0.0, -(-self.settings.valid_rows // len(self.valid))
+        budget, wanted, total, seen = self.budget, self.settings.valid_rows, 0.0, 0
+        if budget.steps is not None:
+            wanted = min(wanted, budget.steps * self.settings.batch)
+        wanted = self.progress.valid_rows or wanted
+        longest = 1.8 * budget.minutes if budget.minutes and not self.progress.valid_rows else math.inf
+        began, chunks = time.perf_counter(), list(self.valid.chunks(min(4 * self.settings.batch, wanted)))
         with self.averaged(), evaluating(self.model), torch.no_grad():
-            for i in range(rounds):
-                for j, (x, y) in enumerate(self.valid.chunks(4 * self.settings.batch)):
-                    self.reseed("valid", i, j)
-                    total += self.model.loss(x, y).double().sum().item()
-                    if self.stopping():
-                        return None
-        return total / (rounds * len(self.valid))
+            for i in count():
+                x, y = chunks[i % len(chunks)]
+                x, y = x[: wanted - seen], None if y is None else y[: wanted - seen]
+                self.reseed("valid", i // len(chunks), i % len(chunks))
+                total, seen = total + self.model.loss(x, y).double().sum().item(), seen + len(x)
+                if self.stopping():
+                    return None
+                if seen >= wanted or time.perf_counter() - began > longest:
+                    break
+        self.progress.valid_rows = seen
+        return total / seen
 
     # --- weights and checkpoints ---------------------------------------------------------------------------------------
 

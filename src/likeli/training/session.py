@@ -58,7 +58,8 @@ class Session:
         steps = self.strategy.steps(run)
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             self.save()
-        run.clock.start()
+        if run.step:
+            run.clock.start()  # else after the first step, which sets things up that none after it has to
         self.journal.show(progress, run.model.kind(), 60 * budget.minutes if budget.minutes else budget.steps or 1, self.done())
         if run.progress.pending:
             self.after_step()
@@ -73,6 +74,7 @@ class Session:
                 self.ended()
             else:
                 self.take(row)
+                run.clock.start()
             if run.progress.pending:
                 self.after_step()
             self.journal.advance(self.done())
@@ -174,10 +176,15 @@ class Session:
         """
         run, saved = self.run, checkpoint.read(self.folder)
         ours, theirs = self.info["training"], saved.info.get("training", {})
+        longer = _longer(ours, theirs)
         _same({"model": describe(run.model), **ours}, {"model": describe(saved.model), **theirs})
         run.restore(saved.model.state_dict(), saved.state, saved.state_tensors)
         self.journal.resume(saved.state["rows"])
-        return saved.state["finished"] or ""
+        finished = saved.state["finished"] or ""
+        if finished in ("steps", "minutes") and longer:
+            self.notes.append(f"went on after {run.step} steps from the weights that were kept, with fresh moments of Adam")
+            run.progress.reason, finished = None, ""
+        return finished
 
     def history(self, reason: str) -> History:
         """The report."""
@@ -189,6 +196,24 @@ class Session:
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
         return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings)
+
+
+def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether the budget has grown since the run was started, in which case it is no difference for `_same`.
+
+    The learning rate is then that of the larger budget at the step reached.
+
+    Raises:
+        InputError: it has shrunk.
+    """
+    for name in ("steps", "minutes"):
+        now, before = ours.get(name), theirs.get(name)
+        if now is not None and before is not None and now != before:
+            if now < before:
+                raise InputError(f"resume: expected {name} of at least {before}, as the run was started with, got {now}")
+            theirs[name] = now
+            return True
+    return False
 
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

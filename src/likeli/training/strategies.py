@@ -90,7 +90,8 @@ def em(run: Run) -> Iterator[Row]:
     """Expectation maximisation until the family's own rule ends it, or an iteration gains less than the tolerance."""
     for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0):
         guard(run, "log-likelihood", value, run.train.x)
-        gain = value - run.progress.log_likelihood
+        before = run.progress.log_likelihood
+        gain = math.inf if before is None else value - before
         run.progress.log_likelihood = value
         small = run.settings.tolerance is not None and gain < run.settings.tolerance
         yield {"loss": -value} | ({"stop": "tolerance"} if small else {})

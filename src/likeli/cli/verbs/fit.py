@@ -50,6 +50,8 @@ def add_plan_arguments(parser: Parser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA", help="what to fit")
     parser.add_argument("--kind", help="what the cells are, if not what they look like")
     labels = "fit p(x|y): y is the data's own labels, or this column"
+    numbers = "columns of numbers whose values are names, such as 404,500"
+    parser.add_argument("--categorical", metavar="COLUMN,…", help=numbers)
     parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes")

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,7 @@ from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
 Cells = np.ndarray | list[str | None]
 MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
 WHOLE = re.compile(r"[+-]?[0-9]+")
+CODE = re.compile(r"0[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -72,6 +74,19 @@ class Frame:
         i = self.names.index(name)
         del self.names[i], self.whole[i]
         return self.columns.pop(i)
+
+    def as_categories(self, names: Sequence[str], what: str) -> None:
+        """Turn columns of numbers into texts, so that they become categories.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        for name in names:
+            if name not in self.names:
+                raise InputError(f"{what}: no column {name!r} to take as categories{nearest(name, self.names)}")
+            i = self.names.index(name)
+            if not isinstance(self.columns[i], list):
+                self.columns[i], self.whole[i] = texts_of(self.columns[i].tolist()), False
 
     def matrix(self, what: str) -> Tensor:
         """All columns as numbers, (rows, columns) float64.
@@ -126,13 +141,15 @@ def from_pandas(frame: Any, what: str) -> Frame:
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
-        if kind == "O":
+        if str(series.dtype) == "category" or kind == "b":
+            columns.append(texts_of(series.astype(object)))
+        elif kind == "O":
             odd = next((v for v in series.dropna() if not isinstance(v, (str, bool, int))), None)
             require(odd is None, f"{what}, column {name}", "numbers or texts", type(odd).__name__)
             columns.append(texts_of(series))
         else:
             columns.append(pandas_column(series, f"{what}, column {name}").astype(np.float64))
-        whole.append(kind in "iub")
+        whole.append(kind in "iu")
     return Frame(names, columns, whole, None, odd_names)
 
 
@@ -162,9 +179,11 @@ def read_csv(path: str | Path) -> Frame:
         content = b"" if plain else read_utf8(path).replace(codecs.BOM_UTF8, b"")  # some stand between files put together
         file = opened if plain else io.BytesIO(content)
         file.seek(0)
-        header = next((row for _, row in _records(file, 1, delimiter, what) if row), [])
+        header, *first = list(islice((row for _, row in _records(file, 1, delimiter, what) if row), 2)) or [[]]
         require(bool(header), what, "a header line", "no lines")
-        _check_delimiter(header, delimiter, what)
+        _check_delimiter(header, first[0] if first else [], delimiter, what)
+        file.seek(0)
+        next(row for _, row in _records(file, 1, delimiter, what) if row)
         require(len(header) <= MAX_COLUMNS, what, f"at most {MAX_COLUMNS:,} columns", f"{len(header):,}")
         names, notes = _distinct([cell.strip() for cell in header], what)
         start = file.tell()
@@ -192,9 +211,14 @@ def _records(file: Iterable[bytes], line: int, delimiter: str, what: str) -> Ite
         raise InputError(f"{what}: line {line}: {str(error)[:100]}; check its quotes and long cells") from error
 
 
-def _check_delimiter(header: list[str], delimiter: str, what: str) -> None:
+def _check_delimiter(header: list[str], first: list[str], delimiter: str, what: str) -> None:
+    """Refuse one column whose header, and for spaces and bars the first row too, would fall apart at another delimiter."""
+    alone = len(header) == 1 and len(first) <= 1
     other = next((d for d in (";", "\t", ",") if d != delimiter and len(header) == 1 and header[0].count(d)), None)
-    name = {";": "semicolons", "\t": "tabs", ",": "commas"}
+    if other is None and alone and first:
+        parts = {d: (header[0].strip().split(d), first[0].strip().split(d)) for d in ("|", " ")}
+        other = next((d for d, (a, b) in parts.items() if len(a) == len(b) > 1 and all(_number(v) is not None for v in b)), None)
+    name = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars (|)", " ": "spaces"}
     hint = "name it .tsv" if other == "\t" else "save it with commas, and with decimal points"
     require(other is None, what, f"fields separated by {name[delimiter]}", f"{name.get(other or '', '')}; {hint}")
 
@@ -238,7 +262,8 @@ def _body(
         file.seek(start)
         lines, kept = _strict(file, line, delimiter, width, what)
         frame = parse()
-    again = [i for i in range(width) if not _is_certain(frame[i])]
+    zeros = any(map(_has_leading_zero, _chunks(file, start)))  # a code such as 02134 is no number
+    again = [i for i in range(width) if not _is_certain(frame[i]) or (zeros and frame[i].dtype.kind in "iu")]
     texts = parse(usecols=again, dtype=str) if again else frame
     return lines, [(texts if i in texts else frame)[i][kept] for i in range(width)]
 
@@ -257,6 +282,13 @@ def _strict(file: Iterable[bytes], line: int, delimiter: str, width: int, what: 
         lines += [at] * bool(row)
     require(len(lines) > 0, what, "rows of data", "a header only")
     return lines, kept
+
+
+def _has_leading_zero(chunk: bytes) -> bool:
+    """Whether a cell may begin with 0 and another digit; one that falls between two chunks is not seen."""
+    a = np.frombuffer(chunk, np.uint8)
+    start = (a[:-2] == 44) | (a[:-2] == 10) | (a[:-2] == 9)
+    return bool((start & (a[1:-1] == 48) & (a[2:] >= 48) & (a[2:] <= 57)).any())
 
 
 def _is_certain(column: Any) -> bool:
@@ -279,8 +311,10 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cel
         numbers, whole = column.to_numpy(np.float64), column.dtype.kind != "f"
     else:
         codes, found = pandas.factorize(column)  # −1 is a missing cell; the texts stand in the order of their first row
-        texts = [None if (text := cell.strip()) in MISSING_TEXT else text for cell in found]
+        texts = [None if (text := _as_written(cell.strip())) in MISSING_TEXT else text for cell in found]
         values = [math.nan if text is None else _number(text) for text in texts]
+        if any(text is not None and CODE.fullmatch(text) for text in texts):
+            return np.array([*texts, None], object)[codes].tolist(), False
         if None in values:
             _refuse_errors(codes, texts, values, lambda row: f"{what}: line {lines[row]}", name)
             return np.array([*texts, None], object)[codes].tolist(), False
@@ -373,6 +407,11 @@ def _written(value: Any) -> Any:
     if value is None or value != value:
         return ""
     return harmless(value).replace("\r", "\n") if isinstance(value, str) else value  # the writer leaves \r unquoted
+
+
+def _as_written(text: str) -> str:
+    """A text without the apostrophe of `harmless`."""
+    return text[1:] if text.startswith("'") and harmless(text[1:]) == text else text
 
 
 def harmless(text: str) -> str:
