@@ -49,9 +49,12 @@ def bound(encode, decode, x):
 def ours(folder, precision):
     import torch
 
+    from likeli.cli.objects import keep_freed_memory
     from likeli.models.vae import VAE
     from likeli.spaces import Binary
     from likeli.training import fit
+
+    keep_freed_memory()  # as `likeli fit` does
 
     train, valid = load(folder)
     torch.manual_seed(0)
