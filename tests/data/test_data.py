@@ -143,7 +143,8 @@ def test_the_kind_is_inferred_and_can_be_overridden(source, kind, space, shape):
 
 
 def test_scaled_pixels_and_moved_channels_are_told():
-    assert any("1/255" in w for w in load_data(GREY / 255).warnings)
+    for written in (GREY / 255, GREY / 127.5 - 1, GREY * 1.0, (GREY / 255).reshape(len(GREY), -1)):
+        assert any("look like pixels" in w for w in load_data(written).warnings)
     assert load_data(RNG.random((20, 6, 5))).warnings == []
     data = load_data(np.stack([GREY] * 3, -1))
     assert np.array_equal(data.x[:, 1].numpy(), GREY)

@@ -60,7 +60,7 @@ def test_stopped_at_a_step_and_resumed_equals_the_straight_run(monkeypatch, tmp_
     assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("when", [1, 9, 60])
+@pytest.mark.parametrize("when", [1, 9, 30])
 def test_stopped_while_validating_and_resumed_equals_the_straight_run(monkeypatch, tmp_path, straight, when):
     at_batch(monkeypatch, when, training=False)
     with pytest.raises(Interrupted):
@@ -121,7 +121,7 @@ def test_resume_in_a_folder_without_a_checkpoint_starts_the_run(tmp_path, straig
     "change, words",
     [
         ({"lr": 0.5}, "resume: expected lr 0.001, as the run was started with, got 0.5"),
-        ({"steps": 31}, "resume: expected steps 30"),
+        ({"steps": 29}, "resume: expected steps of at least 30, as the run was started with, got 29"),
         ({"seed": 1}, "resume: expected seed 0"),
         ({"data": rows() + 1}, "resume: expected the rows that the run was started with, got others"),
         ({"model": noisy(hidden=8)}, "resume: expected hidden 16, as the run was started with, got 8"),
@@ -166,8 +166,8 @@ def test_minutes_include_the_time_before_a_resume(monkeypatch, tmp_path):
         fit(noisy(), rows(), minutes=1, batch=32, log_every=1, out=tmp_path / "run")
     now[0] += 5000  # a long lunch
     history = fit(noisy(), rows(), minutes=1, batch=32, log_every=1, out=tmp_path / "run", resume=True)
-    assert history.steps == 60
-    expected = [learning_rate((k + 1) / 60, TrainSettings()) for k in range(60)]
+    assert history.steps == 61
+    expected = [learning_rate(k / 60, TrainSettings()) for k in range(61)]  # the first step is not counted
     assert [row["lr"] for row in history.rows] == pytest.approx(expected, rel=1e-12)
 
 
@@ -203,3 +203,25 @@ def test_ten_kills_and_ten_signals_at_random_instants_cost_nothing():
 @pytest.mark.parametrize("job", ["sgd:SIGKILL", "vae:SIGKILL", "gmm:SIGKILL", "vae:SIGINT", "gmm:SIGTERM"])
 def test_fifty_of_them(job):
     check(hunt(50, job), 50)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_larger_budget_goes_on_from_where_the_smaller_one_was(monkeypatch, tmp_path, finished):
+    """60 steps after 30: the history goes on, the rate is that of 60 steps, and the best weights are never worse."""
+    if finished:
+        first = fit(noisy(), Rows(rows()), out=tmp_path / "run", **OPTIONS)
+    else:
+        at_batch(monkeypatch, 12)
+        with pytest.raises(Interrupted):
+            fit(noisy(), Rows(rows()), out=tmp_path / "run", **OPTIONS)
+        monkeypatch.undo()
+    model = noisy()
+    longer = fit(model, Rows(rows()), out=tmp_path / "run", resume=True, **OPTIONS | {"steps": 60})
+    assert longer.steps == 60 and longer.stopped_because == "steps"
+    assert [row["step"] for row in longer.rows] == sorted({row["step"] for row in longer.rows})
+    assert longer.rows[-1]["lr"] == pytest.approx(learning_rate(59.5 / 60, TrainSettings()), rel=1e-12)
+    if finished:
+        assert longer.best["valid"] <= first.best["valid"]
+        assert any("went on after 30 steps" in note for note in longer.notes)
+    again = fit(noisy(), Rows(rows()), out=tmp_path / "run", resume=True, **OPTIONS | {"steps": 60})
+    assert again.steps == 60 and "already finished" in again.notes[0]

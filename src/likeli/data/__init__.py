@@ -2,10 +2,10 @@
 
 from likeli.data.builtin.sources import SOURCES, Source, describe_sources
 from likeli.data.builtin.toys import Toy
+from likeli.data.columns import columns_of, write_csv
 from likeli.data.dataset import Data, refuse_missing, split_rows
 from likeli.data.load import load_data, load_rows, rebuild
 from likeli.data.readers.npy import write_npy
-from likeli.data.readers.tables import columns_of, write_csv
 
 __all__ = [
     "SOURCES",

@@ -72,7 +72,8 @@ def fit(
     budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
-        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop))
+        stochastic = STRATEGIES[model.strategy].stochastic
+        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop), stochastic)
         journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
         session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))
         try:

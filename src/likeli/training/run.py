@@ -92,6 +92,7 @@ class Run:
         valid: the rows that pick the best weights; None for none.
         settings, budget, seed: see `fit`.
         stopping: whether a signal asks to stop.
+        stochastic: whether a step sees a batch; else it sees all rows.
         step: steps taken.
         progress: what the driver and the strategies want back after a resume.
     """
@@ -103,6 +104,7 @@ class Run:
     budget: Budget
     seed: int
     stopping: Callable[[], bool]
+    stochastic: bool = True
     step: int = 0
     progress: Progress = field(default_factory=Progress)
     clock: Clock = field(default_factory=Clock)
@@ -160,15 +162,16 @@ class Run:
     def validate(self) -> float | None:
         """Mean loss of validation rows under the weights to keep, the same rows and noise each time; None if told to stop.
 
-        Rows are gone through, again with fresh noise if they are few, until `valid_rows` have been seen, or as many as the whole
-        budget trains on; the first validation of a budget in minutes ends after 3 % of it, and sets the number for all.
+        Rows are gone through, all of them again with fresh noise if they are few, until `valid_rows` have been seen, or as many
+        as the budget trains on; the first validation of a budget in minutes ends after 3 % of it and sets the number for all.
         """
         if self.valid is None:
             raise ValueError("validate: a run without validation rows")
         budget, wanted, total, seen = self.budget, self.settings.valid_rows, 0.0, 0
-        if budget.steps is not None:
+        if budget.steps is not None and self.stochastic:
             wanted = min(wanted, budget.steps * self.settings.batch)
-        wanted = self.progress.valid_rows or wanted
+        passes = -(-wanted // len(self.valid))
+        wanted = self.progress.valid_rows or (passes * len(self.valid) if passes > 1 else wanted)
         longest = 1.8 * budget.minutes if budget.minutes and not self.progress.valid_rows else math.inf
         began, chunks = time.perf_counter(), list(self.valid.chunks(min(4 * self.settings.batch, wanted)))
         with self.averaged(), evaluating(self.model), torch.no_grad():

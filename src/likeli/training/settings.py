@@ -30,8 +30,8 @@ class TrainSettings:
         precision: `32` computes in the model's own type, `bf16-mixed` runs matrix products in bfloat16 while training.
         device: where to train: `cpu`, `cuda`, or `auto`, which is cuda where there is one.
         validate_every: steps between validations; by default an epoch, and seldom enough to cost a few per cent.
-        valid_rows: rows of one validation: the split is gone through, again with fresh noise if it is smaller, until so many have
-            been seen, or as many as the whole budget trains on; a budget in minutes spends 3 % of itself on one at most.
+        valid_rows: rows of one validation: the split is gone through, again with fresh noise if it is smaller, until so many
+            have been seen, or as many as the whole budget trains on; a budget in minutes spends 3 % of itself on one at most.
         patience: stop after this many validations without a new best; none to use the whole budget.
         checkpoint_every: seconds between checkpoints; 0 writes one after every step.
         log_every: steps between rows of the history, by default 10, or 1 for EM; a row holds the mean loss since the last one.

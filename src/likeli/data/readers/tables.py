@@ -25,20 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likeli.data.columns import as_written
 from likeli.data.infer import Fitted, fit_space, fit_table, place, refuse_constant
 from likeli.data.readers.npy import memory_limit, open_regular, read_utf8
-from likeli.data.readers.text import decode
 from likeli.errors import InputError, LikeliError, MissingExtra, nearest, require
-from likeli.spaces import Space, Table, Tokens
 from likeli.spaces.arrays import pandas_column
 from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
 
 Cells = np.ndarray | list[str | None]
 MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
 WHOLE = re.compile(r"[+-]?[0-9]+")
+BEGINS = np.isin(np.arange(256), list(b',\n\t"'))  # bytes after which a cell begins
 CODE = re.compile(r"0[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass
@@ -217,7 +216,8 @@ def _check_delimiter(header: list[str], first: list[str], delimiter: str, what: 
     other = next((d for d in (";", "\t", ",") if d != delimiter and len(header) == 1 and header[0].count(d)), None)
     if other is None and alone and first:
         parts = {d: (header[0].strip().split(d), first[0].strip().split(d)) for d in ("|", " ")}
-        other = next((d for d, (a, b) in parts.items() if len(a) == len(b) > 1 and all(_number(v) is not None for v in b)), None)
+        numbers = {d for d, (_, row) in parts.items() if all(_number(v) is not None for v in row)}
+        other = next((d for d, (a, b) in parts.items() if len(a) == len(b) > 1 and d in numbers), None)
     name = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars (|)", " ": "spaces"}
     hint = "name it .tsv" if other == "\t" else "save it with commas, and with decimal points"
     require(other is None, what, f"fields separated by {name[delimiter]}", f"{name.get(other or '', '')}; {hint}")
@@ -285,10 +285,9 @@ def _strict(file: Iterable[bytes], line: int, delimiter: str, width: int, what: 
 
 
 def _has_leading_zero(chunk: bytes) -> bool:
-    """Whether a cell may begin with 0 and another digit; one that falls between two chunks is not seen."""
-    a = np.frombuffer(chunk, np.uint8)
-    start = (a[:-2] == 44) | (a[:-2] == 10) | (a[:-2] == 9)
-    return bool((start & (a[1:-1] == 48) & (a[2:] >= 48) & (a[2:] <= 57)).any())
+    """Whether a cell may begin with 0 and another digit."""
+    a = np.frombuffer(b"\n" + chunk, np.uint8)
+    return bool((BEGINS[a[:-2]] & (a[1:-1] == 48) & (a[2:] >= 48) & (a[2:] <= 57)).any())
 
 
 def _is_certain(column: Any) -> bool:
@@ -311,7 +310,7 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cel
         numbers, whole = column.to_numpy(np.float64), column.dtype.kind != "f"
     else:
         codes, found = pandas.factorize(column)  # −1 is a missing cell; the texts stand in the order of their first row
-        texts = [None if (text := _as_written(cell.strip())) in MISSING_TEXT else text for cell in found]
+        texts = [None if (text := as_written(cell.strip())) in MISSING_TEXT else text for cell in found]
         values = [math.nan if text is None else _number(text) for text in texts]
         if any(text is not None and CODE.fullmatch(text) for text in texts):
             return np.array([*texts, None], object)[codes].tolist(), False
@@ -379,43 +378,3 @@ def read_parquet(path: str | Path) -> Frame:
         raise
     except Exception as error:  # hostile bytes meet two libraries in many ways
         raise InputError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:150]}") from error
-
-
-def columns_of(x: Tensor, space: Space) -> dict[str, list[Any]]:
-    """Rows (B, *shape) as named columns for a file: a table's categories as text, a text's characters joined."""
-    if isinstance(space, Table):
-        return space.decode(x)
-    if isinstance(space, Tokens):
-        return {"text" if space.alphabet else "tokens": decode(x, space)}
-    flat = x.reshape(len(x), -1).T.tolist()
-    names = space.names if len(space.names) == len(flat) else [f"x{i}" for i in range(len(flat))]
-    return dict(zip(names, flat))
-
-
-def write_csv(path: str | Path, columns: dict[str, Iterable[Any]]) -> None:
-    """Columns of one length as a .csv that a spreadsheet will not run: a text that could be a formula gets an apostrophe.
-
-    Floats are written so that they read back to the same bits, missing cells (None, NaN) as nothing.
-    """
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_written(name) for name in columns])
-        writer.writerows([_written(v) for v in row] for row in zip(*columns.values(), strict=True))
-
-
-def _written(value: Any) -> Any:
-    if value is None or value != value:
-        return ""
-    return harmless(value).replace("\r", "\n") if isinstance(value, str) else value  # the writer leaves \r unquoted
-
-
-def _as_written(text: str) -> str:
-    """A text without the apostrophe of `harmless`."""
-    return text[1:] if text.startswith("'") and harmless(text[1:]) == text else text
-
-
-def harmless(text: str) -> str:
-    """The text, with an apostrophe before a first character that makes a spreadsheet compute; plain numbers are left alone."""
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) and _number(text.strip()) is None else text
-
-

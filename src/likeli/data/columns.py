@@ -1,0 +1,61 @@
+"""Rows as named columns, and columns as a .csv that a spreadsheet will not run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from likeli.data.readers.text import decode
+from likeli.spaces import Space, Table, Tokens
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def columns_of(x: Tensor, space: Space) -> dict[str, list[Any]]:
+    """Rows (B, *shape) as named columns for a file: a table's categories as text, a text's characters joined."""
+    if isinstance(space, Table):
+        return space.decode(x)
+    if isinstance(space, Tokens):
+        return {"text" if space.alphabet else "tokens": decode(x, space)}
+    flat = x.reshape(len(x), -1).T.tolist()
+    names = space.names if len(space.names) == len(flat) else [f"x{i}" for i in range(len(flat))]
+    return dict(zip(names, flat))
+
+
+def write_csv(path: str | Path, columns: dict[str, Iterable[Any]]) -> None:
+    """Columns of one length as a .csv that a spreadsheet will not run: a text that could be a formula gets an apostrophe.
+
+    Floats are written so that they read back to the same bits, missing cells (None, NaN) as nothing.
+    """
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([_written(name) for name in columns])
+        writer.writerows([_written(v) for v in row] for row in zip(*columns.values(), strict=True))
+
+
+def _written(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return harmless(value).replace("\r", "\n") if isinstance(value, str) else value  # the writer leaves \r unquoted
+
+
+def as_written(text: str) -> str:
+    """A text without the apostrophe that `harmless` put before it."""
+    return text[1:] if text.startswith("'") and harmless(text[1:]) == text else text
+
+
+def harmless(text: str) -> str:
+    """The text, with an apostrophe before a first character that makes a spreadsheet compute; plain numbers are left alone."""
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
