@@ -162,7 +162,8 @@ def test_resume_goes_on_by_the_runs_own_record(tmp_path, capsys):
     again = output(capsys, "fit", "--resume", "--out", tmp_path / "x")
     assert again["notes"]
     assert again["steps"] == first["steps"]
-    assert "steps" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--steps", 9, code=2)["error"]
+    assert "steps of at least" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--steps", 1, code=2)["error"]
+    assert output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--steps", 9)["steps"] == 9
     assert "latent_dim" in output(capsys, "fit", "--resume", "--out", tmp_path / "x", "--model", "vae", code=2)["error"]
     run("fit", "--resume", "--out", tmp_path / "nothing", code=2)
 

@@ -26,6 +26,7 @@ from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
+from likeli.diffusion.solvers import Adams
 from likeli.diffusion.times import Grid, Proposal, grid_of
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
@@ -36,6 +37,7 @@ from likeli.spaces import Space
 EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactly by default
 CHAIN = 128  # steps of the chain that samples when time is continuous
 TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
+FEWEST = 8  # steps from which Adams' method pays
 SHARES = 256  # parts of the continuous bound among which a score's draws are shared out
 GOLDEN = (5**0.5 - 1) / 2  # turns by which come out evenly spread however many there are
 
@@ -59,7 +61,7 @@ class GaussianDiffusion(LatentVariableModel):
     graph = Graph(markov=True, reads_y=frozenset({"prior"}))
     loss_in_nats = False
     denoiser: Conditional
-    default_sampler: str
+    default_sampler: Sampler | str
 
     def __init__(
         self,
@@ -205,14 +207,25 @@ class GaussianDiffusion(LatentVariableModel):
         Arguments:
             noise: where z_1 and every later random number come from.
             steps: how many; the model's own levels if not given.
-            sampler: how to step, a `Sampler` or the name of one; the model's own if not given.
+            sampler: how to step, a `Sampler` or the name of one; if not given the model's own, and for fewer steps than its own
+                chain has Adams' method on the probability flow (Euler's below 8).
             grid: how the steps are spaced, see `grid_of`; or falling times, with no `steps`.
         """
         zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
         z = draw(terminal(self.schedule, zeros), noise)
         own = steps is None and grid == "time"
         times = self.schedule.levels(self.depth).t.flip(0) if own else grid_of(grid, self.schedule, steps, z[0].numel())
-        return trajectory(self.denoise(y), z, times, noise, sampler or self.default_sampler)
+        return trajectory(self.denoise(y), z, times, noise, sampler or self._sampler(steps))
+
+    def _sampler(self, steps: int | None) -> Sampler | str:
+        """The model's own sampler for its own chain; for fewer steps Adams' method on the flow, and Euler's for fewest.
+
+        Both were chosen on exact mixtures and on networks trained on digits at 5 to 50 steps; a chain of few steps is a poor one.
+        """
+        few = steps is not None and steps < self.depth - 1 and not self.schedule.at(0.0).alpha.ndim
+        if not few or isinstance(self.default_sampler, Sampler):
+            return self.default_sampler
+        return "euler" if steps is not None and steps < FEWEST else Adams(correct=None)
 
     def draw(
         self,

@@ -157,7 +157,7 @@ class Adams(Sampler):
 
     Arguments:
         order: points of the predictor, 1 to 4; chosen by the number of steps if not given.
-        correct: whether to correct.
+        correct: whether to correct; None does from 12 steps on, below which the corrector's slopes lie too far apart.
         spread: c, the standard deviation of the data in model units.
 
     Source: Zhang & Chen (2022), arXiv:2204.13902, and Salimans & Ho (2022), arXiv:2202.00512, for the angle;
@@ -166,14 +166,14 @@ class Adams(Sampler):
 
     deterministic = True
 
-    def __init__(self, order: int | None = None, correct: bool = True, spread: float = 1.0) -> None:
+    def __init__(self, order: int | None = None, correct: bool | None = True, spread: float = 1.0) -> None:
         require(order is None or 1 <= order <= 4, "order", "a whole number from 1 to 4", order)
         require(spread > 0, "spread", "a positive number", spread)
         self.order, self.correct, self.spread = order, correct, spread
 
     def tuned(self, steps: int) -> Sampler:
         order = self.order or (2 if steps <= SECOND else 3)
-        return Adams(order, self.correct, self.spread)
+        return Adams(order, steps >= 12 if self.correct is None else self.correct, self.spread)
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         known: Turned | None = memory

@@ -14,6 +14,7 @@ from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import flow_matching
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.schedule import Schedule, Straight
+from likeli.diffusion.solvers import Adams
 from likeli.errors import require
 from likeli.spaces import Space
 
@@ -44,7 +45,7 @@ class FlowMatching(GaussianDiffusion):
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition, noise)
-        self.default_sampler = "multistep"
+        self.default_sampler = Adams(correct=None)
         self.backbone, self.times = backbone, times
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         ratio = math.exp(clean_gamma(space) / 2)
