@@ -26,7 +26,7 @@ from likeli.diffusion.denoiser import Conditional, Denoise
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
-from likeli.diffusion.solvers import Adams
+from likeli.diffusion.solvers import Adams, Euler
 from likeli.diffusion.times import Grid, Proposal, grid_of
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
@@ -220,12 +220,12 @@ class GaussianDiffusion(LatentVariableModel):
     def _sampler(self, steps: int | None) -> Sampler | str:
         """The model's own sampler for its own chain; for fewer steps Adams' method on the flow, and Euler's for fewest.
 
-        Both were chosen on exact mixtures and on networks trained on digits at 5 to 50 steps; a chain of few steps is a poor one.
+        Both were chosen on exact mixtures and on networks trained on digits, at 5 to 50 steps.
         """
         few = steps is not None and steps < self.depth - 1 and not self.schedule.at(0.0).alpha.ndim
         if not few or isinstance(self.default_sampler, Sampler):
             return self.default_sampler
-        return "euler" if steps is not None and steps < FEWEST else Adams(correct=None)
+        return Euler() if steps is not None and steps < FEWEST else Adams(correct=None)
 
     def draw(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,6 +78,8 @@ class PoissonCells(CountCells):
         return x * self.log_mean - self.log_mean.exp() - (x + 1).lgamma()
 
     def draw(self, noise: Noise) -> Tensor:
+        from scipy import stats  # half a second, which only draws of counts have to spend
+
         return as_counts(stats.poisson.ppf(quantiles(noise, self), self.log_mean.exp().detach().cpu()), self)
 
 
@@ -105,6 +106,8 @@ class NegativeBinomialCells(CountCells):
     def quantile(self, u: Tensor) -> Tensor:
         """The smallest count whose cdf reaches u."""
         r, p = self.log_r.exp().detach().cpu(), (self.log_r - self.log_mean).sigmoid().detach().cpu()
+        from scipy import stats
+
         return torch.as_tensor(stats.nbinom.ppf(u, r, p))
 
 
