@@ -145,3 +145,18 @@ def test_constructors_take_what_people_write_and_refuse_the_rest_in_one_line():
     for message, wrong in refused.items():
         with pytest.raises(InputError, match=message):
             likeli.GMM(likeli.Real((4,)), **wrong)
+
+
+def test_an_evaluation_says_whether_y_is_read():
+    """Two clusters that y names, or does not: with y shuffled log p falls, or stays."""
+    y = torch.arange(600) % 2
+    generator = torch.Generator().manual_seed(0)
+    noise, told = torch.randn(600, 1, generator=generator), {}
+    for name, x in (("named", noise + 6 * y[:, None]), ("not", noise)):
+        data = likeli.load_data(x.numpy(), labels=y.numpy())
+        with seeded(0, "weights"):
+            model = likeli.VAE(data.space, 1, hidden=16, condition=data.condition)
+        likeli.fit(model, data, steps=300, progress=False)
+        told[name] = next(note for note in likeli.evaluate(model, data).notes if "shuffled" in note)
+    assert "does not read y" not in told["named"]
+    assert "does not read y" in told["not"]

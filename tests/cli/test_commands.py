@@ -285,6 +285,20 @@ def test_a_plugin_that_adds_no_family_says_what_it_adds(runs, tmp_path, capsys):
     assert "family" not in err
 
 
+@pytest.mark.parametrize("walk", [[], ["--grid", "3,8"], ["--between", "0,7"], ["--between", "0,7,1,2"]])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_latent_walks_in_the_code_of_a_diffusion(walk, conditional, tmp_path, capsys):
+    labels = ["--labels"] if conditional else []
+    words = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet", *labels]
+    run("fit", "digits", "--model", "vdm", *words, "--out", tmp_path / "x")
+    capsys.readouterr()
+    found = output(capsys, "latent", tmp_path / "x", *walk, "--steps", 3, "--out", tmp_path / "a.png")
+    assert found["codes"] == [1 if walk[1:] == ["0,7"] else 3, 3, 8, 8]
+    assert ("differ most" in found["walk"]) == (not walk)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert min(picture.size) > 8
+
+
 VERB = '''
 """count to a number
 

@@ -17,8 +17,9 @@ from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
 from likeli.models.density import DensityModel
-from likeli.random import derive
+from likeli.random import derive, permutation
 
+SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
 
 MEANING = {
@@ -110,8 +111,20 @@ def evaluate(
     started = time.perf_counter()
     parts = list(score(model, x, y, batch=batch, seed=seed, **options))
     found = summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+    if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
+        found.notes.append(_reading(model, x[:SHUFFLED], y[:SHUFFLED], seed, options))
     found.notes.extend(["labels were left aside: the model is not conditional, so this is log p(x), not log p(x|y)"] * aside)
     return found
+
+
+def _reading(model: GenerativeModel, x: Tensor, y: Tensor, seed: int, options: Mapping[str, Any]) -> str:
+    """Whether the model reads y: log p(x|y) of a few rows against the same with y shuffled, row by row."""
+    other = y[permutation(len(y), seed, "shuffled")]
+    own, wrong = (model.log_likelihood(x, of, seed=derive(seed, "evaluate"), **options).value for of in (y, other))
+    gap = (own - wrong).double()
+    mean, error = gap.mean().item(), (gap.std() / math.sqrt(len(gap))).item()
+    told = f"with y shuffled among {len(y)} rows log p(x|y) falls by {mean:.3g} ± {error:.2g} nats"
+    return told if mean > 3 * error else f"{told}: the model does not read y"
 
 
 def summarise(

@@ -1,7 +1,7 @@
 """rank several families on one data set
 
 likeli compare digits --models gmm,ppca,vae,vdm,flow --minutes 1
-likeli compare digits --models vae,vdm --minutes 5 --model.vae.latent 32 --likelihood.vae.samples 500 --out runs/contest
+likeli compare digits --models vae,vdm --minutes 5 --model.vae.latent_dim 32 --likelihood.vae.samples 500 --out runs/contest
 
 Each family is fitted on the training split and evaluated on the test split, by a process of one thread.  The rows say what
 kind of number they hold; a family that failed or was interrupted is a row that says why.  `seconds` is what the fit took.  The

@@ -75,7 +75,7 @@ def _pair_text(found: BoundAndFlow) -> str:
     if found.ordered is None:
         order = "on a side that cannot be told, since an error is not known"
     elif found.ordered:
-        order = "below it" if found.gap > 0 else "not above it by more than the errors"
+        order = "below it" if found.gap > 2 * found.stderr + found.doubt else "on a side that cannot be told within the errors"
     return "\n".join([
         aligned(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
         f"ode − bound: {gap} nats over {found.bound.examples} examples; the bound lies {order}",

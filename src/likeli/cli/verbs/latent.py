@@ -29,13 +29,15 @@ RANGE = 2.5  # standard deviations of the standard normal prior on either side; 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
-    kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--grid", type=list[int], metavar="I,J", help="traverse one or two numbers of the code")
+    kind = parser.add_mutually_exclusive_group()
+    most = "traverse one or two numbers of the code [the two that differ most from row to row]"
+    kind.add_argument("--grid", type=list[int], metavar="I,J", help=most)
     kind.add_argument("--between", type=list[int], metavar="A,B[,C,D]", help="interpolate between two or four test rows")
     parser.add_argument("--row", type=int, default=0, metavar="R", help="test row whose code a traversal starts from [0]")
     parser.add_argument("--steps", type=int, default=9, metavar="N", help="codes along each way, from 2 to 100 [9]")
     parser.add_argument("--path", choices=["linear", "spherical"], default="linear", help="between two rows [linear]")
-    parser.add_argument("--label", metavar="Y", help="for a conditional run: the y that every code is decoded with")
+    label = "for a conditional run: the y that every code is decoded with [that of its rows, mixed on the way between them]"
+    parser.add_argument("--label", metavar="Y", help=label)
     parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture")
     parser.share("--overwrite")
 
@@ -50,17 +52,17 @@ def run(args: argparse.Namespace) -> None:
     saved = open_run(args)
     space, y = saved.model.space, parse_label(args.label, saved.model)
     require(is_image(space), "run", "a model of images", f"one of {space.kind()} data")
-    codes = _walk(args, saved, y)
-    x = decode_codes(saved.model, codes, y).flatten(0, codes.ndim - 2)
-    columns = codes.shape[1] if codes.ndim > 2 else len(codes)
+    codes, y, told = _walk(args, saved, y)
+    x, columns = decode_codes(saved.model, codes.flatten(0, 1), y), codes.shape[1]
     with new_file(args.out, overwrite=args.overwrite) as path:
         grid(x, space, columns=columns).save(path, format="PNG", optimize=True)
-    emit(args, {"out": args.out, "codes": list(codes.shape)}, f"{len(x)} decoded codes in {args.out}")
+    emit(args, {"out": args.out, "codes": list(codes.shape), "walk": told}, f"{len(x)} decoded codes in {args.out}: {told}")
 
 
-def _walk(args: argparse.Namespace, saved: Checkpoint, y: Tensor | None) -> Tensor:
-    """The codes to draw, (steps, code) along a way or (steps, steps, code) over a patch."""
+def _walk(args: argparse.Namespace, saved: Checkpoint, y: Tensor | None) -> tuple[Tensor, Tensor | None, str]:
+    """The codes to draw, (lines, columns, *code), the y of each, (lines · columns, …), and what they are in words."""
     import torch
+    from torch.nn.functional import one_hot
 
     from likeli.latent.codes import bilinear, embed, interpolate, traverse
 
@@ -69,10 +71,27 @@ def _walk(args: argparse.Namespace, saved: Checkpoint, y: Tensor | None) -> Tens
     require(len(rows) < 4 or args.path == "linear", "path", "linear between four rows", args.path)
     x, labels = rows_for(saved, None)
     require(all(0 <= r < len(x) for r in rows), what, f"test rows from 0 to {len(x) - 1}", rows)
-    z = embed(saved.model, x[rows], y if labels is None else labels[rows])
-    if args.between is None:
-        start = z[0].flatten()
-        return traverse(start, args.grid, torch.linspace(-RANGE, RANGE, args.steps, dtype=start.dtype))
-    if len(rows) == 2:
-        return interpolate(z[0], z[1], args.steps, args.path)
-    return bilinear(z.unflatten(0, (2, 2)), args.steps, args.steps)
+    given = y if y is not None or labels is None else labels[rows]
+    shape = embed(saved.model, x[rows[:1]], None if given is None else given[:1]).shape[1:]
+    z = embed(saved.model, x[rows], given).flatten(1)
+    if given is not None and y is None:
+        classes = saved.model.condition.symbols if saved.model.condition is not None else 0
+        given = one_hot(given.long(), classes).to(z) if classes else given.to(z)
+
+    def between(ends: Tensor, path: str = "linear") -> Tensor:
+        if len(ends) == 4:
+            return bilinear(ends.unflatten(0, (2, 2)), args.steps, args.steps)
+        return interpolate(ends[0], ends[1], args.steps, path)[None]
+
+    if args.between is not None:
+        codes, told = between(z, args.path), f"between test rows {', '.join(map(str, rows))}"
+        mixed = given if given is None or y is not None else between(given.reshape(len(rows), -1)).flatten(0, 1)
+        return codes.unflatten(-1, shape), mixed, told
+    numbers, why = args.grid, ""
+    if numbers is None:
+        several = embed(saved.model, x[:500], y if labels is None or y is not None else labels[:500]).flatten(1)
+        numbers, why = several.var(0).topk(min(2, several.shape[1])).indices.tolist(), ", which differ most from row to row"
+    codes = traverse(z[0], numbers, torch.linspace(-RANGE, RANGE, args.steps, dtype=z.dtype))
+    codes = codes if codes.ndim > 2 else codes[None]
+    told = f"numbers {', '.join(map(str, numbers))} of the code of row {args.row}{why}, from {-RANGE:g} to {RANGE:g}"
+    return codes.unflatten(-1, shape), given, told
