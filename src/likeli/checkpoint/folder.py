@@ -172,7 +172,7 @@ def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
 def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
     failures: list[CheckpointError] = []
     seen: list[str] = []
-    while (names := _serials(runs, folder)) != seen:  # a writer may have moved on while we read
+    while (names := sorted(filter(SERIAL.fullmatch, disk.listing(runs, folder / FOLDER)))) != seen:  # a writer may have moved on while we read
         failures, seen = [], names
         for name in reversed(names):
             try:
@@ -185,10 +185,6 @@ def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
     if failures:
         raise failures[0]
     raise CheckpointError(f"{folder}: expected a saved generation, got none: the run stopped before its first checkpoint")
-
-
-def _serials(runs: int, folder: Path) -> list[str]:
-    return sorted(filter(SERIAL.fullmatch, disk.listing(runs, folder / FOLDER)))
 
 
 # what the system says to a path that the user should not have given

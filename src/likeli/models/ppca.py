@@ -77,7 +77,7 @@ class PPCA(LinearGaussian):
     @property
     def joint(self) -> Mixture:
         """One Gaussian, weight 1."""
-        tril = torch.linalg.cholesky(self._covariance())
+        tril = torch.linalg.cholesky(self.W @ self.W.T + self.variance * torch.eye(len(self.b)).to(self.W))
         return Mixture(torch.ones_like(self.variance)[None], self.b[None], tril[None])
 
     @property
@@ -170,9 +170,6 @@ class PPCA(LinearGaussian):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """W z + b in the user's units, (B, *shape)."""
         return self.space.from_model((z @ self.W.T + self.b).reshape(-1, *self.space.shape))
-
-    def _covariance(self) -> Tensor:
-        return self.W @ self.W.T + self.variance * torch.eye(len(self.b)).to(self.W)
 
     def _spectrum(self) -> tuple[Tensor, Tensor]:
         """Orthonormal basis of span(W) (D, L) and the variances of C along it (L,)."""

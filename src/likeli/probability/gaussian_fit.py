@@ -48,7 +48,7 @@ def fit_gaussian(
     require(known, "box", "a box or samples", "neither")
     density = _rows(log_p)
     if direction == "forward":
-        return _normal(*(_sample_moments(samples) if samples is not None else _box_moments(density, box or [])))
+        return D.MultivariateNormal(*(_sample_moments(samples) if samples is not None else _box_moments(density, box or [])))
     if start is None:
         d = samples.shape[1] if samples is not None else len(box or [])
         start = D.MultivariateNormal(torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
@@ -60,10 +60,6 @@ def _rows(log_p: LogDensity | D.Distribution) -> LogDensity:
         return log_p
     scalar = not log_p.event_shape
     return lambda x: log_p.log_prob(x[:, 0] if scalar else x)
-
-
-def _normal(mean: Tensor, covariance: Tensor) -> D.MultivariateNormal:
-    return D.MultivariateNormal(mean, covariance)
 
 
 def _sample_moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,11 +59,8 @@ def _from_torch(x: Tensor, what: str) -> Tensor:
         x = x.dequantize()
     if x.is_floating_point() and x.element_size() == 1:
         return x.float()
-    return _signed(x, what) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
-
-
-def _signed(x: Tensor, what: str) -> Tensor:
-    return _from_numpy(x.cpu().numpy(), what).to(x.device)  # torch computes with none of the wide unsigned types
+    wide = x.dtype in (torch.uint16, torch.uint32, torch.uint64)  # torch computes with none of these
+    return _from_numpy(x.cpu().numpy(), what).to(x.device) if wide else x
 
 
 def _is_sparse(x: Any) -> bool:
