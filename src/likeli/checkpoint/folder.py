@@ -172,7 +172,7 @@ def _verified(folder: Path, *, train_state: bool) -> Checkpoint:
 def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
     failures: list[CheckpointError] = []
     seen: list[str] = []
-    while (names := sorted(filter(SERIAL.fullmatch, disk.listing(runs, folder / FOLDER)))) != seen:  # a writer may have moved on
+    while (names := sorted(filter(SERIAL.fullmatch, disk.listing(runs, folder / FOLDER)))) != seen:  # a writer moved on
         failures, seen = [], names
         for name in reversed(names):
             try:
