@@ -143,3 +143,13 @@ def test_errors_have_one_base_and_exit_codes():
         require(False, "x", "something short", "long\n" * 1000)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_what_is_printed_is_one_line():
+    found = LogLikelihood(torch.tensor([-3.0, -5.0]), Knows.LOWER_BOUND, "mass", torch.tensor([0.1, 0.1]))
+    assert repr(found) == "LogLikelihood(-4 ± 1 nats, mean of 2 rows; lower bound, mass)"
+    one = LogLikelihood(torch.tensor([-3.0]), Knows.EXACT, "density")
+    assert repr(one) == "LogLikelihood(-3 nats, mean of 1 row; exact, density)"
+    assert repr(Real((2,), names=("a", "b"))) == "Real(2; a, b)"
+    many = Real((90,), names=tuple(f"column_{i}" for i in range(90)))
+    assert len(repr(many)) <= 120

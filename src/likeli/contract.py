@@ -32,7 +32,7 @@ class Knows(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogLikelihood:
     """log p(x), labelled with what it is.
 
@@ -53,6 +53,12 @@ class LogLikelihood:
     errors: dict[str, float] = field(default_factory=dict)
     dimensions: int = 1
     row_errors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        (nats, error), rows = self.mean(), len(self.value)
+        spread = "" if math.isnan(error) else f" ± {error:.2g}"
+        of = f"mean of {rows} row{'s' * (rows != 1)}"
+        return f"LogLikelihood({nats:.4g}{spread} nats, {of}; {self.knows.value}, {self.measure})"
 
     def bits_per_dim(self) -> Tensor:
         """−log₂ p(x) / D, shape (B,).

@@ -411,3 +411,12 @@ def test_refusals():
     for argument in ({"components": 0}, {"tol": -1.0}, {"max_iter": 0}, {"regularization": 0.0}, {"starts": 0}):
         with pytest.raises(InputError, match=next(iter(argument))):
             GMM(Real((2,)), **argument)
+
+
+def test_moments_are_in_the_users_units():
+    covariances = torch.tensor([[[2.0, 0.5], [0.5, 1.0]], [[1.0, 0.0], [0.0, 4.0]]], dtype=torch.float64)
+    space = Real((2,), mean=(5.0, -1.0), scale=(10.0, 0.5))
+    weights, means, found = GMM.from_parameters(space, [0.3, 0.7], [[0.0, 1.0], [20.0, -3.0]], covariances).moments()
+    torch.testing.assert_close(weights, torch.tensor([0.3, 0.7], dtype=torch.float64))
+    torch.testing.assert_close(means, torch.tensor([[0.0, 1.0], [20.0, -3.0]], dtype=torch.float64))
+    torch.testing.assert_close(found, covariances)

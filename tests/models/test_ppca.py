@@ -263,3 +263,21 @@ def test_refusals():
         PPCA(Real((3,)), 1, "magic")
     with pytest.raises(InputError, match="none in column 1"):
         PPCA(Real((2,)), 1).fit_closed_form(torch.tensor([[1.0, torch.nan], [2.0, torch.nan]]))
+
+
+def test_parameters_in_the_users_units():
+    """log p is that of N(mean, W Wᵀ + σ² I) in the units given, and `moments` gives those back."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(4, 2, dtype=torch.float64, generator=generator)
+    mean = torch.tensor([1.0, -2.0, 30.0, 0.0], dtype=torch.float64)
+    model = PPCA.from_parameters(Real((4,), mean=5.0, scale=3.0), W, mean, 0.7)
+    truth = torch.distributions.MultivariateNormal(mean, W @ W.T + 0.7 * torch.eye(4, dtype=torch.float64))
+    x = truth.sample((20,))
+    torch.testing.assert_close(model.log_likelihood(x).value, truth.log_prob(x), rtol=1e-10, atol=1e-10)
+    weights, means, covariances = model.moments()
+    assert weights.tolist() == [1.0]
+    torch.testing.assert_close(means[0], mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(covariances[0], truth.covariance_matrix, rtol=1e-10, atol=1e-10)
+    for wrong in ({"W": W[:3]}, {"variance": 0.0}, {"space": Real((4,), scale=(1.0, 2.0, 3.0, 4.0))}):
+        with pytest.raises(InputError):
+            PPCA.from_parameters(**{"space": Real((4,)), "W": W, "mean": mean, "variance": 0.7} | wrong)

@@ -63,6 +63,16 @@ class LinearGaussian(DensityModel):
         filled = torch.stack([self.space.from_model(u.reshape(x.shape)) for u in draws])
         return torch.where(x.isnan(), filled, x.to(filled.dtype))
 
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (K,), means (K, *shape) and covariances (K, D, D) of the components, in the user's units.
+
+        Raises:
+            Unsupported: the cells are not all real.
+        """
+        weights, means, tril = self.joint
+        scaled = units(self.space).to(self.device)[:, None] * tril
+        return weights, self._back(means).reshape(-1, *self.space.shape), scaled @ scaled.mT
+
     def bic(self, x: Any) -> float:
         """−2 log L + p log n over the rows of x, in nats of the user's units; less is better."""
         log_p = self.log_likelihood(x).value

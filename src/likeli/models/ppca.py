@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -73,6 +73,29 @@ class PPCA(LinearGaussian):
         self.variance = frozen(torch.ones((), dtype=torch.float64))
         self.register_buffer("floored", torch.zeros((), dtype=torch.bool))  # whether the floor holds σ²
         self.register_buffer("progress", torch.zeros(2, dtype=torch.float64))  # of EM
+
+    @classmethod
+    def from_parameters(cls, space: Space, W: Any, mean: Any, variance: float) -> PPCA:
+        """x = W z + mean + σ ε with the given parameters, in the user's units.
+
+        Arguments:
+            W: (D, L), cells row-major.
+            mean: (*shape).
+            variance: σ².
+
+        Raises:
+            InputError: shapes that do not fit, a variance that is not positive, columns of different scales.
+        """
+        W, mean = (torch.as_tensor(a, dtype=torch.float64) for a in (W, mean))
+        scale = units(space)
+        require(W.ndim == 2 and len(W) == space.dimensions, "W", f"shape ({space.dimensions}, L)", tuple(W.shape))
+        require(variance > 0, "variance", "a positive number", variance)
+        require(bool((scale == scale[0]).all()), "space", "one scale for all cells, since σ² is one", space.kind())
+        model = cls(space, W.shape[1])
+        model.W.copy_(W / scale[:, None])
+        model.b.copy_(space.to_model(space.check(mean[None], what="mean"), torch.float64).flatten())
+        model.variance.fill_(variance / scale[0].item() ** 2)
+        return model
 
     @property
     def joint(self) -> Mixture:

@@ -51,6 +51,11 @@ class Space(Configurable, ABC):
         require(whole and len(self.shape) <= 4, "shape", "up to four whole numbers of at least 1", self.shape)
         require(math.prod(self.shape) <= 2**31, "shape", "at most 2**31 cells", self.shape)
 
+    def __repr__(self) -> str:
+        names = f"; {', '.join(self.names)}" if self.names else ""
+        text = f"{type(self).__name__}({', '.join(map(str, self.shape)) or 'one label'}{names})"
+        return text if len(text) <= 120 else text[:118] + "…)"
+
     @property
     def dimensions(self) -> int:
         """Cells of one example."""
