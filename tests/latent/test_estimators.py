@@ -1,6 +1,7 @@
 """Estimators of log p(x) against a linear-Gaussian model, where every number is known."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_effective_sample_size_falls_with_the_latent_dimension_and_the_warning_f
         error = (result.likelihood.value - model.marginal().log_prob(x)).abs()
         sizes.append(result.diagnostics.ess.log().mean().item())
         assert not result.diagnostics.trusted[error > 1].any()
-    assert sizes == sorted(sizes, reverse=True)
+    assert all(b < a or max(a, b) < 0.1 for a, b in pairwise(sizes))  # at one draw's worth, log 1 = 0, it falls no further
     assert result.likelihood.knows is Knows.LOWER_BOUND
     assert "cannot be called estimates" in result.note
 
