@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -265,7 +265,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             for start in range(0, len(x), size):
                 rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)
                 given = None if y is None else y[rows]
-                with keyed(seed, x[rows], given, "log_likelihood"):
+                with row_noise(self.space, seed, x[rows], given, "log_likelihood"):
                     parts.append(self.measure_likelihood(x[rows], given, **options))
         return joined(parts, len(x))
 
@@ -323,6 +323,16 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.parameters()
         yield from self.buffers()
+
+
+def row_noise(
+    space: Space, seed: int, x: Tensor, y: Tensor | None, *names: object, copies: int = 1
+) -> AbstractContextManager[None]:
+    """`keyed` by what is in rows of a space: whole numbers as they are, reals by float32's digits in model units.
+
+    In these units no offset of a column hides what tells rows apart, and in these digits processors agree.
+    """
+    return keyed(seed, x if space.measure == "mass" else space.to_model(x), y, *names, copies=copies)
 
 
 def _rows(y: Tensor | None, rows: list[int], first: int, n: int) -> Tensor | None:

@@ -106,7 +106,7 @@ class Keyed:
 
     Arguments:
         seed: of the whole set.
-        x, y: (rows, …), what is in the rows, to the digits of float32, in which processors agree; y may be None.
+        x, y: (rows, …), what is in the rows; y may be None.
         names: what the noise is for.
         copies: every row stands so many times in succession, each with noise of its own.
 
@@ -128,7 +128,7 @@ class Keyed:
     @cached_property
     def key(self) -> Tensor:
         """(rows, 1) int64, found when first asked for."""
-        parts = [v.detach().reshape(self.rows, -1).float().cpu() for v in self.content if v is not None]
+        parts = [v.detach().reshape(self.rows, -1).double().cpu() for v in self.content if v is not None]
         held = torch.cat(parts, 1).nan_to_num(nan=0.12345679) + 0.0  # one value that is missing, one zero
         keys = [self.purpose + (i % self.copies).to_bytes(4, "little") for i in range(self.rows)]
         digests = (hashlib.blake2b(row, digest_size=8, key=key).digest() for row, key in zip(held.numpy(), keys))

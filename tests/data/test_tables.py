@@ -230,3 +230,11 @@ def test_a_written_cell_runs_no_formula(cell, tmp_path):
 @pytest.mark.parametrize("cell", ["-1.5", "+2", "1e-9", "u=1", "", "a@b", "-inf"])
 def test_numbers_and_plain_texts_are_left_alone(cell):
     assert harmless(cell) == cell
+
+
+@pytest.mark.parametrize("rows, kind", [(600, "categorical"), (3000, "integer")])
+def test_leading_zeros_are_names_or_are_told(rows, kind, tmp_path):
+    (tmp_path / "t.csv").write_text("v,zip\n" + "".join(f"{i % 7 / 3},{i:05d}\n" for i in range(rows)))
+    data = load_data(tmp_path / "t.csv")
+    assert data.space.columns[1].type == kind
+    assert any("leading zeros" in note for note in data.warnings) == (kind == "integer")

@@ -133,21 +133,24 @@ class GaussianDiffusion(LatentVariableModel):
             t: (B,) in [0, 1), float64: where the loss looks.
             y: the condition.
             noise: where ε is drawn from; torch's ambient generator if not given.
-            shell: (B,) quantiles of ‖ε‖², see `on_shell`, where they are not left to chance.
+            shell: (B,) quantiles of ‖ε‖², see `on_shell`, for a score: t is then shared out among the levels by `_shared`.
         """
         u, first = self.infer(x, y), self.schedule.at(0.0)
         place = first.like(u)
         drawn, eps = (torch.randn_like(u) if noise is None else noise.normal(*u.shape[1:]) for _ in range(2))
-        diffusion = self._diffusion(u, drawn if shell is None else on_shell(drawn, shell), t, y)
+        if shell is None:
+            diffusion = self._diffusion(u, drawn, *self._place(t), y)
+        else:
+            diffusion = self._diffusion(u, on_shell(drawn, shell), *self._shared(t), y)
         p = self.observation(State(first, place.alpha * u + place.sigma * eps), y)
         return Elbo(p.log_prob(x), torch.stack([diffusion, terminal_kl(self.schedule, u)], 1))
 
-    def _diffusion(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """An unbiased estimate of the bound's diffusion term, (B,): t uniform on [0, 1) says where it looks.
+    def _diffusion(self, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor, y: Tensor | None) -> Tensor:
+        """An unbiased estimate of the bound's diffusion term, (B,), at places in [0, 1) of density 1/weight.
 
         Continuous: ½ ∫ ‖ε − ε̂‖² dγ at γ uniform between its ends.  Else Σ KL over the levels, at one of them.
         """
-        denoise, (where, weight) = self.denoise(y), self._place(t)
+        denoise = self.denoise(y)
         if self.continuous:
             first, last = self.schedule.gamma_ends()
             at = self.schedule.at(self.schedule.time_of(self._gamma(where)))
@@ -162,14 +165,17 @@ class GaussianDiffusion(LatentVariableModel):
         return estimate
 
     def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Where t, uniform on [0, 1), looks, and the weight that keeps an average right.
+        """Where t, uniform on [0, 1), looks, and the weight that keeps an average right: t and 1 without a proposal."""
+        return (t, torch.ones_like(t)) if self.proposal is None else self.proposal.place(t)
 
-        Training, whose batches cover all levels, looks evenly or by its proposal.  A score has few draws for each row, so nine
-        in ten look in proportion to a KL that is known, ½ (e^{γ_t − γ_s} − 1) sigmoid(−γ_t) of the best denoiser of N(0, I),
-        less where symbols at distance d have long been told apart, by e^{−SNR d²/100}.
+    def _shared(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for a score, which has few draws for each row where a training batch covers all levels.
+
+        Nine in ten look in proportion to a KL that is known, ½ (e^{γ_t − γ_s} − 1) sigmoid(−γ_t) of the best denoiser of
+        N(0, I), less where symbols at distance d have long been told apart, by e^{−SNR d²/100}.
         """
-        if torch.is_grad_enabled() or (self.continuous and not self.space.spacing):
-            return (t, torch.ones_like(t)) if self.proposal is None else self.proposal.place(t)
+        if self.continuous and not self.space.spacing:
+            return self._place(t)
         edges = torch.linspace(0, 1, SHARES + 1, dtype=torch.float64)
         gamma = self._gamma(edges) if self.continuous else self.schedule.levels(self.depth).gamma
         gamma = gamma.reshape(len(gamma), -1).mean(1)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, evaluating
+from likeli.contract import GenerativeModel, evaluating, row_noise
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import Ambient, keyed
+from likeli.random import Ambient
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def impute(
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         given = None if y is None else y[rows]
-        with evaluating(model), torch.no_grad(), keyed(seed, x[rows], given, "impute"):
+        with evaluating(model), torch.no_grad(), row_noise(model.space, seed, x[rows], given, "impute"):
             parts.append(_resampled(model, x[rows], given, n, samples))
     draws, weights = (list(column) for column in zip(*parts))
     return Imputation(torch.cat(draws, 1), diagnose(torch.cat(weights, 1)))

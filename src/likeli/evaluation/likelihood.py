@@ -124,7 +124,7 @@ def _reading(model: GenerativeModel, x: Tensor, y: Tensor, seed: int, options: M
     gap = (own - wrong).double()
     mean, error = gap.mean().item(), (gap.std() / math.sqrt(len(gap))).item()
     told = f"with y shuffled among {len(y)} rows log p(x|y) falls by {mean:.3g} ± {error:.2g} nats"
-    return told if mean > 3 * error else f"{told}: the model does not read y"
+    return told if mean > 3 * error else f"{told}: no sign that the model reads y"
 
 
 def summarise(

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating
+from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating, row_noise
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, log_weight
 from likeli.probability.importance import Diagnostics, diagnose, log_mean_exp
-from likeli.random import Ambient, keyed
+from likeli.random import Ambient
 
 BATCH = 256
 Prepare = Callable[[Tensor, Tensor | None], Callable[[], Tensor]]  # (x, y) → one log weight a row at each call
@@ -164,7 +164,7 @@ def _weights(
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         given = None if y is None else y[rows]
-        with evaluating(model), torch.no_grad(), keyed(seed, x[rows], given, "estimate"):
+        with evaluating(model), torch.no_grad(), row_noise(model.space, seed, x[rows], given, "estimate"):
             weigh = prepare(x[rows], given)
             yield torch.stack([weigh() for _ in range(samples)])
 
@@ -212,7 +212,7 @@ def annealed(
     def weights(start: int) -> Tensor:
         rows = x[start : start + batch].repeat_interleave(chains, 0)
         given = None if y is None else y[start : start + batch].repeat_interleave(chains, 0)
-        with evaluating(model), torch.no_grad(), keyed(seed, rows, given, "annealed", copies=chains):
+        with evaluating(model), torch.no_grad(), row_noise(model.space, seed, rows, given, "annealed", copies=chains):
             path = _Path(model, rows, given, model.infer(rows, given), leapfrog)
             sizes: list[Tensor] = []
             _anneal(path, temperatures, sizes, tune=True)

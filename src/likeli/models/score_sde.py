@@ -61,7 +61,7 @@ class ScoreSDE(GaussianDiffusion):
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
         u, t = self.infer(x, y), low_discrepancy(len(x), x.device)
         if self.weight == "likelihood":
-            return self._diffusion(u, torch.randn_like(u), t, y)
+            return self._diffusion(u, torch.randn_like(u), *self._place(t), y)
         where, weight = self._place(t)
         loss = 0.5 * denoising_score_matching(self.denoiser, u, where, y)
         self._learn(where, loss)

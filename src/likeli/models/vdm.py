@@ -94,16 +94,15 @@ class VDM(GaussianDiffusion):
         require(noise in known, "noise", "learned, learned_by_cell, log_linear, cosine, or a schedule", noise)
         return known[noise](first, last)
 
-    def _diffusion(self, u: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def _diffusion(self, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor, y: Tensor | None) -> Tensor:
         """In continuous time along the schedule itself: ½ γ'(t) ‖ε − ε̂‖²."""
         if not self.continuous:
-            return super()._diffusion(u, eps, t, y)
-        t, weight = self._place(t)
-        rate = self.schedule.rate(t)[1]
+            return super()._diffusion(u, eps, where, weight, y)
+        rate = self.schedule.rate(where)[1]
         weight = weight.reshape(-1, *[1] * (rate.ndim - 1))
-        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(t), rate * weight)
+        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(where), rate * weight)
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
-            return estimate + self.schedule.variance_loss(t, excess)
+            return estimate + self.schedule.variance_loss(where, excess)
         return estimate
 
     def _gamma(self, where: Tensor) -> Tensor:

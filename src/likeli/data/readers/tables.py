@@ -190,7 +190,7 @@ def read_csv(path: str | Path) -> Frame:
             names, start = [f"column{i + 1}" for i in range(len(header))], 0
             notes = [f"{what}: the first line holds numbers only, so it was taken as a row; columns are column1, column2, …"]
         lines, series = _body(file, content, start, delimiter, len(names), what)
-    typed = [_typed(column, name, lines, what) for name, column in zip(names, series)]
+    typed = [_typed(column, name, lines, what, notes) for name, column in zip(names, series)]
     return Frame(names, [c for c, _ in typed], [w for _, w in typed], lines, notes)
 
 
@@ -298,8 +298,8 @@ def _is_certain(column: Any) -> bool:
     return column.dtype.kind in "iu" or column.dtype == "str"
 
 
-def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cells, bool]:
-    """(numbers, whether all were written as whole ones) or (texts, False).
+def _typed(column: Any, name: str, lines: Sequence[int], what: str, notes: list[str]) -> tuple[Cells, bool]:
+    """(numbers, whether all were written as whole ones) or (texts, False); what may surprise goes into `notes`.
 
     Raises:
         InputError: an infinite number, a cell that is too long, texts among numbers; the line is named.
@@ -312,7 +312,10 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str) -> tuple[Cel
         codes, found = pandas.factorize(column)  # −1 is a missing cell; the texts stand in the order of their first row
         texts = [None if (text := as_written(cell.strip())) in MISSING_TEXT else text for cell in found]
         values = [math.nan if text is None else _number(text) for text in texts]
-        if any(text is not None and CODE.fullmatch(text) for text in texts):
+        coded = any(text is not None and CODE.fullmatch(text) for text in texts)
+        if coded and len(texts) > MAX_CATEGORIES:
+            notes.append(f"{what}: column {name}: {len(texts):,} values, some with leading zeros, which are lost in numbers")
+        elif coded:
             return np.array([*texts, None], object)[codes].tolist(), False
         if None in values:
             _refuse_errors(codes, texts, values, lambda row: f"{what}: line {lines[row]}", name)
