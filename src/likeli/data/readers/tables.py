@@ -262,7 +262,7 @@ def _body(
         file.seek(start)
         lines, kept = _strict(file, line, delimiter, width, what)
         frame = parse()
-    zeros = any(map(_has_leading_zero, _chunks(file, start)))  # a code such as 02134 is no number
+    zeros = _has_leading_zero(_chunks(file, start))  # a code such as 02134 is no number
     again = [i for i in range(width) if not _is_certain(frame[i]) or (zeros and frame[i].dtype.kind in "iu")]
     texts = parse(usecols=again, dtype=str) if again else frame
     return lines, [(texts if i in texts else frame)[i][kept] for i in range(width)]
@@ -284,10 +284,16 @@ def _strict(file: Iterable[bytes], line: int, delimiter: str, width: int, what: 
     return lines, kept
 
 
-def _has_leading_zero(chunk: bytes) -> bool:
-    """Whether a cell may begin with 0 and another digit."""
-    a = np.frombuffer(b"\n" + chunk, np.uint8)
-    return bool((BEGINS[a[:-2]] & (a[1:-1] == 48) & (a[2:] >= 48) & (a[2:] <= 57)).any())
+def _has_leading_zero(chunks: Iterable[bytes]) -> bool:
+    """Whether a cell begins with 0 and another digit, in chunks of a file that follow a line's end."""
+    before = b"\n"
+    for chunk in chunks:
+        a = np.frombuffer(before + chunk, np.uint8)
+        at = np.flatnonzero((a[1:-1] == 48) & (a[2:] - 48 < 10))  # bytes wrap around
+        if BEGINS[a[at]].any():
+            return True
+        before = (before + chunk)[-2:]
+    return False
 
 
 def _is_certain(column: Any) -> bool:
