@@ -176,3 +176,40 @@ def test_a_noisy_grade_is_read_by_bayes_rule():
     density = stats.norm.pdf(z[0, :, None], levels, 0.3)
     pmf = gaussian_cells(Grades(2), z, torch.tensor(0.3, dtype=torch.double)).log_pmf().exp()
     assert np.allclose(pmf[0], density / density.sum(1, keepdims=True), atol=1e-12)
+
+
+class Dice(Space):
+    """Eyes of dice, 1 to 6.
+
+    Arguments:
+        shape: dice of one example.
+    """
+
+    measure = "mass"
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+
+    @classmethod
+    def recognise(cls, x):
+        return "taken as dice" if not x.is_floating_point() and bool(((x >= 1) & (x <= 6)).all()) else None
+
+    def _check_values(self, x, what, missing):
+        return self._whole(x, 6, what, "eyes from 1 to 6")
+
+    def to_model(self, x, dtype=torch.float32):
+        return (x.to(dtype) - 3.5) / 2
+
+    def from_model(self, u):
+        return (2 * u + 3.5).round().clamp(1, 6).long()
+
+
+def test_it_is_recognised_in_an_array_when_it_asks_to_be(monkeypatch):
+    rolls = np.random.default_rng(0).integers(1, 7, (40, 3))
+    assert likeli.load_data(rolls).kind == "counts"
+    monkeypatch.setattr(Dice, "rank", 1)
+    data = likeli.load_data(rolls)
+    assert isinstance(data.space, Dice) and data.space.shape == (3,)
+    assert any("taken as dice" in warning for warning in data.warnings)
+    assert likeli.load_data(rolls, kind="counts").kind == "counts"
+    assert likeli.load_data(rolls - 7).kind == "table"

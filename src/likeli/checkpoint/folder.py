@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.checkpoint import disk
+from likeli.checkpoint import disk, log
 from likeli.checkpoint import disk as locking
 from likeli.checkpoint.generation import (
     FOLDER,
@@ -27,7 +27,7 @@ from likeli.checkpoint.generation import (
     read_generation,
     write_generation,
 )
-from likeli.checkpoint.log import NAME, PENDING, begin_pending, pending, sync_history, truncate_history
+from likeli.checkpoint.log import NAME, begin_replacing, drop_replaced, keep_replaced, replaced, sync_history, truncate_history
 from likeli.config import describe
 from likeli.contract import GenerativeModel
 from likeli.errors import CheckpointError, InputError, LikeliError, one_line, require
@@ -214,7 +214,7 @@ def prepare_folder(folder: Path | str, overwrite: bool = False, resume: bool = F
     names = _names(folder)
     require(MANIFEST not in names, str(folder), "a run folder", "a single model; use another folder")
     if resume and names and FOLDER not in names:
-        ours = all(name in (locking.NAME, NAME) or PENDING.fullmatch(name) for name in names)
+        ours = names <= {locking.NAME, NAME, log.PARTIAL}
         require(ours, str(folder), "a run to resume", f"one with {_some(names)}")
     with input_errors(), nullcontext() if locking.held(folder) else locking.lock(folder):
         return _prepare(folder, overwrite, resume, bool(names - {locking.NAME}))
@@ -224,7 +224,7 @@ def _prepare(folder: Path, overwrite: bool, resume: bool, used: bool) -> bool:
     _recover(folder)
     serials = generations(folder)
     if overwrite and used:
-        begin_pending(folder, max(serials, default=0))
+        begin_replacing(folder, max(serials, default=0))
     if resume and not serials and used:
         truncate_history(folder, 0)  # rows of a run that never saved: it starts again
     return resume and bool(serials)
@@ -232,18 +232,18 @@ def _prepare(folder: Path, overwrite: bool, resume: bool, used: bool) -> bool:
 
 def _recover(folder: Path) -> None:
     disk.remove_folder(folder / FOLDER / PARTIAL)
-    found = pending(folder)
-    if found and not finish_replacement(folder):
-        disk.remove_file(folder / found[0])
+    disk.remove_folder(folder / log.PARTIAL)
+    if replaced(folder) is not None and not finish_replacement(folder):
+        keep_replaced(folder)
 
 
 def finish_replacement(folder: Path) -> bool:
     """If a run has saved that was to replace another, remove the other; interrupted anywhere, it can be done again."""
-    found = pending(folder)
-    if not found or max(generations(folder), default=0) <= found[1]:
+    last = replaced(folder)
+    if last is None or max(generations(folder), default=0) <= last:
         return False
-    remove_generations(folder, [serial for serial in generations(folder) if serial <= found[1]])
-    disk.rename(folder / found[0], folder / NAME)
+    remove_generations(folder, [serial for serial in generations(folder) if serial <= last])
+    drop_replaced(folder)
     return True
 
 

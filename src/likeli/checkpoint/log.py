@@ -1,7 +1,7 @@
 """history.jsonl: one JSON object a line, appended, never rewritten; a line torn by a crash is dropped.
 
-While a run that replaces another has not saved yet, its rows are in `history.after-N.jsonl`, N being the last generation of the
-old run.  Renaming that file to history.jsonl is the one step that makes the replacement final.
+While a run that replaces another has not saved yet, its rows follow the line {"replaces": N}, N being the last generation of
+the old run, whose rows stand before it.  Once the new run has saved, the file is written anew without what it replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from likeli.checkpoint.generation import generations
 from likeli.errors import CheckpointError, require
 
 NAME = "history.jsonl"
-PENDING = re.compile(r"history\.after-(\d{8})\.jsonl")
+PARTIAL = ".history.partial"
+MARK = re.compile(rb'\{"replaces": (\d{1,8})\}\n')
 LIMIT, ROW_LIMIT = 1 << 28, 1 << 20  # bytes of a file and of a row
 
 
@@ -43,12 +44,13 @@ def read_history(folder: Path | str) -> list[dict[str, Any]]:
         CheckpointError: a line that is not one JSON object, named by its number.
     """
     folder = Path(folder)
-    name = _readable(folder)
-    if name is None:
-        return []
-    with disk.opened_folder(folder) as fd:
-        data = disk.read_bytes(fd, name, folder / name, LIMIT)
-    return [_row(line, f"{folder / name}: line {i}") for i, line in enumerate(data.split(b"\n")[:-1], 1)]
+    data, first = _content(folder), 1
+    mark = _mark(data)
+    if mark is not None and (held(folder) or max(generations(folder), default=0) > int(mark[1])):
+        data, first = data[mark.end() :], 1 + data.count(b"\n", 0, mark.end())
+    elif mark is not None:
+        data = data[: mark.start()]
+    return [_row(line, f"{folder / NAME}: line {i}") for i, line in enumerate(data.split(b"\n")[:-1], first)]
 
 
 def truncate_history(folder: Path | str, rows: int) -> None:
@@ -59,7 +61,9 @@ def truncate_history(folder: Path | str, rows: int) -> None:
     """
     with _opened(Path(folder)) as (fd, path), disk.writing(path):
         data = disk.read_at(fd, LIMIT, 0)
-        ends = [0, *(m.end() for m in re.finditer(b"\n", data))]
+        mark = _mark(data)
+        first = mark.end() if mark is not None else 0
+        ends = [first, *(m.end() for m in re.finditer(b"\n", data) if m.end() > first)]
         require(len(ends) > rows, path, f"at least {rows} rows", f"{len(ends) - 1}", CheckpointError)
         disk.truncate(fd, ends[rows])
         disk.sync(fd)
@@ -67,41 +71,56 @@ def truncate_history(folder: Path | str, rows: int) -> None:
 
 def sync_history(folder: Path) -> None:
     """Put the rows written so far on the disk."""
+    path = folder / NAME
     with disk.opened_folder(folder) as fd:
-        names = disk.listing(fd, folder)
-    path = folder / active(folder)
-    if path.name in names:
+        there = NAME in disk.listing(fd, folder)
+    if there:
         with disk.appending(path) as fd, disk.writing(path):
             disk.sync(fd)
 
 
-def pending(folder: Path) -> tuple[str, int] | None:
-    """The name of the history of a run that has not replaced another yet, and the other's last generation."""
-    with disk.opened_folder(folder) as fd:
-        found = [m for m in map(PENDING.fullmatch, disk.listing(fd, folder)) if m]
-    return (found[0][0], int(found[0][1])) if found else None
+def replaced(folder: Path) -> int | None:
+    """The last generation of the run that the last rows are to replace; None where they replace none."""
+    mark = _mark(_content(folder))
+    return None if mark is None else int(mark[1])
 
 
-def begin_pending(folder: Path, after: int) -> None:
-    """From now on rows go to the history of a run that is to replace generations up to `after`."""
-    disk.write_new(folder / f"history.after-{after:08d}.jsonl", [])
+def begin_replacing(folder: Path, after: int) -> None:
+    """Mark that the rows from now on are those of a run that is to replace generations up to `after`."""
+    with _opened(folder) as (fd, path), disk.writing(path):
+        disk.write_all(fd, memoryview(b'{"replaces": %d}\n' % after))
+        disk.sync(fd)
     disk.sync_folder(folder)
 
 
-def active(folder: Path) -> str:
-    """The name of the file that rows are appended to."""
-    found = pending(folder)
-    return found[0] if found else NAME
+def keep_replaced(folder: Path) -> None:
+    """Drop the mark and what follows: the run that was to be replaced stays."""
+    with _opened(folder) as (fd, path), disk.writing(path):
+        mark = _mark(disk.read_at(fd, LIMIT, 0))
+        if mark is not None:
+            disk.truncate(fd, mark.start())
+            disk.sync(fd)
 
 
-def _readable(folder: Path) -> str | None:
-    """The history that belongs to what the folder would load."""
+def drop_replaced(folder: Path) -> None:
+    """Drop the mark and what stands before it, in one step: the run that replaces another has its rows alone."""
+    data = _content(folder)
+    mark = _mark(data)
+    if mark is not None:
+        disk.remove_folder(folder / PARTIAL)  # what a full disk or a kill left
+        disk.write_new(folder / PARTIAL, [data[mark.end() :]])
+        disk.rename(folder / PARTIAL, folder / NAME)
+
+
+def _content(folder: Path) -> bytes:
     with disk.opened_folder(folder) as fd:
-        names = disk.listing(fd, folder)
-    found = pending(folder)
-    if found and (held(folder) or max(generations(folder), default=0) > found[1]):
-        return found[0]
-    return NAME if NAME in names else None
+        return disk.read_bytes(fd, NAME, folder / NAME, LIMIT) if NAME in disk.listing(fd, folder) else b""
+
+
+def _mark(data: bytes) -> re.Match[bytes] | None:
+    """The last line that says that the rows after it replace a run."""
+    at = data.rfind(b'\n{"replaces": ') + 1
+    return MARK.match(data, at) if data else None
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -115,7 +134,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
 @contextmanager
 def _opened(folder: Path) -> Iterator[tuple[int, Path]]:
     """The active file, ending in a whole line."""
-    path = folder / active(folder)
+    path = folder / NAME
     with disk.appending(path) as fd:
         with disk.writing(path):
             _drop_torn_row(fd)

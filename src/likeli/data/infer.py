@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likeli.config import lookup, registered
 from likeli.errors import InputError, require
 from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
@@ -17,7 +18,6 @@ from likeli.spaces.table import texts_of
 
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 MAX_CLASSES = 10_000
-FEWEST_PIXELS = 16  # columns from which whole numbers up to 255 are thought to be a picture
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before
 
 
@@ -45,26 +45,12 @@ def check_shape(x: Tensor, what: str) -> None:
 
 
 def infer_kind(x: Tensor) -> tuple[str, str]:
-    """(kind, a note that says why where it may surprise)."""
-    if x.dtype == torch.bool:
-        return "binary", ""
-    zero_or_one = bool(((x == 0) | (x == 1)).all())
-    if not x.is_floating_point():
-        if zero_or_one:
-            return "binary", ""
-        if x.ndim > 2:
-            return ("pixels", "") if bool((x >= 0).all()) else ("real", "negative whole numbers were taken as real values")
-        if bool((x < 0).any()):
-            return "table", "whole numbers were taken as integer columns (a mass); kind='real' takes them as reals"
-        return "counts", "whole numbers were taken as counts; kind='real', 'pixels', 'tokens' or 'table' takes them otherwise"
-    if zero_or_one:
-        return "binary", "all values are 0 or 1, so they were taken as binary; kind='real' takes them as reals"
-    written = {"x": x.double(), "255 * x": 255 * x.double(), "127.5 * (x + 1)": 127.5 * (x.double() + 1)}
-    for how, grey in written.items() if x.ndim > 2 or x.shape[1] >= FEWEST_PIXELS else ():
-        if bool(((grey >= -1e-3) & (grey <= 255.001) & ((grey - grey.round()).abs() < 1e-3)).all()):
-            told = f"these look like pixels written as fractions: give ({how}).round() as uint8 for an honest mass of pixels"
-            return "real", told + "; bits/dim of a density of reals are not those of pixels"
-    return "real", ""
+    """(kind, a note that says why where it may surprise): the first kind that recognises the values, a plugin's too."""
+    for cls in sorted(registered(Space).values(), key=lambda cls: cls.rank):  # type: ignore[type-abstract]
+        told = cls.recognise(x) if cls.rank else None
+        if told is not None:
+            return cls.kind(), told
+    raise AssertionError("reals take what is left")
 
 
 def fit_space(
@@ -83,7 +69,8 @@ def fit_space(
     """
     kind, note = infer_kind(x) if kind is None else (kind, "")
     name, _, number = kind.partition(":")
-    require(name in KINDS, "kind", f"one of {', '.join(KINDS)}", kind)
+    others = registered(Space).keys() - set(KINDS) - {"labels"}  # type: ignore[type-abstract]  # a plugin's
+    require(name in KINDS or name in others, "kind", f"one of {', '.join([*KINDS, *sorted(others)])}", kind)
     sized = not number or (name in ("pixels", "tokens") and number.isdecimal() and 1 <= int(number) <= 2**31)
     require(sized, "kind", "a kind, pixels:LEVELS or tokens:VOCAB", kind)
     if name == "real":
@@ -93,6 +80,9 @@ def fit_space(
         x = x.double()
         whole = ((x == x.round()) | x.isnan()).all(0).tolist()
         fitted = fit_table(x, train, _named(names, x.shape[1]), whole, [()] * x.shape[1], what, lines)
+    elif name in others:
+        space = lookup(name, Space)(tuple(x.shape[1:]))  # type: ignore[type-abstract]
+        fitted = Fitted(space.check(x, what=what), space, name)
     else:
         fitted = _discrete(x, name, int(number) if number else None, what, names)
     refuse_constant(fitted.x, what, fitted.space.names)

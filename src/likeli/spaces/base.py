@@ -33,6 +33,7 @@ class Space(Configurable, ABC):
         measure: whether p(x) is a density, a probability mass, or a density of some cells and a mass of others.
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
+        rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
     Arguments:
@@ -44,22 +45,28 @@ class Space(Configurable, ABC):
     symbols: int = 0
     spacing: float | None = None
     unit: Tensor | None = None
+    rank: int = 0
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
         self.shape, self.names = tuple(shape), tuple(names)
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in self.shape)
         require(whole and len(self.shape) <= 4, "shape", "up to four whole numbers of at least 1", self.shape)
-        require(math.prod(self.shape) <= 2**31, "shape", "at most 2**31 cells", self.shape)
+        self.dimensions = math.prod(self.shape)  # cells of one example
+        require(self.dimensions <= 2**31, "shape", "at most 2**31 cells", self.shape)
 
     def __repr__(self) -> str:
         names = f"; {', '.join(self.names)}" if self.names else ""
         text = f"{type(self).__name__}({', '.join(map(str, self.shape)) or 'one label'}{names})"
         return text if len(text) <= 120 else text[:118] + "…)"
 
-    @property
-    def dimensions(self) -> int:
-        """Cells of one example."""
-        return math.prod(self.shape)
+    @classmethod
+    def recognise(cls, x: Tensor) -> str | None:
+        """Whether values (N, *shape) that nothing else is known of look like this kind, which is asked in the order of `rank`.
+
+        Returns:
+            None if they do not, else what to tell where the guess may surprise; an empty text where it does not.
+        """
+        return None
 
     @property
     def model_shape(self) -> tuple[int, ...]:

@@ -31,6 +31,12 @@ class Pixels(Space):
     measure = "mass"
     obstacle = ""
     spacing: float
+    rank = 2
+
+    @classmethod
+    def recognise(cls, x: Tensor) -> str | None:
+        """Whole numbers from 0 in the shape of pictures."""
+        return "" if not x.is_floating_point() and x.ndim > 2 and bool((x >= 0).all()) else None
 
     def __init__(self, shape: tuple[int, ...], levels: int = 256) -> None:
         super().__init__(shape)
@@ -64,6 +70,16 @@ class Pixels(Space):
 
 class Binary(Pixels):
     """Cells of 0 or 1."""
+
+    rank = 1
+
+    @classmethod
+    def recognise(cls, x: Tensor) -> str | None:
+        """Nothing but 0 and 1."""
+        if not bool(((x == 0) | (x == 1)).all()):
+            return None
+        told = "all values are 0 or 1, so they were taken as binary; kind='real' takes them as reals"
+        return told if x.is_floating_point() else ""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape, levels=2)

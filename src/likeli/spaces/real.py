@@ -18,6 +18,7 @@ from likeli.spaces.head import Cells, Observation, open_uniform
 
 Number = float | tuple[float, ...]
 Scale = Literal["fixed", "learned", "cells", "decoder"]
+FEWEST_PIXELS = 16  # columns from which whole numbers up to 255 are thought to be a picture
 NARROWEST = 1e-3  # standard deviation, in model units: likelihoods of repeated values would grow without bound below
 
 
@@ -34,6 +35,19 @@ class Real(Space):
     obstacle = ""
     spacing = 0.0
     unit: Tensor
+    rank = 5
+
+    @classmethod
+    def recognise(cls, x: Tensor) -> str:
+        """All that is left; told if it looks like pixels written as fractions."""
+        if not x.is_floating_point():
+            return "negative whole numbers were taken as real values"
+        written = {"x": x.double(), "255 * x": 255 * x.double(), "127.5 * (x + 1)": 127.5 * (x.double() + 1)}
+        for how, grey in written.items() if x.ndim > 2 or x.shape[1] >= FEWEST_PIXELS else ():
+            if bool(((grey >= -1e-3) & (grey <= 255.001) & ((grey - grey.round()).abs() < 1e-3)).all()):
+                give = f"these look like pixels written as fractions: give ({how}).round() as uint8 for an honest mass"
+                return give + " of pixels; bits/dim of a density of reals are not those of pixels"
+        return ""
 
     def __init__(
         self, shape: tuple[int, ...], mean: Number = 0.0, scale: Number = 1.0, names: tuple[str, ...] = ()

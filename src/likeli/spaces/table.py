@@ -69,6 +69,14 @@ class Table(Space):
         columns: at least one, with distinct names.
     """
 
+    rank = 4
+
+    @classmethod
+    def recognise(cls, x: Tensor) -> str | None:
+        """Whole numbers in rows, some below 0."""
+        told = "whole numbers were taken as integer columns (a mass); kind='real' takes them as reals"
+        return told if not x.is_floating_point() and x.ndim == 2 else None
+
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = tuple(columns)
         require(len(self.columns) >= 1, "columns", "at least one column", "none")
