@@ -35,7 +35,6 @@ from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
 Cells = np.ndarray | list[str | None]
 MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
 WHOLE = re.compile(r"[+-]?[0-9]+")
-BEGINS = np.isin(np.arange(256), list(b',\n\t"'))  # bytes after which a cell begins
 CODE = re.compile(r"0[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
@@ -285,12 +284,14 @@ def _strict(file: Iterable[bytes], line: int, delimiter: str, width: int, what: 
 
 
 def _has_leading_zero(chunks: Iterable[bytes]) -> bool:
-    """Whether a cell begins with 0 and another digit, in chunks of a file that follow a line's end."""
+    """Whether a cell may begin with 0 and another digit, in chunks of a file that follow a line's end.
+
+    Whatever stands before a cell (a comma, a tab, a quote, a line's end) has a code below 45, that of the minus.
+    """
     before = b"\n"
     for chunk in chunks:
         a = np.frombuffer(before + chunk, np.uint8)
-        at = np.flatnonzero((a[1:-1] == 48) & (a[2:] - 48 < 10))  # bytes wrap around
-        if BEGINS[a[at]].any():
+        if ((a[:-2] < 45) & (a[1:-1] == 48) & (a[2:] - 48 < 10)).any():  # bytes wrap around
             return True
         before = (before + chunk)[-2:]
     return False
