@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, evaluating, row_noise
+from likeli.contract import GenerativeModel, evaluating
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import Ambient
+from likeli.random import Ambient, seeded
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ def impute(
     parts = []
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
-        given = None if y is None else y[rows]
-        with evaluating(model), torch.no_grad(), row_noise(model.space, seed, x[rows], given, "impute"):
-            parts.append(_resampled(model, x[rows], given, n, samples))
+        with evaluating(model), torch.no_grad(), seeded(seed, "impute", start):
+            parts.append(_resampled(model, x[rows], None if y is None else y[rows], n, samples))
     draws, weights = (list(column) for column in zip(*parts))
     return Imputation(torch.cat(draws, 1), diagnose(torch.cat(weights, 1)))
 
@@ -89,9 +88,7 @@ def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, 
         log_p, log_q = log_densities(model, x, y, context, codes[-1])
         weights.append((log_p - log_q).double())
     log_w = torch.stack(weights)
-    below = log_w.softmax(0).T.cumsum(1)
-    u = Ambient(x).uniform(n).double() * below[:, -1:]
-    chosen = torch.searchsorted(below, u, right=True).clamp(max=samples - 1)  # (B, n), in proportion to the weights
+    chosen = torch.multinomial(log_w.softmax(0).T, n, replacement=True)  # (B, n)
     levels, rows, filled = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device), []
     for k in chosen.T:
         *_, last = model.walk(Ambient(x), y, choose=given_latents([level[k, rows] for level in levels]))

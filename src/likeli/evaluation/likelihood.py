@@ -264,14 +264,16 @@ def bound_and_flow(
         InputError: x, y or a number does not fit.
     """
     model, x, y = checked(model, x, y)
-    found, values = [], []
+    found, joint = [], []
     for options in ({"samples": samples}, {"method": "ode", "samples": draws, "probes": probes, "rtol": rtol}):
         started = time.perf_counter()
         parts = list(score(model, x, y, batch=batch, seed=seed, **options))
         seconds = time.perf_counter() - started
         found.append(summarise(model, parts, seconds=seconds, seed=seed, options=options))
-        values.append(torch.cat([p.value.double() for p in parts]))
-    gaps = values[1] - values[0]
-    stderr = gaps.std().item() / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+        joint.append(joined(parts, len(x)))
+    bound, flow = joint
+    noise = sum((e.stderr.double().nan_to_num(0).square() for e in joint if e.stderr is not None), torch.zeros(len(x)))
+    gaps = LogLikelihood(flow.value.double() - bound.value.double(), flow.knows, flow.measure, noise.sqrt())
+    gap, stderr = gaps.mean()
     doubt = found[1].errors["ode_tolerance"] + found[1].errors.get("dequantisation", 0.0)
-    return BoundAndFlow(found[0], found[1], gaps.mean().item(), stderr, doubt)
+    return BoundAndFlow(found[0], found[1], gap, stderr, doubt)

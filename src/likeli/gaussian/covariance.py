@@ -89,14 +89,8 @@ def constant(p: Mixture, log_det: Tensor) -> Tensor:
     return p.weights.log() - log_det - p.means.shape[1] / 2 * math.log(2 * math.pi)
 
 
-class FullCovariance(Covariance):
-    """One covariance matrix a component."""
-
-    def standard(self, k: int, d: int) -> Tensor:
-        return torch.eye(d, dtype=torch.float64).repeat(k, 1, 1)
-
-    def dense(self, factor: Tensor, k: int, d: int) -> Tensor:
-        return factor
+class Triangular(Covariance):
+    """Covariances whose factor is lower triangles, one or many."""
 
     def scaled(self, factor: Tensor, scale: Tensor) -> Tensor:
         return scale[:, None] * factor
@@ -106,6 +100,16 @@ class FullCovariance(Covariance):
 
     def whiten(self, inverse: Tensor, diff: Tensor) -> Tensor:
         return diff @ inverse.mT
+
+
+class FullCovariance(Triangular):
+    """One covariance matrix a component."""
+
+    def standard(self, k: int, d: int) -> Tensor:
+        return torch.eye(d, dtype=torch.float64).repeat(k, 1, 1)
+
+    def dense(self, factor: Tensor, k: int, d: int) -> Tensor:
+        return factor
 
     def colour(self, factor: Tensor, k: Tensor, eps: Tensor) -> Tensor:
         return (factor[k] @ eps[..., None])[..., 0]
@@ -145,7 +149,7 @@ class FullCovariance(Covariance):
         return second
 
 
-class TiedCovariance(Covariance):
+class TiedCovariance(Triangular):
     """One covariance matrix for all components."""
 
     shared = True
@@ -155,15 +159,6 @@ class TiedCovariance(Covariance):
 
     def dense(self, factor: Tensor, k: int, d: int) -> Tensor:
         return factor.expand(k, d, d)
-
-    def scaled(self, factor: Tensor, scale: Tensor) -> Tensor:
-        return scale[:, None] * factor
-
-    def inverse(self, factor: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        return inverse_triangle(factor)
-
-    def whiten(self, inverse: Tensor, diff: Tensor) -> Tensor:
-        return diff @ inverse.mT
 
     def colour(self, factor: Tensor, k: Tensor, eps: Tensor) -> Tensor:
         return eps @ factor.T

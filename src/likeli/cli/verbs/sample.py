@@ -48,7 +48,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
     steps = parser.add_argument_group("for diffusion models")
     steps.add_argument("--steps", type=int, metavar="N", help="evaluations of the network, or as many levels as the model has")
-    steps.add_argument("--sampler", metavar="NAME", help="how to step: adams, ancestral, ddim, heun ... (see docs/sampling.md)")
+    how = "how to step: adams, ancestral, ddim ... [the model's own; for fewer steps than its own adams, below 8 euler]"
+    steps.add_argument("--sampler", metavar="NAME", help=how)
     steps.add_argument("--grid", metavar="NAME", help="how the steps are spaced: time, log_snr, karras, optimal")
     steps.add_argument("--animate", metavar="FILE.webp", help="also write the way from noise to images as a moving picture")
     parser.epilog = "What a family's sampler takes is given as --sample.NAME VALUE."
