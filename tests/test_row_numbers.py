@@ -13,6 +13,7 @@ from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.errors import InputError
 from likeli.evaluation.likelihood import score
+from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Keyed, keyed, seeded
 
 F64 = torch.float64
@@ -173,3 +174,21 @@ def test_rows_that_a_large_offset_brings_near_have_noise_of_their_own():
     assert len(errors.unique()) == 10
     with row_noise(model.space, 0, x, None, "test"):
         assert len(Ambient(x).normal().unique()) == 10
+
+
+def test_integers_under_a_gaussian_mixture_have_numbers_of_their_own_among_thousands():
+    """A bound with noise, also where the closed form takes thousands of rows at once."""
+    x = torch.randint(5, (3000, 2), generator=torch.Generator().manual_seed(0))
+    model = likeli.GMM(likeli.Pixels((2,), 5), components=2)
+    likeli.fit(model, x, steps=3, progress=False)
+    whole = model.log_likelihood(x).value
+    assert torch.equal(model.log_likelihood(x[2000:2100]).value, whole[2000:2100])
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0, 100.0])
+def test_the_error_of_a_mean_of_weights_holds_where_one_weight_is_all(spread):
+    """Normal log w, 16 draws: the spread of 2,000 repetitions is at most the stated error (10 % for their own chance)."""
+    log_w = spread * torch.randn(16, 2000, dtype=F64, generator=torch.Generator().manual_seed(0))
+    value, stderr = log_mean_exp(log_w)
+    assert value.std() < 1.1 * stderr.square().mean().sqrt()
+    assert stderr.square().mean().sqrt() < 3 * value.std()

@@ -195,7 +195,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     strategy: ClassVar[str]
     takes_missing: ClassVar[bool] = False
     train_defaults: ClassVar[dict[str, Any]] = {}
-    score_block: ClassVar[int | None] = BLOCK  # rows that are scored at once, always as many; None: all, by closed forms
+    score_block: ClassVar[int | None] = BLOCK  # rows that a network sees at once; None for closed forms
     condition: Space | None = None
 
     def __init__(self, space: Space) -> None:
@@ -260,7 +260,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         x = self.space.check(x, missing=self.takes_missing).to(self.device)
         y = self.check_condition(y, len(x))
-        parts, size = [], self.score_block or len(x)
+        whole = self.score_block is None and self.knows_here is Knows.EXACT  # closed forms without noise
+        parts, size = [], len(x) if whole else BLOCK
         with evaluating(self), torch.no_grad():
             for start in range(0, len(x), size):
                 rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)

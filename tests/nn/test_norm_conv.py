@@ -87,11 +87,12 @@ def test_dropout_zeroes_and_rescales_in_training_alone():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [9, 80])
 def test_attention_in_either_form_is_the_same(tokens, dtype):
-    qkv = torch.randn(2, tokens, 3 * 64, dtype=dtype)
+    qkv = torch.randn(2, tokens, 3 * 64, dtype=dtype, generator=torch.Generator().manual_seed(0))
     q, k, v = qkv.double().reshape(2, tokens, 3, 2, 32).permute(2, 0, 3, 1, 4)
     expected = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, tokens, 64)
     eps = torch.finfo(dtype).eps
-    assert (attend(qkv, 2).double() - expected).abs().max() < 8 * eps  # outputs below 2, a few roundings each
+    # outputs below 2; logits up to about 5 carry a rounding of 32 products each into the exponent
+    assert (attend(qkv, 2).double() - expected).abs().max() < 32 * eps
 
 
 def test_heads_divide_the_width():

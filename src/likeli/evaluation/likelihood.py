@@ -17,7 +17,7 @@ from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
 from likeli.models.density import DensityModel
-from likeli.random import derive, permutation
+from likeli.random import BLOCK, derive, permutation
 
 SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
@@ -162,8 +162,7 @@ def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
     """log p of each row of x, in batches; memory does not grow with the number of rows, and no number depends on `batch`."""
-    block = model.score_block or 1
-    batch = -(-batch // block) * block  # no block is padded but the last
+    batch = -(-batch // BLOCK) * BLOCK  # no block is padded but the last
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate"), **options)

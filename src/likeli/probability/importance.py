@@ -87,15 +87,23 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
 
 def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """log (1/K) Σ_k w_k and its delta-method standard error, sd(w)/(mean(w)·√K), from K tensors of log w of one shape.
+    """log (1/K) Σ_k w_k and its standard error, from K tensors of log w of one shape.
 
-    Draws are taken one at a time (mean and variance by Welford's update, rescaled when the largest weight so far is passed),
+    The error is that of the delta method, sd(w)/(mean(w)·√K), which never exceeds 1 however far apart the weights lie; where
+    one weight is more than half of the sum, the number is about the largest of K, and its error is taken to be sd(log w).
+
+    Draws are taken one at a time (means and variances by Welford's update, rescaled when the largest weight so far is passed),
     so that memory does not grow with K.
     """
     top, mean, spread, k, dtype = torch.zeros(()), torch.zeros(()), torch.zeros(()), 0, torch.float32
-    for log_w in draws:
-        k, dtype = k + 1, log_w.dtype
-        log_w = log_w.double().clamp(min=-1e300)
+    seen, centre, square = torch.zeros(()), torch.zeros(()), torch.zeros(())  # of log w where it is finite
+    for given in draws:
+        k, dtype = k + 1, given.dtype
+        log_w, finite = given.double().clamp(min=-1e300), given.isfinite()
+        seen = seen + finite
+        gap = torch.where(finite, log_w - centre, 0)
+        centre = centre + gap / seen.clamp(min=1)
+        square = square + gap * torch.where(finite, log_w - centre, 0)
         if k == 1:
             top, mean, spread = log_w, torch.ones_like(log_w), torch.zeros_like(log_w)
             continue
@@ -106,5 +114,7 @@ def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         mean = mean + delta / k
         spread = spread + delta * (w - mean)
     stderr = (spread / (k - 1) / k).sqrt() / mean if k > 1 else torch.full_like(mean, math.nan)
+    alone = (mean * k < 2) & (seen > 1)  # the largest weight's share is 1/(mean · k)
+    stderr = torch.where(alone, torch.maximum(stderr, (square / (seen - 1).clamp(min=1)).sqrt()), stderr)
     value = top + mean.log()
     return value.masked_fill(value < -1e299, -math.inf).to(dtype), stderr.to(dtype)
