@@ -9,7 +9,8 @@ from torch import nn
 from likeli.contract import Elbo, GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.errors import InputError, LikeliError, MissingExtra, Unsupported, require
 from likeli.random import BLOCK, seeded
-from likeli.spaces import Labels, Real
+from likeli.spaces import Binary, Counts, Labels, Real, Tokens
+from likeli.spaces.base import held_cells
 
 
 class CoreStandardNormal(GenerativeModel):
@@ -58,6 +59,49 @@ def test_a_generator_takes_the_place_of_the_seed():
     a, b = (model().sample(3, generator=torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, model().sample(3))
+
+
+class CoreHolding(CoreStandardNormal):
+    """Draws that keep what they are given."""
+
+    def draw(self, noise, y=None, *, given=None):
+        x = super().draw(noise, y)
+        return x if given is None else torch.where(given.isnan(), x, given)
+
+
+def test_known_cells_stay_with_their_sample():
+    with seeded(0):
+        m = CoreHolding(Real((3,)))
+    given = torch.full((100, 3), math.nan)
+    given[:, 1] = torch.arange(100.0)
+    whole = m.sample(100, given=given, seed=1)
+    assert torch.equal(whole[:, 1], given[:, 1])
+    assert torch.equal(whole[:, ::2], m.sample(100, seed=1)[:, ::2])
+    assert torch.equal(m.sample(10, given=given[60:70], seed=1, first=60), whole[60:70])
+    assert torch.equal(m.sample(2, given=given[5], seed=1), m.sample(2, given=given[[5, 5]], seed=1))
+
+
+def test_known_cells_that_do_not_fit_are_refused():
+    with pytest.raises(Unsupported, match="core_standard_normal draws whole examples"):
+        model().sample(2, given=torch.zeros(2, 3))
+    with seeded(0):
+        m = CoreHolding(Real((3,)))
+    for given, message in [
+        (torch.zeros(3, 3), "given: expected 2 rows or one, got 3 rows"),
+        (torch.zeros(2, 4), r"given: expected shape \(rows, 3\)"),
+        (torch.full((2, 3), math.inf), "given: expected finite numbers"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            m.sample(2, given=given)
+
+
+@pytest.mark.parametrize("space, top", [(Tokens(3, 4), 3), (Binary((3,)), 1), (Counts((3,)), 10)])
+def test_a_free_symbol_is_minus_one_or_missing(space, top):
+    rows = torch.tensor([[top, math.nan, -1.0]])
+    assert held_cells(space, rows).tolist() == [[top, -1, -1]]
+    assert torch.equal(held_cells(space, rows[0]), held_cells(space, rows))
+    with pytest.raises(InputError, match="given: expected .* got -2 at row 0, column 2"):
+        held_cells(space, [[0, -1, -2]])
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, "3", None])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from inspect import signature
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,7 @@ from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space
+from likeli.spaces.base import held_cells
 
 Measure = Literal["density", "mass", "mixed"]
 
@@ -168,6 +170,23 @@ class ByEM(Protocol):
 
 
 @runtime_checkable
+class Sequential(Protocol):
+    """A family that gives cells one after the other, in row-major order: what a coder needs."""
+
+    def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
+        """log P(x_i = s | cells before i), (B, *shape) → (B, symbols); cells from i on are not looked at, to the bit.
+
+        Arguments:
+            x: (B, *shape) in the user's units, on the model's device.
+            i: cell, row-major.
+
+        Raises:
+            Unsupported: the cells are not symbols.
+        """
+        ...
+
+
+@runtime_checkable
 class Stepwise(Protocol):
     """A family that samples step by step, and shows every state on the way."""
 
@@ -211,6 +230,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         n: int,
         y: Tensor | None = None,
         *,
+        given: Any = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
         first: int = 0,
@@ -223,25 +243,28 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         Arguments:
             n: how many.
             y: (n, *condition.shape) or one row for all, for a conditional model.
+            given: (n, *shape) or one row for all, cells that are known, −1 (symbols, counts) or NaN where a cell is drawn.
             seed: the seed of the whole set.
             generator: takes the place of `seed` by drawing one from it.
             first: index of the first sample, to continue or to share a set among processes.
             options: what the family offers (see its `draw`).
 
         Raises:
-            InputError: n < 1, or a y that does not fit.
+            InputError: n < 1, or a y or known cells that do not fit.
+            Unsupported: known cells, which the family cannot hold on to.
         """
         require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
         if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator))
-        y = self.check_condition(y, n)
+        y, known = self.check_condition(y, n), None if given is None else known_cells(self, given, n)
         start = first - first % BLOCK  # blocks are aligned, so that a row's place in its block never changes
         parts = []
         with evaluating(self), torch.no_grad():
             for block in blocks(first + n - start):
                 rows = [start + i for i in block]
                 noise = Streams(seed, rows, self.dtype, self.device)
-                parts.append(self.draw(noise, _rows(y, rows, first, n), **options))
+                held = {} if known is None else {"given": _rows(known, rows, first, n)}
+                parts.append(self.draw(noise, _rows(y, rows, first, n), **held, **options))
         return torch.cat(parts)[first - start : first - start + n]
 
     @abstractmethod
@@ -324,6 +347,20 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.parameters()
         yield from self.buffers()
+
+
+def known_cells(model: GenerativeModel, given: Any, n: int) -> Tensor:
+    """`given` of `sample` as n rows; see `held_cells`.
+
+    Raises:
+        InputError: values or rows that do not fit.
+        Unsupported: the family draws whole examples only.
+    """
+    if "given" not in signature(model.draw).parameters:
+        raise Unsupported(f"{model.kind()} draws whole examples and cannot hold cells fixed; autoregressive can")
+    x = held_cells(model.space, given).to(model.device)
+    require(len(x) in (1, n), "given", f"{n} rows or one", f"{len(x)} rows")
+    return x.expand(n, *model.space.shape)
 
 
 def row_noise(

@@ -33,6 +33,7 @@ class Space(Configurable, ABC):
         measure: whether p(x) is a density, a probability mass, or a density of some cells and a mass of others.
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
+        blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
@@ -45,6 +46,7 @@ class Space(Configurable, ABC):
     symbols: int = 0
     spacing: float | None = None
     unit: Tensor | None = None
+    blank: int | None = None
     rank: int = 0
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
@@ -182,6 +184,21 @@ class Space(Configurable, ABC):
             wide = x.long()
             self._refuse(wide, (wide < 0) | (wide > last), what, expected)
         return x
+
+
+def held_cells(space: Space, given: Any) -> Tensor:
+    """Rows (n, *shape), or one row, whose known cells a draw holds on to; a free cell is NaN, or `blank` of whole numbers.
+
+    Raises:
+        InputError: another shape, or a known value outside the space.
+    """
+    if space.blank is None:
+        one = isinstance(given, Tensor) and tuple(given.shape) == space.shape
+        return space.check(given[None] if one else given, what="given", missing=True)
+    x = as_tensor(given, "given")
+    x = x[None] if tuple(x.shape) == space.shape else x
+    free = x.isnan() | (x == space.blank)
+    return space.check(x.masked_fill(free, 0), what="given").long().masked_fill(free, space.blank)
 
 
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:

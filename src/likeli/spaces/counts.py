@@ -27,6 +27,7 @@ class Counts(Space):
     measure = "mass"
     obstacle = ""
     rank = 3
+    blank = -1
 
     @classmethod
     def recognise(cls, x: Tensor) -> str | None:

@@ -32,6 +32,7 @@ class Pixels(Space):
     obstacle = ""
     spacing: float
     rank = 2
+    blank = -1
 
     @classmethod
     def recognise(cls, x: Tensor) -> str | None:

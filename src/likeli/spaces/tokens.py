@@ -24,6 +24,7 @@ class Tokens(Space):
 
     measure = "mass"
     spacing = math.sqrt(2)
+    blank = -1
 
     def __init__(self, length: int, vocab: int, alphabet: str | None = None) -> None:
         super().__init__((length,))
