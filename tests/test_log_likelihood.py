@@ -100,7 +100,7 @@ def test_a_free_symbol_is_minus_one_or_missing(space, top):
     rows = torch.tensor([[top, math.nan, -1.0]])
     assert held_cells(space, rows).tolist() == [[top, -1, -1]]
     assert torch.equal(held_cells(space, rows[0]), held_cells(space, rows))
-    with pytest.raises(InputError, match="given: expected .* got -2 at row 0, column 2"):
+    with pytest.raises(InputError, match=r"given: expected .* got -2 at row 0, column 2"):
         held_cells(space, [[0, -1, -2]])
 
 
