@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
-from likeli.spaces import Space
+from likeli.spaces import Space, ended
 from likeli.spaces.base import held_cells
 
 Measure = Literal["density", "mass", "mixed"]
@@ -265,7 +265,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
                 noise = Streams(seed, rows, self.dtype, self.device)
                 held = {} if known is None else {"given": _rows(known, rows, first, n)}
                 parts.append(self.draw(noise, _rows(y, rows, first, n), **held, **options))
-        return torch.cat(parts)[first - start : first - start + n]
+        return ended(torch.cat(parts)[first - start : first - start + n], self.space.end)
 
     @abstractmethod
     def draw(self, noise: Noise, y: Tensor | None = None) -> Tensor:

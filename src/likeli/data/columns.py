@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from likeli.data.readers.text import decode
 from likeli.spaces import Space, Table, Tokens
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -20,7 +19,7 @@ def columns_of(x: Tensor, space: Space) -> dict[str, list[Any]]:
     if isinstance(space, Table):
         return space.decode(x)
     if isinstance(space, Tokens):
-        return {"text" if space.alphabet else "tokens": decode(x, space)}
+        return {"text" if space.alphabet else "tokens": space.decode(x)}
     flat = x.reshape(len(x), -1).T.tolist()
     names = space.names if len(space.names) == len(flat) else [f"x{i}" for i in range(len(flat))]
     return dict(zip(names, flat))

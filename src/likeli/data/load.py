@@ -19,7 +19,7 @@ from likeli.data.readers.hub import read_hub
 from likeli.data.readers.images import read_folder
 from likeli.data.readers.npy import Archive, read_npy, read_utf8
 from likeli.data.readers.tables import Frame, fit_frame, from_pandas, read_csv, read_parquet
-from likeli.data.readers.text import encode, read_tokens
+from likeli.data.readers.text import read_tokens
 from likeli.errors import InputError, nearest, require
 from likeli.spaces import Labels, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
@@ -150,7 +150,8 @@ def load_rows(
         text = read_utf8(source).decode()
         rows = len(text) // space.length
         require(rows >= 1, str(source), f"at least {space.length} characters", len(text))
-        return encode(text[: rows * space.length], space.alphabet, str(source)).reshape(rows, space.length), None
+        codes = space.alphabet.encode(text[: rows * space.length], str(source))
+        return torch.tensor(codes).reshape(rows, space.length), None
     raw, _ = _read(source, labels if condition is not None else None, 0, {})
     x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
     if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:

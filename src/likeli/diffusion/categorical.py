@@ -138,7 +138,7 @@ def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
     if not space.symbols:
         centre = space.from_model(mean)
         return diagonal_gaussian(centre, (space.from_model(mean + std) - centre).abs())
-    return CategoricalCells(evidence(space, mean, 1.0, std))
+    return CategoricalCells(evidence(space, mean, 1.0, std), space.end)
 
 
 def clean_gamma(space: Space) -> float:

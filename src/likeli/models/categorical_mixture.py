@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import require
 from likeli.gaussian.em import ROWS_PER_CLUSTER, iterate, k_means
-from likeli.models.symbols import as_symbols, one_hot, places, smoothed, symbols_of, uniform_log_pmf
+from likeli.models.symbols import after_end, as_symbols, one_hot, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Noise, permutation
-from likeli.spaces import Space
+from likeli.spaces import Space, counted
 
 FEW = 8  # up to so many symbols a matrix product with one-hot rows is quicker than looking symbols up
 ELEMENTS = 2**22
@@ -105,10 +105,10 @@ class CategoricalMixture(GenerativeModel):
             x: (B, *shape); cells from i on are not looked at.
             i: cell, row-major.
         """
-        rows = x.reshape(len(x), -1)[:, :i].long()
+        rows, end = x.reshape(len(x), -1)[:, :i].long(), self.space.end
         cell = torch.arange(i, device=rows.device)
-        seen = self.log_weights + self.log_pmf[:, cell, rows].sum(-1).T  # (B, K)
-        return (seen.log_softmax(1)[..., None] + self.log_pmf[:, i]).logsumexp(1)
+        seen = self.log_weights + self.log_pmf[:, cell, rows].where(counted(rows, end), 0).sum(-1).T  # (B, K)
+        return after_end((seen.log_softmax(1)[..., None] + self.log_pmf[:, i]).logsumexp(1), rows, end)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """P(component | x), (B, K)."""
@@ -117,21 +117,24 @@ class CategoricalMixture(GenerativeModel):
     def log_joint(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of rows (b, cells) and their log w_k + log p_k(x), (b, K)."""
         k, cells, symbols = self.log_pmf.shape
-        table = self.log_pmf.flatten(1).T.contiguous()
+        table, end = F.pad(self.log_pmf.flatten(1).T, (0, 0, 0, 1)), self.space.end
         few = symbols <= FEW
         rows = max(16, ELEMENTS // (cells * max(k, symbols if few else 1)))  # so many keep their one-hot form within memory
         for block in x.reshape(len(x), -1).split(rows):
-            log_p = one_hot(block, symbols) @ table if few else F.embedding_bag(places(block, symbols), table, mode="sum")
+            if few:
+                log_p = one_hot(block, symbols, end) @ table[:-1]
+            else:
+                log_p = F.embedding_bag(places(block, symbols, end), table, mode="sum")
             yield block, self.log_weights + log_p
 
     def count(self, block: Tensor, r: Tensor) -> Tensor:
         """Σ_b r_bk [x_bi = s] for r (b, any K), (K, cells, symbols)."""
         _, cells, symbols = self.log_pmf.shape
         if symbols <= FEW:
-            return (r.T @ one_hot(block, symbols)).view(-1, cells, symbols)
-        total = r.new_zeros(cells * symbols, r.shape[1])
-        total.index_add_(0, places(block, symbols).flatten(), r.repeat_interleave(cells, 0))
-        return total.T.reshape(-1, cells, symbols)
+            return (r.T @ one_hot(block, symbols, self.space.end)).view(-1, cells, symbols)
+        total = r.new_zeros(cells * symbols + 1, r.shape[1])
+        total.index_add_(0, places(block, symbols, self.space.end).flatten(), r.repeat_interleave(cells, 0))
+        return total[:-1].T.reshape(-1, cells, symbols)
 
     def _prior(self, x: Tensor) -> Tensor:
         """Prior counts (1, cells, symbols): α times each cell's frequencies, with ½ added to its counts."""

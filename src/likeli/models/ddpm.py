@@ -113,7 +113,7 @@ class DDPM(GaussianDiffusion):
         """p(x|z_1) around x̂(z_1), or with the network's own probabilities of each symbol."""
         at, z = state.at, state.z.to(self.dtype)
         if isinstance(self.denoiser, CategoricalDenoiser):
-            return CategoricalCells(self.denoiser.log_pmf(z, at, y))
+            return CategoricalCells(self.denoiser.log_pmf(z, at, y), self.space.end)
         place = at.like(z)
         return gaussian_cells(self.space, self.denoiser(z, at, y).x, place.sigma / place.alpha)
 

@@ -15,10 +15,10 @@ from torch import distributions as D
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.gaussian.missing import column_moments
-from likeli.models.symbols import as_symbols, places, smoothed, symbols_of, uniform_log_pmf
+from likeli.models.symbols import after_end, as_symbols, places, smoothed, symbols_of, uniform_log_pmf
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.spaces import Space, Table
+from likeli.spaces import Space, Table, counted
 
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
@@ -64,14 +64,14 @@ class Independent(GenerativeModel):
         return self.cells.draw(noise)
 
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
-        """log P(x_i = s), (B, symbols): what a coder needs; x is not looked at.
+        """log P(x_i = s), (B, symbols): what a coder needs; of x it is only looked for its end.
 
         Raises:
             Unsupported: the cells are not symbols.
         """
         if not isinstance(self.cells, Symbols):
             raise Unsupported(f"a pmf for each symbol: {self.space.kind()} data have none; pixels, binary cells and tokens do")
-        return self.cells.log_pmf[i].expand(len(x), -1)
+        return after_end(self.cells.log_pmf[i].expand(len(x), -1), x.flatten(1)[:, :i], self.space.end)
 
 
 class Symbols(nn.Module):
@@ -84,14 +84,16 @@ class Symbols(nn.Module):
 
     def fit(self, x: Tensor, smoothing: float) -> None:
         """Smoothed frequencies."""
-        places_seen = (places(block, self.symbols).flatten() for block in x.flatten(1).split(4096))
-        counts = sum(torch.bincount(at, minlength=self.log_pmf.numel()) for at in places_seen)
+        size = self.log_pmf.numel()
+        places_seen = (places(block, self.symbols, self.space.end).flatten() for block in x.flatten(1).split(4096))
+        counts = sum(torch.bincount(at, minlength=size + 1)[:size] for at in places_seen)
         self.log_pmf.copy_(smoothed(counts.view_as(self.log_pmf).double(), smoothing))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, *shape) → (B,)."""
         cell = torch.arange(len(self.log_pmf), device=x.device)
-        return self.log_pmf[cell, x.flatten(1).long()].sum(1)
+        rows = x.flatten(1).long()
+        return self.log_pmf[cell, rows].where(counted(rows, self.space.end), 0).sum(1)
 
     def draw(self, noise: Noise) -> Tensor:
         """(rows, *shape)."""

@@ -1,6 +1,7 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
-from likeli.spaces.base import Space
+from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
+from likeli.spaces.base import Space, counted, ended
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
 from likeli.spaces.labels import Labels
@@ -10,11 +11,15 @@ from likeli.spaces.table import Column, Mixed, Table
 from likeli.spaces.tokens import Tokens
 
 __all__ = [
+    "Alphabet",
     "Bernoulli",
     "Binary",
+    "BytePairs",
+    "Bytes",
     "Categorical",
     "CategoricalCells",
     "Cells",
+    "Characters",
     "Column",
     "Counts",
     "DiscretisedLogistic",
@@ -31,4 +36,6 @@ __all__ = [
     "Table",
     "Tokens",
     "ZeroInflatedNegativeBinomial",
+    "counted",
+    "ended",
 ]

@@ -34,6 +34,7 @@ class Space(Configurable, ABC):
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
+        end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
@@ -47,6 +48,7 @@ class Space(Configurable, ABC):
     spacing: float | None = None
     unit: Tensor | None = None
     blank: int | None = None
+    end: int | None = None
     rank: int = 0
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
@@ -199,6 +201,22 @@ def held_cells(space: Space, given: Any) -> Tensor:
     x = x[None] if tuple(x.shape) == space.shape else x
     free = x.isnan() | (x == space.blank)
     return space.check(x.masked_fill(free, 0), what="given").long().masked_fill(free, space.blank)
+
+
+def counted(x: Tensor, end: int | None) -> Tensor:
+    """Which symbols of rows (..., length) are part of them: up to and with the first `end`; all of them where there is none.
+
+    A row stands for all that continue it after its end, so that P(row) = ∏ P(x_i | x_<i) over the symbols that count.
+    """
+    if end is None:
+        return torch.ones_like(x, dtype=torch.bool)
+    over = x == end
+    return over.cumsum(-1) - over.long() == 0
+
+
+def ended(x: Tensor, end: int | None) -> Tensor:
+    """Rows (..., length) with `end` in every place after the first one."""
+    return x if end is None else torch.where(counted(x, end), x, end)
 
 
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from likeli.config import Configurable, describe, parameters_of
 from likeli.errors import require
 from likeli.probability.draw import at_least_single
 from likeli.random import Noise
-from likeli.spaces.base import Space
+from likeli.spaces.base import Space, counted
 
 
 class Cells(D.Distribution, ABC):
@@ -116,14 +116,19 @@ class Categorical(Observation):
         require(fits, "head", f"one for {self.space.kind()} data", "categorical, which is for cells of finitely many symbols")
 
     def read(self, out: Tensor) -> CategoricalCells:
-        return CategoricalCells(out)
+        return CategoricalCells(out, self.space.end)
 
 
 class CategoricalCells(MassCells):
-    """Independent symbols with logits `out` (B, symbols, *shape)."""
+    """Independent symbols with logits `out` (B, symbols, *shape); what stands after `end` is of probability one."""
+
+    def __init__(self, out: Tensor, end: int | None = None) -> None:
+        super().__init__(out)
+        self.end = end
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        return -F.cross_entropy(self.out, x.long(), reduction="none")
+        log_p = -F.cross_entropy(self.out, x.long(), reduction="none")
+        return log_p if self.end is None else log_p.where(counted(x, self.end), 0)
 
     @property
     def mean(self) -> Tensor:

@@ -179,7 +179,6 @@ def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str
 def write(path: Path, x: Tensor, space: Space) -> None:
     """Samples as the kind of file that the path's suffix names."""
     from likeli import data
-    from likeli.data.readers.text import decode
     from likeli.show.pictures import picture
     from likeli.spaces import Tokens
 
@@ -191,6 +190,6 @@ def write(path: Path, x: Tensor, space: Space) -> None:
     elif suffix == ".csv":
         data.write_csv(path, data.columns_of(x, space))
     elif isinstance(space, Tokens):
-        path.write_text("".join(f"{line}\n" for line in decode(x, space)), encoding="utf-8")
+        path.write_text("".join(f"{line}\n" for line in space.decode(x)), encoding="utf-8")
     else:
         raise InputError("out: expected a name that ends in .npy or .csv, since the data are not text, got .txt")
