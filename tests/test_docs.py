@@ -1,66 +1,31 @@
 """Every code block of README.md and of docs/ runs, on a budget of a moment.
 
 The blocks of a page run one after the other and share names and a folder.  What a block needs and no reader wants to see stands
-before it, in a block within an HTML comment.  Budgets are cut here (`BUDGETS`, `SMOKE`), so that the pages say what one would
-really type.  `python` blocks are executed (`>>>` ones as doctests), each line of a `sh` block is a command, a `yaml` block is a
-`--config` file, `text` is output; a block in any other language, or in none, is an error.
+before it, in a block within an HTML comment.  `printed.py` cuts the budgets.  `python` blocks are executed (`>>>` ones as
+doctests), each line of a `sh` block is a command, a `yaml` block is a `--config` file, `text` is output; a block in any other
+language, or in none, is an error.
 """
 
-import contextlib
 import doctest
-import io
 import json
 import re
-import shlex
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from likeli import config
 from likeli.cli import main
 from likeli.cli.app import commands
-from likeli.cli.contest import Contest
-from likeli.theory import check
+from printed import ROOT, brief, place, shell
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 SILENT = {"text", "{toctree}", "mermaid"}
-BUDGETS = [
-    (r"\bminutes=[\d.]+", "steps=2"),
-    (r"--minutes [\d.]+", "--steps 2"),
-    (r"(--steps |\bsteps=)\d+", r"\g<1>2"),
-    (r"\bsample\(64\b", "sample(4"),
-    (r"\bsamples=\d+", "samples=2"),
-    (r"--likelihood.samples \d+", "--likelihood.samples 2"),
-    (r"--model (vdm|flow_matching)\b", r"--model \1 --model.hidden 8"),
-    (r"-n \d+", "-n 4"),
-    (r"\bverify( --slow)?$", "verify --only jensen"),
-    (r"--method both", "--method both --likelihood.rtol 0.1"),
-    (r"\bschedule_variance\(model, x\)", "schedule_variance(model, x, draws=2)"),
-    (r" --schedules\b", ""),  # six seconds; the line of Python beside it does the same
-]
-SMOKE = {  # words that a verb gets after its own: the last one counts
-    "fit": "--quiet",
-    "compare": "--quiet",
-    "evaluate": "--rows 8",
-    "distil": "--quiet --updates 2",
-    "levels": "--rows 4 --levels 2 --draws 1",
-    "diagnose": "--rows 40",
-}
+__all__ = ["place"]
 
 
 def blocks(page):
     """(language, code, line) of every block of a page, those in comments too."""
     text = page.read_text(encoding="utf-8")
     return [(m[1].strip(), m[2], text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
-
-
-def brief(text):
-    for pattern, short in BUDGETS:
-        text = re.sub(pattern, short, text, flags=re.MULTILINE)
-    return text
 
 
 def python(code, line, names, page):
@@ -71,34 +36,6 @@ def python(code, line, names, page):
     failures = []
     doctest.DocTestRunner().run(test, out=failures.append, clear_globs=False)
     assert not failures, "".join(failures)
-
-
-def shell(command):
-    words = shlex.split(brief(command))
-    if words[0] == "make":
-        assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0, command
-        return
-    assert words[0] == "likeli", f"nobody here knows how to run {command!r}"
-    assert main([*words[1:], *SMOKE.get(words[1], "").split()]) == 0, command
-
-
-def in_this_process(self, *words):
-    """What a contest's process would print."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        main(list(words))
-    return json.loads(out.getvalue())
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty folder, and registries that forget what a page adds to them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Contest, "_call", in_this_process)
-    monkeypatch.setattr(config, "_CLASSES", dict(config._CLASSES))
-    check.checks()
-    monkeypatch.setattr(check, "_CHECKS", dict(check._CHECKS))
-    return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[p.stem for p in PAGES])

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 LAYERS = [
-    "errors config random",
+    "errors config random progress",
     "probability spaces",
     "contract gaussian",
     "nn data checkpoint",
@@ -158,6 +158,7 @@ CEILINGS = {
     "files of load": 19,
 }
 WIDE = {  # functions of more than 8 parameters, and why
+    "evaluate": "model and rows, then words that each stand alone",
     "fit": "the one way in for scripts: model and data, then words that each stand alone",
     "bound_and_flow": "the options of two estimates, held apart by their names",
     "explain_loss": "each is one way in which people write that loss",

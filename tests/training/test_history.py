@@ -49,7 +49,7 @@ def test_a_terminal_that_goes_away_does_not_stop_training(monkeypatch):
         return u
 
     monkeypatch.setattr(NoisyProbe, "hook", staticmethod(leave))
-    monkeypatch.setattr("likeli.training.history._Bar.mininterval", 0, raising=False)
+    monkeypatch.setattr("likeli.progress._Bar.mininterval", 0, raising=False)
     assert fit(noisy(), rows(), steps=30, batch=16).steps == 30
     assert "noisy_probe" in terminal.getvalue()
 

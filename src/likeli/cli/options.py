@@ -33,7 +33,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "metavar": "S", "help": "of all that is drawn [0]"},
     "--overwrite": {"action": "store_true", "help": "replace --out"},
     "--jobs": {"type": int, "metavar": "N", "help": "families fitted at the same time [%(default)s]"},
-    "--quiet": {"action": "store_true", "help": "no progress bar"},
+    "--quiet": {"action": "store_true", "help": "no bar on a terminal, no line every 30 s elsewhere"},
 }
 
 

@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
 from likeli.models.density import DensityModel
+from likeli.progress import Gauge, Shown
 from likeli.random import BLOCK, derive, permutation
 
 SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
@@ -56,6 +57,8 @@ class Evaluation:
         notes: why the number may be off, in words.
         errors: other sources of error in nats, by name: the largest over batches.
         dimensions: cells of one example.
+        by_row: log p of every row that was looked at.
+        index: which rows of the data those are, (examples,); all of them in their order unless fewer were asked for.
     """
 
     model: str
@@ -71,6 +74,15 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
     dimensions: int = 1
+    by_row: LogLikelihood | None = field(default=None, repr=False, compare=False)
+    index: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def values(self) -> Tensor:
+        """log p of each row, (examples,), nats; `index` says which rows."""
+        require(self.by_row is not None, "values", "an evaluation of rows", "one without them")
+        assert self.by_row is not None
+        return self.by_row.value
 
     @property
     def bits_stderr(self) -> float | None:
@@ -83,7 +95,16 @@ class Evaluation:
 
 
 def evaluate(
-    model: GenerativeModel, x: Any, y: Any = None, *, batch: int = 256, seed: int = 0, **options: Any
+    model: GenerativeModel,
+    x: Any,
+    y: Any = None,
+    *,
+    batch: int = 256,
+    seed: int = 0,
+    rows: int | None = None,
+    minutes: float | None = None,
+    progress: Shown = True,
+    **options: Any,
 ) -> Evaluation:
     """Mean log p(x) over the rows of x, batch by batch.
 
@@ -94,27 +115,70 @@ def evaluate(
         x: (N, *shape) in the user's units, a data frame, or a `Data`, of which the test rows are taken.
         y: (N, *condition.shape), for a conditional model; others leave it aside, and say so.
         batch: rows at a time; no number depends on it.
-        seed: of the Monte Carlo draws.
+        seed: of the Monte Carlo draws, and of which rows are looked at if not all are.
+        rows: at most so many, drawn without replacement; all if not given.
+        minutes: look at rows in drawn order and stop after the batch in which so many have passed.
+        progress: see `fit`.
         options: what the family's `log_likelihood` takes, such as `samples`.
 
     Raises:
-        InputError: x, y or batch does not fit.
+        InputError: x, y or a number does not fit.
         Unsupported: the family has no log p(x).
     """
     require(batch >= 1, "batch", "at least 1", batch)
+    require(rows is None or rows >= 1, "rows", "at least 1", rows)
+    require(minutes is None or minutes > 0, "minutes", "a number above 0", minutes)
     if isinstance(x, Data):
         require(y is None, "y", "nothing, since the data bring their own", y)
         x, y = x.split("test")
     aside = y is not None and model.condition is None
     x = model.space.check(x, missing=model.takes_missing)
     y = model.check_condition(None if aside else y, len(x))
-    started = time.perf_counter()
-    parts = list(score(model, x, y, batch=batch, seed=seed, **options))
-    found = summarise(model, parts, seconds=time.perf_counter() - started, seed=seed, options=options)
+    every = rows is None and minutes is None
+    order = torch.arange(len(x)) if every else drawn_rows(len(x), rows, seed)
+    some, given = (x, y) if every else (x[order], None if y is None else y[order])
+    began, parts, seen = time.perf_counter(), [], 0
+    gauge = Gauge(progress, f"evaluating {model.kind()}", len(order), unit="rows")
+    for part in score(model, some, given, batch=batch if minutes is None else BLOCK, seed=seed, **options):
+        parts.append(part)
+        seen += len(part.value)
+        gauge.advance(seen)
+        if minutes is not None and time.perf_counter() - began >= 60 * minutes:
+            break
+    gauge.close()
+    order, back = order[:seen].sort()
+    whole = _picked(joined(parts, seen), back)
+    found = summarise(model, whole, seconds=time.perf_counter() - began, seed=seed, options=options)
+    found = replace(found, index=order)
+    if seen < len(x):
+        found.notes.append(f"{seen} of {len(x)} rows were looked at, drawn by the seed")
     if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
         found.notes.append(_reading(model, x[:SHUFFLED], y[:SHUFFLED], seed, options))
     found.notes.extend(["labels were left aside: the model is not conditional, so this is log p(x), not log p(x|y)"] * aside)
     return found
+
+
+def drawn_rows(n: int, rows: int | None, seed: int) -> Tensor:
+    """Indices of `rows` of n rows (all if None), in drawn order: those of fewer rows begin those of more."""
+    return permutation(n, seed, "rows")[:rows]
+
+
+def _picked(whole: LogLikelihood, index: Tensor) -> LogLikelihood:
+    stderr = None if whole.stderr is None else whole.stderr[index]
+    row_errors = {name: errors[index] for name, errors in whole.row_errors.items()}
+    return replace(whole, value=whole.value[index], stderr=stderr, row_errors=row_errors)
+
+
+def paired(a: LogLikelihood, b: LogLikelihood) -> tuple[float, float]:
+    """Mean over rows of a − b in nats, and its standard error.
+
+    The rows are compared one by one, so that their own spread is not in it.
+
+    Arguments:
+        a, b: log p of the same rows by two models; their Monte Carlo noise is independent.
+    """
+    noise = sum((e.stderr.double().nan_to_num(0).square() for e in (a, b) if e.stderr is not None), torch.zeros(len(a.value)))
+    return LogLikelihood(a.value.double() - b.value.double(), a.knows, a.measure, noise.sqrt()).mean()
 
 
 def _reading(model: GenerativeModel, x: Tensor, y: Tensor, seed: int, options: Mapping[str, Any]) -> str:
@@ -128,16 +192,15 @@ def _reading(model: GenerativeModel, x: Tensor, y: Tensor, seed: int, options: M
 
 
 def summarise(
-    model: GenerativeModel, parts: list[LogLikelihood], *, seconds: float, seed: int, options: Mapping[str, Any]
+    model: GenerativeModel, whole: LogLikelihood, *, seconds: float, seed: int, options: Mapping[str, Any]
 ) -> Evaluation:
     """The evaluation of what `score` has given.
 
     Arguments:
         model, seed, options: what `score` was given.
-        parts: batches, in their order.
+        whole: all rows.
         seconds: that it took.
     """
-    whole = joined(parts, sum(len(p.value) for p in parts))
     nats, stderr = whole.mean()
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
     bits = -nats / (whole.dimensions * math.log(2)) if unit else None
@@ -155,6 +218,7 @@ def summarise(
         notes=_about(model, whole, options) + _notes(whole),
         errors=whole.errors,
         dimensions=whole.dimensions,
+        by_row=whole,
     )
 
 
@@ -227,10 +291,19 @@ class BoundAndFlow:
         allowed = 4 * self.stderr + self.doubt
         return None if math.isnan(allowed) else self.gap > -allowed
 
+    @property
+    def order(self) -> str:
+        """Where the bound lies: `below` or `above` the flow, or `cannot tell`: within two standard errors and the doubt."""
+        allowed = 2 * self.stderr + self.doubt
+        return "cannot tell" if not abs(self.gap) > allowed else "below" if self.gap > 0 else "above"
+
     def row(self) -> dict[str, Any]:
         """Everything as JSON values."""
         pair = {name: e.row() | {"errors": e.errors} for name, e in (("bound", self.bound), ("flow", self.flow))}
-        return pair | {"gap": self.gap, "gap_stderr": self.stderr, "doubt": self.doubt, "ordered": self.ordered}
+        return pair | {"gap": self.gap, "gap_stderr": self.stderr, "doubt": self.doubt} | {
+            "ordered": self.ordered,
+            "order": self.order,
+        }
 
 
 def bound_and_flow(
@@ -266,13 +339,10 @@ def bound_and_flow(
     found, joint = [], []
     for options in ({"samples": samples}, {"method": "ode", "samples": draws, "probes": probes, "rtol": rtol}):
         started = time.perf_counter()
-        parts = list(score(model, x, y, batch=batch, seed=seed, **options))
-        seconds = time.perf_counter() - started
-        found.append(summarise(model, parts, seconds=seconds, seed=seed, options=options))
-        joint.append(joined(parts, len(x)))
+        whole = joined(list(score(model, x, y, batch=batch, seed=seed, **options)), len(x))
+        found.append(summarise(model, whole, seconds=time.perf_counter() - started, seed=seed, options=options))
+        joint.append(whole)
     bound, flow = joint
-    noise = sum((e.stderr.double().nan_to_num(0).square() for e in joint if e.stderr is not None), torch.zeros(len(x)))
-    gaps = LogLikelihood(flow.value.double() - bound.value.double(), flow.knows, flow.measure, noise.sqrt())
-    gap, stderr = gaps.mean()
+    gap, stderr = paired(flow, bound)
     doubt = found[1].errors["ode_tolerance"] + found[1].errors.get("dequantisation", 0.0)
     return BoundAndFlow(found[0], found[1], gap, stderr, doubt)

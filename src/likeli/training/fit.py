@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from likeli import checkpoint
 from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import require
+from likeli.progress import Shown
 from likeli.random import seeded
 from likeli.training.batches import fingerprint, gather
 from likeli.training.engine import pick_device
@@ -33,7 +34,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool | Literal["always"] = True,
+    progress: Shown = True,
     **settings: Any,
 ) -> History:
     """Fit `model` in place and leave it with the best weights, in evaluation mode: dropout is off in whatever follows.
@@ -53,7 +54,8 @@ def fit(
         out: folder of the run.
         resume: go on with the run in `out`; a finished run is returned as it is.
         overwrite: replace the run in `out`.
-        progress: a bar on stderr, `True` only on a terminal.
+        progress: on stderr, a bar on a terminal and a line every 30 seconds elsewhere; `"always"` is a bar anywhere.
+            What came of it is one line: `print(history)`.
         settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.
 
     Raises:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from tqdm import tqdm
+from typing import Any
 
 from likeli import checkpoint
 from likeli.errors import OK, OUTPUT_WARNING, LikeliError
+from likeli.progress import Gauge, Shown
 
 Row = dict[str, Any]
+REASONS = {
+    "steps": "its steps are taken",
+    "minutes": "its minutes are over",
+    "patience": "validation had not improved for long",
+    "tolerance": "an iteration gained less than the tolerance",
+    "iterations": "its iterations were used up",
+    "closed form": "there is a closed form",
+}
 
 
 @dataclass
@@ -28,6 +34,7 @@ class History:
         steps: optimisation steps taken.
         notes: what a reader of the numbers should know.
         warnings: outputs that could not be written; `exit_code` is then 3.
+        dimensions: D, cells of one example, where the losses are nats of them; None where they have no unit.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -37,6 +44,18 @@ class History:
     steps: int = 0
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    dimensions: int | None = None
+
+    def __str__(self) -> str:
+        """One line: how long, why it ended, and the best loss with its unit."""
+        why = REASONS.get(self.stopped_because, self.stopped_because)
+        line = f"{self.steps} steps in {self.seconds:.1f} s, stopped since {why}"
+        name, row = ("best validation loss", self.best) if self.best else ("last loss", next(reversed(self.rows), {}))
+        value = row.get("valid", row.get("loss"))
+        if value is None:
+            return line
+        bits = f"{value:.2f} nats, {value / (self.dimensions * math.log(2)):.3f} bits/dim" if self.dimensions else ""
+        return f"{line}; {name} {bits or f'{value:.4g} (no unit)'}, at step {row['step']}"
 
     @property
     def exit_code(self) -> int:
@@ -45,7 +64,7 @@ class History:
 
 
 class Journal:
-    """The rows of a run: kept, appended to its folder, shown on a bar.  A full disk or a closed terminal never stops training.
+    """The rows of a run: kept, appended to its folder, shown as they come.  No full disk or closed terminal stops training.
 
     Arguments:
         folder: the run's folder, or None.
@@ -58,7 +77,7 @@ class Journal:
         self.latest: dict[str, float] = {}
         self.written = 0
         self.troubles: dict[str, str] = {}
-        self.bar: _Bar | None = None
+        self.gauge: Gauge | None = None
 
     def resume(self, rows: int) -> None:
         """Take over the first `rows` rows of the folder and drop what an interrupted leg wrote after them."""
@@ -67,26 +86,20 @@ class Journal:
             self.rows = checkpoint.read_history(self.folder)
             self.written = len(self.rows)
 
-    def show(self, progress: bool | Literal["always"], title: str, total: float, done: float) -> None:
-        """Start the bar: `True` shows it on a terminal only.  total and done are steps, or seconds."""
-        if progress == "always" or (progress and sys.stderr is not None and sys.stderr.isatty()):
-            self.bar = _Bar(total=total, initial=done, desc=title, leave=False, bar_format=_FORMAT, file=sys.stderr)
+    def show(self, progress: Shown, title: str, total: float, done: float, unit: str) -> None:
+        """Start to say how far the run is; total and done are steps, or seconds."""
+        self.gauge = Gauge(progress, title, total, done=done, unit=unit)
 
     def advance(self, done: float) -> None:
-        """Move the bar to `done`."""
-        if self.bar is not None:
-            try:
-                self.bar.update(min(done, self.bar.total) - self.bar.n)
-            except OSError:
-                self.bar = None
+        """The run has come to `done`."""
+        if self.gauge is not None:
+            self.gauge.advance(done, self.words)
 
     def write(self, row: Row) -> None:
         """One row more."""
         self.rows.append(row)
         self._save_rows()
         self.latest |= {k: row[k] for k in ("loss", "valid") if k in row}
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.words(), refresh=False)
 
     def _save_rows(self) -> None:
         try:
@@ -97,7 +110,7 @@ class Journal:
             self.warn("history", f"history.jsonl: {error}")
 
     def words(self) -> str:
-        """The latest numbers, for the bar."""
+        """The latest numbers, as they stand beside the bar."""
         unit = 1 / (self.dimensions * math.log(2)) if self.dimensions else 1.0
         shown = [f"{k} {v * unit:.3f}" for k, v in self.latest.items()]
         return ", ".join(shown) + (" bits/dim" if self.dimensions else "")
@@ -108,15 +121,5 @@ class Journal:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self.bar is not None:
-            try:
-                self.bar.close()
-            except OSError:
-                self.bar = None
-
-
-_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-
-
-class _Bar(tqdm):
-    monitor_interval = 0  # no watching thread: it would outlive the run, and a fork of it hangs
+        if self.gauge is not None:
+            self.gauge.close()

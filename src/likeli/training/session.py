@@ -9,12 +9,13 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from likeli import checkpoint
 from likeli.config import describe
 from likeli.contract import ByEM
 from likeli.errors import InputError, Interrupted, LikeliError
+from likeli.progress import Shown
 from likeli.training.history import History, Journal
 from likeli.training.run import EMA, Run
 from likeli.training.settings import validation_interval
@@ -36,7 +37,7 @@ class Session:
     def __post_init__(self) -> None:
         self.strategy: Strategy = STRATEGIES[self.run.model.strategy]
 
-    def go(self, resume: bool, progress: bool | Literal["always"]) -> History:
+    def go(self, resume: bool, progress: Shown) -> History:
         """From the start, or the last checkpoint, to the end."""
         run = self.run
         finished = self.load() if resume else ""
@@ -50,7 +51,7 @@ class Session:
             run.settle()
         return self.history(run.progress.reason or "")
 
-    def drive(self, progress: bool | Literal["always"]) -> None:
+    def drive(self, progress: Shown) -> None:
         """Step, validate, log, save, until something says stop."""
         run, budget = self.run, self.run.budget
         decay = run.settings.ema if self.strategy.stochastic else 0.0
@@ -60,7 +61,8 @@ class Session:
             self.save()
         if run.step:
             run.clock.start()  # else after the first step, which sets things up that none after it has to
-        self.journal.show(progress, run.model.kind(), 60 * budget.minutes if budget.minutes else budget.steps or 1, self.done())
+        total, unit = (60 * budget.minutes, "seconds") if budget.minutes else (budget.steps or 1, "steps")
+        self.journal.show(progress, run.model.kind(), total, self.done(), unit)
         if run.progress.pending:
             self.after_step()
         while run.progress.pending or not run.progress.reason:
@@ -195,7 +197,8 @@ class Session:
         if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
-        return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings)
+        unit = self.journal.dimensions
+        return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings, unit)
 
 
 def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:

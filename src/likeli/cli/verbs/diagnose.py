@@ -1,7 +1,7 @@
 """say what the latents of a run carry and whether its prior covers them
 
-likeli diagnose runs/x               divergence by level and latent, latents in use, information, prior mismatch and holes
-likeli diagnose runs/x --rows 2000   more examples: the information can be followed up to log n nats
+likeli diagnose runs/vae               divergence by level and latent, latents in use, information, prior mismatch and holes
+likeli diagnose runs/vae --rows 2000   more examples: the information can be followed up to log n nats
 
 For VAEs and hierarchical VAEs, conditional or not.  Alarms come with what to try.  Rows are of the test split of the data that
 the run was fitted to, in nats an example.  Exit code 0 whatever is found.

@@ -1,7 +1,7 @@
 """make a diffusion run quick: a student that samples in a few steps
 
-likeli distil runs/x --steps 4 --out runs/fast              four evaluations a sample in place of dozens
-likeli distil runs/x --steps 1 --updates 5000 --out runs/one
+likeli distil runs/vdm --steps 4 --out runs/fast              four evaluations a sample in place of dozens
+likeli distil runs/vdm --steps 1 --updates 5000 --out runs/one
 
 The student learns where the teacher's probability flow leads, on the data that the teacher was fitted to.  It has no log p(x)
 of its own; the teacher is saved with it.  At the end both are held against test rows at equal and at more evaluations.

@@ -1,9 +1,10 @@
 """how much of held-out data a run explains
 
-likeli evaluate runs/x                       on the test split that the run never saw
-likeli evaluate runs/x --data other.csv      on all rows of other data
-likeli evaluate runs/vae --likelihood.samples 500
-likeli evaluate runs/vdm --method both --rows 200     a diffusion's bound beside its flow's density, with all error terms
+likeli evaluate runs/x                               on the test split that the run never saw
+likeli evaluate runs/x --data other.csv --out p.csv  on all rows of other data, with the number of each row in a file
+likeli evaluate runs/vae --likelihood.samples 500    a tighter bound, in more time
+likeli evaluate runs/vae --minutes 5                 as many rows, drawn by the seed, as that time allows
+likeli evaluate runs/vdm --method both --rows 200    a diffusion's bound beside its flow's density, with all error terms
 
 Mean log p(x) in nats per example, in the units of the data, with its standard error over examples, what kind of number it is
 and why it may be off.  `seconds` is what the evaluation took.
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from likeli.cli.objects import call_options, open_run, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import aligned, emit, with_error
+from likeli.cli.output import aligned, check_new, emit, new_file, with_error
 from likeli.errors import require
 
 if TYPE_CHECKING:
-    from likeli.evaluation.likelihood import BoundAndFlow
+    from likeli.evaluation.likelihood import BoundAndFlow, Evaluation
 
 HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parameters"]
 
@@ -30,8 +31,11 @@ HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parame
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder", "--data", "--split")
-    parser.add_argument("--rows", type=int, metavar="N", help="the first N rows of it; all if not given")
+    parser.add_argument("--rows", type=int, metavar="N", help="at most N rows of it, drawn by the seed; all if not given")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, with the rows looked at by then")
     parser.add_argument("--method", choices=["bound", "ode", "both"], help="how a diffusion measures log p(x) [bound]")
+    parser.add_argument("--out", metavar="FILE.csv", help="also write log p of every row that was looked at")
+    parser.share("--overwrite", "--quiet")
     add_likelihood_arguments(parser)
 
 
@@ -44,23 +48,42 @@ def add_likelihood_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     import likeli
-    from likeli.evaluation.likelihood import bound_and_flow
+    from likeli.evaluation.likelihood import bound_and_flow, drawn_rows
 
     require(args.rows is None or args.rows >= 1, "rows", "at least 1", args.rows)
-    saved = open_run(args)
     both = args.method == "both"
+    require(not both or (args.minutes is None and args.out is None), "method", "one method with --minutes or --out", "both")
+    check_new(args.out, overwrite=args.overwrite, suffixes=[".csv"])
+    saved = open_run(args)
     function: Callable[..., Any] = bound_and_flow if both else saved.model.measure_likelihood
     way = [] if both or args.method is None else [("method", args.method)]
     options = call_options(function, [*way, *args.dotted["likelihood"]], "likelihood")
     options = {"batch": args.batch, "seed": args.seed} | options
-    x, y = rows_for(saved, args.data, args.split, args.rows)
+    x, y = rows_for(saved, args.data, args.split)
     if both:
-        pair = bound_and_flow(saved.model, x, y, **options)
+        order = drawn_rows(len(x), args.rows, args.seed).sort().values
+        pair = bound_and_flow(saved.model, x[order], None if y is None else y[order], **options)
         emit(args, pair.row(), _pair_text(pair))
         return
+    options |= {"rows": args.rows, "minutes": args.minutes, "progress": not (args.quiet or args.json)}
     found = likeli.evaluate(saved.model, x, y, **options)
+    if args.out:
+        write_rows(args, found)
     lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *(f"note: {n}" for n in found.notes)]
     emit(args, found.row(), "\n".join(lines))
+
+
+def write_rows(args: argparse.Namespace, found: Evaluation) -> None:
+    """`row,nats,stderr,knows,measure` of every row in the CSV file `--out`."""
+    from likeli.data import write_csv
+
+    assert found.by_row is not None
+    assert found.index is not None
+    rows, n = found.by_row, found.examples
+    stderr = [None] * n if rows.stderr is None else rows.stderr.tolist()
+    kind = {"knows": [rows.knows.value] * n, "measure": [rows.measure] * n}
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_csv(path, {"row": found.index.tolist(), "nats": rows.value.tolist(), "stderr": stderr} | kind)
 
 
 def _pair_text(found: BoundAndFlow) -> str:
@@ -71,14 +94,13 @@ def _pair_text(found: BoundAndFlow) -> str:
         errors = [f"{one.errors[n]:.2g}" if n in one.errors else "-" for n in names]
         rows.append([way, *cells(one.row())[1:6], *errors])
     gap = with_error(found.gap, None if math.isnan(found.stderr) else found.stderr, 3)
-    order = "above it by more than the errors allow"
-    if found.ordered is None:
-        order = "on a side that cannot be told, since an error is not known"
-    elif found.ordered:
-        order = "below it" if found.gap > 2 * found.stderr + found.doubt else "on a side that cannot be told within the errors"
+    order = f"the bound lies {found.order} it"
+    if found.order == "cannot tell":
+        why = "an error is not known" if found.ordered is None else "they differ by less than two standard errors and the doubt"
+        order = f"cannot tell which is higher: {why}"
     return "\n".join([
         aligned(["method", *HEADER[1:6], *(n.replace("_", " ") for n in names)], rows),
-        f"ode − bound: {gap} nats over {found.bound.examples} examples; the bound lies {order}",
+        f"ode − bound: {gap} nats over {found.bound.examples} examples; {order}",
         *dict.fromkeys(f"note: {n}" for one in (found.bound, found.flow) for n in one.notes),
     ])  # fmt: skip
 

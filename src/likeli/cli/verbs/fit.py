@@ -99,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
         "warnings": history.warnings,
     }
     warn(history.warnings)
-    best = f"; best validation loss {history.best['valid']:.4g} at step {history.best['step']}" if history.best else ""
-    how = f"{history.steps} steps in {history.seconds:.1f} s ({history.stopped_because})"
-    lines = [f"{model.kind()}: {how}{best}", *history.notes]
+    lines = [f"{model.kind()}: {history}", *history.notes]
     emit(args, payload, "\n".join([*lines, f"saved in {folder}; next: likeli evaluate {folder}"]))
     return history.exit_code
 

@@ -1,8 +1,8 @@
 """walk about in the code of a run and draw what is met
 
-likeli latent runs/x --grid 3,8 --out grid.png              numbers 3 and 8 of the code traversed, 9 values each
-likeli latent runs/x --between 0,7 --out path.png           from the code of test row 0 to that of row 7
-likeli latent runs/x --between 0,7,12,30 --out patch.png    a patch between four rows
+likeli latent runs/vae --grid 3,8 --out grid.png              numbers 3 and 8 of the code traversed, 9 values each
+likeli latent runs/vae --between 0,7 --out path.png           from the code of test row 0 to that of row 7
+likeli latent runs/vae --between 0,7,12,30 --out patch.png    a patch between four rows
 
 For families with a code: vae, flow, ppca, the autoencoders.  Rows are of the test split of the data that the run was fitted to.
 Everything drawn is a decoded code, E[x|z] where the decoder is a distribution: not a sample of the model.

@@ -1,8 +1,8 @@
 """where a diffusion run spends its nats, noise level by noise level
 
-likeli levels runs/x                       SNR, error, nats, bits/dim and posterior spread at 16 levels
-likeli levels runs/x --schedules           and the variance of the bound under other schedules of equal ends
-likeli levels runs/x --out levels.png      the curve as a picture
+likeli levels runs/vdm                       SNR, error, nats, bits/dim and posterior spread at 16 levels
+likeli levels runs/vdm --schedules           and the variance of the bound under other schedules of equal ends
+likeli levels runs/vdm --out levels.png      the curve as a picture
 
 The nats sum to the bound's diffusion term.  `spread` is how far x lies from the best guess at it, in model units, as the model
 has it, and `miss` how far it does lie: a model that is right has them equal.

@@ -1,11 +1,12 @@
 """draw from a run
 
-likeli sample runs/x -n 64 --out grid.png          images as a grid, two columns as points
-likeli sample runs/x -n 1000 --out samples.npy     an array (n, ...) in the units of the data
-likeli sample runs/x -n 1000 --out samples.csv     one line a sample
-likeli sample runs/x --label 3 --out threes.png    for a run with labels
-likeli sample runs/x --steps 20 --sampler adams --grid optimal --animate way.webp --out grid.png    a diffusion model
-likeli sample runs/x --keep 2,3 --out like.png     a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
+likeli sample runs/vae -n 64 --out grid.png          images as a grid, two columns as points
+likeli sample runs/vae -n 1000 --out samples.npy     an array (n, ...) in the units of the data
+likeli sample runs/vae -n 1000 --out samples.csv     one line a sample
+likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
+likeli sample runs/labelled --label 3 --out threes.png       for a run with labels
+likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
+likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 
 Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.
 """

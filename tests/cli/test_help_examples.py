@@ -1,0 +1,67 @@
+"""Every example that a `--help` prints runs, on runs and files of a moment."""
+
+import re
+import shutil
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import likeli
+from likeli.cli import main
+from likeli.cli.app import commands
+from printed import place, shell
+
+__all__ = ["place"]
+HIDDEN = likeli.DenoiserBackbone(hidden=(8,))
+
+
+def examples(verb):
+    """The commands of a verb's description, without what is said beside them, one set of spaces to the right."""
+    doc = import_module(f"likeli.cli.verbs.{verb}").__doc__
+    return [re.split(r" {2,}", line)[0] for line in doc.splitlines() if line.startswith("likeli ")]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The files and the runs that the examples speak of."""
+    folder = tmp_path_factory.mktemp("help")
+    ring, digits = likeli.load_data("ring8").x[:1500].numpy(), likeli.load_data("digits")
+    for name in ("table", "ring", "rows", "other"):
+        np.savetxt(folder / f"{name}.csv", ring, delimiter=",", header="a,b", comments="")
+    table = likeli.load_data(folder / "table.csv")
+    likeli.fit(likeli.GMM(table.space), table, out=folder / "runs" / "x")
+    models = {
+        "vae": likeli.VAE(digits.space),
+        "labelled": likeli.VAE(digits.space, condition=digits.condition),
+        "hvae": likeli.HVAE(digits.space, (4, 3, 2)),
+        "vdm": likeli.VDM(digits.space, HIDDEN),
+    }
+    for name, model in models.items():
+        likeli.fit(model, digits, steps=2, out=folder / "runs" / name, valid_rows=8)
+    return folder
+
+
+@pytest.fixture
+def desk(prepared, place):
+    """A copy of them to work on."""
+    shutil.copytree(prepared, place, dirs_exist_ok=True)
+    return place
+
+
+@pytest.mark.parametrize("verb", sorted(set(commands()) - {"fit", "demo"}))
+def test_every_example_runs(verb, desk):
+    """All but the demo's, which `test_demo.py` runs with budgets of a moment."""
+    assert examples(verb)
+    for command in examples(verb):
+        shell(command)
+
+
+def test_the_examples_of_fit_run_one_after_the_other(desk):
+    """Two steps in place of what is said or not said, and three where a run goes on."""
+    shutil.rmtree("runs")
+    for command in examples("fit"):
+        short = re.sub(r"--(minutes|steps) \d+", "", command)
+        steps = 3 if "--resume" in command else 2
+        assert main([*short.split()[1:], "--quiet", "--steps", str(steps), "--train.valid_rows", "8"]) == 0, command
+    assert likeli.checkpoint.inspect("runs/x")["info"]["metrics"]["step"] == 3

@@ -1,0 +1,78 @@
+"""What the pages and the helps print runs, on a budget of a moment.
+
+Budgets are cut here (`BUDGETS`, `SMOKE`), so that what is printed says what one would really type.
+"""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from likeli import config
+from likeli.cli import main
+from likeli.cli.contest import Contest
+from likeli.theory import check
+
+ROOT = Path(__file__).parent.parent
+BUDGETS = [
+    (r"\bminutes=[\d.]+", "steps=2"),
+    (r"^(?!likeli evaluate)(.*)--minutes [\d.]+", r"\1--steps 2"),
+    (r"(--steps |\bsteps=)\d+", r"\g<1>2"),
+    (r"\bsample\(64\b", "sample(4"),
+    (r"\bsamples=\d+", "samples=2"),
+    (r"--likelihood.samples \d+", "--likelihood.samples 2"),
+    (r"--model (vdm|flow_matching)\b", r"--model \1 --model.hidden 8"),
+    (r"-n \d+", "-n 4"),
+    (r"\bverify( --slow)?$", "verify --only jensen"),
+    (r"--method both", "--method both --likelihood.rtol 0.1 --likelihood.probes 1 --likelihood.samples 2"),
+    (r"\bschedule_variance\(model, x\)", "schedule_variance(model, x, draws=2)"),
+    (r" --schedules\b", ""),  # six seconds; the line of Python beside it does the same
+]
+SMOKE = {  # words that a verb gets after its own: the last one counts
+    "fit": "--quiet",
+    "compare": "--quiet --train.valid_rows 8 --likelihood.vdm.samples 1",
+    "demo": "--jobs 1",
+    "evaluate": "--rows 8",
+    "distil": "--quiet --updates 2",
+    "levels": "--rows 4 --levels 2 --draws 1",
+    "diagnose": "--rows 40",
+}
+
+
+def brief(text):
+    for pattern, short in BUDGETS:
+        text = re.sub(pattern, short, text, flags=re.MULTILINE)
+    return text
+
+
+def shell(command):
+    words = shlex.split(brief(command))
+    if words[0] == "make":
+        assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0, command
+        return
+    assert words[0] == "likeli", f"nobody here knows how to run {command!r}"
+    assert main([*words[1:], *SMOKE.get(words[1], "").split()]) == 0, command
+
+
+def in_this_process(self, *words):
+    """What a contest's process would print."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main(list(words))
+    return json.loads(out.getvalue())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder, and registries that forget what a page adds to them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Contest, "_call", in_this_process)
+    monkeypatch.setattr(config, "_CLASSES", dict(config._CLASSES))
+    check.checks()
+    monkeypatch.setattr(check, "_CHECKS", dict(check._CHECKS))
+    return tmp_path
