@@ -213,6 +213,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     knows: ClassVar[Knows]
     strategy: ClassVar[str]
     takes_missing: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = False  # its `em` and `fit_closed_form` have `sample_weight`
     train_defaults: ClassVar[dict[str, Any]] = {}
     score_block: ClassVar[int | None] = BLOCK  # rows that a network sees at once; None for closed forms
     condition: Space | None = None

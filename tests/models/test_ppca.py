@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 
 from likeli.contract import Coded
 from likeli.errors import InputError
-from likeli.models import ppca
+from likeli.gaussian import covariance
 from likeli.models.ppca import PPCA
 from likeli.spaces import Pixels, Real
 
@@ -55,7 +55,7 @@ def test_equals_scikit_learn_on_digits_as_reals(size):
 def test_lanczos_finds_the_same(monkeypatch):
     x = load_digits().data
     dense = fitted(x, 7).log_likelihood(x).value
-    monkeypatch.setattr(ppca, "DENSE", 0)
+    monkeypatch.setattr(covariance, "DENSE", 0)
     assert (fitted(x, 7).log_likelihood(x).value - dense).abs().max() < 1e-8
 
 

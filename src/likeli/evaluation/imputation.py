@@ -47,7 +47,7 @@ def impute(
     p(x_o, z)/q(z|x_o): right as `samples` grows, and as far as the diagnostics say before.
 
     Arguments:
-        model: gmm, ppca, or a vae.
+        model: gmm, ppca, factor_analysis, or a vae.
         x: (B, *shape), NaN where a cell is missing.
         n: draws.
         y: (B, *condition.shape), for a conditional model.
@@ -68,7 +68,7 @@ def impute(
     if isinstance(model, LinearGaussian):
         return Imputation(model.sample_conditional(x, n, seed=seed), None)
     if not (isinstance(model, LatentVariableModel) and model.takes_missing):
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca and vae can")
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, factor_analysis and vae can")
     x = model.space.check(x, missing=True).to(model.device)
     y = model.check_condition(y, len(x))
     parts = []

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 Kind = Literal["full", "tied", "diag", "spherical"]
+DENSE = 256  # beyond it, and for at most an eighth of them, only the leading eigenvectors are sought
 
 
 class Mixture(NamedTuple):
@@ -315,3 +319,36 @@ def factorise(covariance: Tensor, floor: float) -> tuple[Tensor, int]:
         upper = torch.linalg.qr((vectors * values.clamp(min=floor).sqrt()[:, None]).mT).R
         factor[low] = (upper * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None]).mT
     return factor, int(low.sum())
+
+
+def gram(rows: Tensor) -> Tensor:
+    """rowsᵀ rows; on a CPU through numpy, which knows that the result is symmetric and does half the work."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
+def leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest eigenvalues of a covariance, largest first, their eigenvectors, and the sum of the other eigenvalues.
+
+    Source: Lehoucq, Sorensen & Yang (1998), ARPACK users' guide, for few of many.
+    """
+    if k > 0 and len(matrix) > max(DENSE, 8 * k):
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        with suppress(ArpackNoConvergence):
+            found = eigsh(matrix.cpu().numpy(), k, v0=start)
+            values, vectors = (torch.from_numpy(a[..., ::-1].copy()).to(matrix) for a in found)
+            return values, vectors, (matrix.trace() - values.sum()).clamp(min=0)
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp(min=0)  # a difference of traces would lose the digits of small ones
+    return values.flip(0)[:k], vectors.flip(1)[:, :k], values[: len(values) - k].sum()
+
+
+def leading_of_rows(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`leading` of rowsᵀ rows; of fewer rows than cells through rows rowsᵀ, and then at most as many as there are rows."""
+    n, d = rows.shape
+    if n >= d:
+        return leading(gram(rows), k)
+    values, left, rest = leading(gram(rows.T), min(k, n))
+    return values, rows.T @ left / values.clamp(min=torch.finfo(rows.dtype).tiny).sqrt(), rest

@@ -124,10 +124,18 @@ def conditioned(
         yield group, condition(x[group.rows], group.observed, means, covariances, spread=spread)
 
 
-def column_moments(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each column's observed cells, NaN where there are none."""
-    mean = u.nanmean(0)
-    return mean, (u - mean).square().nanmean(0)
+def column_moments(u: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each column's observed cells, NaN where there are none.
+
+    Arguments:
+        weight: (n,), how often each row counts; once if not given.
+    """
+    if weight is None:
+        mean = u.nanmean(0)
+        return mean, (u - mean).square().nanmean(0)
+    w = weight[:, None] * ~u.isnan()
+    mean = (w * u.nan_to_num(0)).sum(0) / w.sum(0)
+    return mean, (w * (u - mean).square().nan_to_num(0)).sum(0) / w.sum(0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
 from likeli.models.distilled import Distilled
 from likeli.models.edm import EDM
+from likeli.models.factor_analysis import FactorAnalysis
 from likeli.models.flow import Flow
 from likeli.models.flow_matching import FlowMatching
 from likeli.models.gmm import GMM
@@ -35,6 +36,7 @@ __all__ = [
     "CategoricalMixture",
     "DensityModel",
     "Distilled",
+    "FactorAnalysis",
     "Flow",
     "FlowMatching",
     "GaussianDiffusion",

@@ -139,14 +139,13 @@ class GMM(LinearGaussian):
         Raises:
             InputError: fewer rows than components, a column with no observed cell, or weights that are none.
         """
-        weight = None if sample_weight is None else self._weights_of_rows(sample_weight, len(x))
-        if weight is not None:
-            x, weight = x[weight > 0], weight[weight > 0]
-        v, centre, scale, log_det = self._standardise(x, seed)
+        x, weight = self.counted(x, sample_weight)
+        v, centre, scale, log_det = self._standardise(x, weight, seed)
         kind = self.kind_of_covariance
         groups = group_rows(~v.isnan(), self.components) if v.isnan().any() else None
         if start:
-            self._set(_in_units(_first(v, self.components, kind, self.regularization, seed, self.starts), kind, centre, scale))
+            labels = k_means(v.nan_to_num(0), self.components, seed=seed, starts=self.starts)
+            self._set(_in_units(_first(v, labels, weight, self.components, kind, self.regularization), kind, centre, scale))
             self.progress.zero_()
             self.floored.zero_()
 
@@ -186,19 +185,14 @@ class GMM(LinearGaussian):
         for mine, given in zip(self.mixture, p):
             mine.copy_(given)
 
-    def _weights_of_rows(self, given: Any, rows: int) -> Tensor:
-        weight = torch.as_tensor(given).to(self.device, torch.float64)
-        fits = tuple(weight.shape) == (rows,) and bool((weight.isfinite() & (weight >= 0)).all()) and bool((weight > 0).any())
-        require(fits, "sample_weight", f"{rows} numbers of at least 0, one above it", f"shape {tuple(weight.shape)}")
-        return weight
-
-    def _standardise(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    def _standardise(self, x: Tensor, weight: Tensor | None, seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
         """The rows centred and scaled by column, the centre and scale, and the mean log-Jacobian back to the user's units."""
         require(len(x) >= self.components, "components", f"at most {len(x)}, the number of rows", self.components)
-        u, log_det = self.training_rows(x, seed)
-        centre, scale = column_scale(u)
+        u, log_det = self.training_rows(x, seed, weight)
+        centre, scale = column_scale(u, weight)
         scale = scale.square().mean().sqrt().expand_as(scale) if self.covariance == "spherical" else scale
-        log_scale = ((~u.isnan()).to(u).mean(0) * scale.log()).sum().item()
+        share = torch.full_like(u[:, 0], 1 / len(u)) if weight is None else weight / weight.sum()
+        log_scale = (share @ (~u.isnan()).to(u) @ scale.log()).item()
         return (u - centre) / scale, centre, scale, log_det - log_scale
 
     def _report_floor(self, floored: int) -> None:
@@ -208,9 +202,9 @@ class GMM(LinearGaussian):
             warnings.warn(f"gmm: {self.notes[0]}", UserWarning, stacklevel=5)
 
 
-def column_scale(u: Tensor) -> tuple[Tensor, Tensor]:
+def column_scale(u: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column's observed cells; a constant column takes the others' typical scale."""
-    centre, variance = column_moments(u)
+    centre, variance = column_moments(u, weight)
     deviation = variance.sqrt()
     constant = deviation <= 4 * torch.finfo(u.dtype).eps * centre.abs()
     typical = deviation[~constant].square().mean().sqrt() if not constant.all() else torch.ones_like(centre[0])
@@ -221,17 +215,20 @@ def _in_units(p: Mixture, kind: Covariance, centre: Tensor, scale: Tensor) -> Mi
     return Mixture(p.weights, centre + scale * p.means, kind.scaled(p.factor, scale))
 
 
-def _first(v: Tensor, k: int, kind: Covariance, floor: float, seed: int, starts: int) -> Mixture:
+def _first(
+    v: Tensor, labels: Tensor, weight: Tensor | None, k: int, kind: Covariance, floor: float
+) -> Mixture:
     """The mixture of k-means clusters, each covariance shrunk towards the pooled one by as many rows as there are cells."""
     v, d = v.nan_to_num(0), v.shape[1]  # 0 is the column's mean
-    labels = k_means(v, k, seed=seed, starts=starts)
-    n = torch.bincount(labels, minlength=k).to(v)
-    means = torch.zeros(k, d, dtype=v.dtype, device=v.device).index_add_(0, labels, v) / n.clamp(min=1)[:, None]
-    pooled = v - means[labels]
+    w = torch.ones_like(v[:, 0]) if weight is None else weight
+    n = torch.bincount(labels, w, minlength=k)
+    means = torch.zeros(k, d, dtype=v.dtype, device=v.device).index_add_(0, labels, v * w[:, None])
+    means = means / torch.where(n > 0, n, 1)[:, None]
+    pooled = (v - means[labels]) * w.sqrt()[:, None]
     scatter = torch.stack([kind.second(torch.ones_like(c[None, :, 0]), c[None]) for c in split(pooled, labels, k)])
     scatter = scatter.sum(0) if kind.shared else scatter[:, 0]
     if not kind.shared:
-        scatter = scatter + d / len(v) * scatter.sum(0)
+        scatter = scatter + d / w.sum() * scatter.sum(0)
     factor, _ = kind.estimate(scatter, n if kind.shared else n + d, d, floor)
     return Mixture((n + 1) / (n + 1).sum(), means, factor)
 

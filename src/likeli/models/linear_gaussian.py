@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch import distributions as D
 
 from likeli.errors import require
-from likeli.gaussian.covariance import Mixture
-from likeli.gaussian.missing import ConditionalMoments, conditional, draw_conditional, units
+from likeli.gaussian.covariance import FullCovariance, Mixture
+from likeli.gaussian.em import masked
+from likeli.gaussian.missing import ConditionalMoments, conditional, draw_conditional, group_rows, log_joint_observed, units
 from likeli.models.density import DensityModel
-from likeli.random import Ambient, seeded
+from likeli.probability.draw import diagonal_gaussian
+from likeli.random import Ambient, Noise, seeded
+from likeli.spaces import Space
+from likeli.spaces.arrays import row_weights
 
 
 class LinearGaussian(DensityModel):
     """p(u) = Σ_k w_k N(u | m_k, Σ_k): marginals and conditionals of any cells are exact."""
 
     takes_missing: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
     score_block: ClassVar[int | None] = None
 
     @property
@@ -87,8 +94,11 @@ class LinearGaussian(DensityModel):
         x = self.space.check(x, missing=True).to(self.device)
         return self.space.continuous(x, Middle(x), self.dtype)[0].reshape(len(x), -1)
 
-    def training_rows(self, x: Tensor, seed: int) -> tuple[Tensor, float]:
+    def training_rows(self, x: Tensor, seed: int, weight: Tensor | None = None) -> tuple[Tensor, float]:
         """Rows (n, D) in model units, dequantised once, and the mean log-Jacobian.
+
+        Arguments:
+            weight: (n,) above 0, how often each row counts; once if not given.
 
         Raises:
             InputError: a column has no observed cell.
@@ -99,10 +109,135 @@ class LinearGaussian(DensityModel):
         empty = torch.nonzero(u.isnan().all(0)).flatten().tolist()
         names = [self.space.names[i] if self.space.names else str(i) for i in empty]
         require(not empty, "x", "an observed value in every column", f"none in column {', '.join(names)}")
-        return u, log_det.mean().item()
+        return u, (log_det.mean() if weight is None else weight @ log_det.to(weight) / weight.sum()).item()
+
+    def counted(self, x: Tensor, sample_weight: Any) -> tuple[Tensor, Tensor | None]:
+        """The rows that count at all, and how often each does; None where each counts once."""
+        if sample_weight is None:
+            return x, None
+        weight = row_weights(sample_weight, len(x)).to(self.device)
+        return x[(weight > 0).to(x.device)], weight[weight > 0]
 
     def _back(self, u: Tensor) -> Tensor:
         return self.space.from_model(u.reshape(-1, *self.space.shape)).reshape(u.shape)
+
+
+LATENT = 16
+
+
+class LatentGaussian(LinearGaussian):
+    """A Gaussian with a Gaussian code: what PPCA and factor analysis share, whatever the noise ψ of each cell.
+
+        z ~ N(0, I_L),  u | z ~ N(W z + b, diag ψ)   ⇒   u ~ N(b, C),  C = W Wᵀ + diag ψ
+        z | u ~ N(M⁻¹ Wᵀ (u − b)/ψ, M⁻¹),  M = Wᵀ diag(1/ψ) W + I
+
+    Arguments:
+        latent_dim: L, less than the number of cells; min(16, cells − 1) if not given.
+    """
+
+    def __init__(self, space: Space, latent_dim: int | None = None) -> None:
+        super().__init__(space)
+        d = space.dimensions
+        size = min(LATENT, d - 1) if latent_dim is None else latent_dim
+        require(0 <= size < d, "latent_dim", f"a whole number below {d}, the number of cells", latent_dim)
+        self.latent_dim = latent_dim
+        self.W = frozen(torch.zeros(d, size, dtype=torch.float64))
+        self.b = frozen(torch.zeros(d, dtype=torch.float64))
+
+    @property
+    @abstractmethod
+    def noise(self) -> Tensor:
+        """ψ, the variance of each cell given z, (D,), in model units."""
+
+    @property
+    def joint(self) -> Mixture:
+        """One Gaussian, weight 1."""
+        tril = torch.linalg.cholesky(self.W @ self.W.T + self.noise.diag_embed())
+        return Mixture(torch.ones_like(self.b[:1]), self.b[None], tril[None])
+
+    def log_density(self, u: Tensor, y: Tensor | None = None) -> Tensor:
+        """log N(u | b, C) over the observed cells; inside span(W) and outside it apart, so that small ψ costs no digits."""
+        u = u.reshape(len(u), -1).to(self.dtype)
+        if u.isnan().any():
+            return log_joint_observed(u, *self.joint)[:, 0]
+        basis, values = self.spectrum()
+        diff = (u - self.b) / self.noise.sqrt()
+        code = diff @ basis
+        outside = (diff - code @ basis.T).square().sum(1)
+        return -0.5 * (outside + (code.square() / values).sum(1) + self._log_volume(values))
+
+    def draw_density(self, noise: Noise, y: Tensor | None = None) -> Tensor:
+        """W z + b + √ψ ε."""
+        d, size = self.W.shape
+        z, eps = noise.normal(size).to(self.W), noise.normal(d).to(self.W)
+        return (z @ self.W.T + self.b + self.noise.sqrt() * eps).reshape(-1, *self.space.shape)
+
+    def posterior(self, x: Tensor) -> D.MultivariateNormal:
+        """p(z | observed cells of x), batch (B,)."""
+        diff = self.model_units(x) - self.b
+        observed = (~diff.isnan()).to(self.dtype) / self.noise
+        products = (self.W[:, :, None] * self.W[:, None]).flatten(1)
+        size = self.W.shape[1]
+        precision = (observed @ products).view(-1, size, size) + torch.eye(size).to(self.W)
+        tril = torch.linalg.cholesky(precision)
+        mean = torch.cholesky_solve(((diff / self.noise).nan_to_num(0) @ self.W)[..., None], tril)[..., 0]
+        return D.MultivariateNormal(mean, covariance_matrix=torch.cholesky_inverse(tril))
+
+    def observation(self, z: Tensor) -> D.Independent:
+        """p(x | z), one normal a cell, in the user's units.
+
+        Raises:
+            Unsupported: the cells are not all real.
+        """
+        std = self.noise.sqrt() * units(self.space).to(self.device)
+        return diagonal_gaussian(self.decode(z), std.reshape(self.space.shape).expand(len(z), *self.space.shape))
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[z | x], (B, L)."""
+        return self.posterior(x).mean
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """W z + b in the user's units, (B, *shape)."""
+        return self.space.from_model((z @ self.W.T + self.b).reshape(-1, *self.space.shape))
+
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Where cells are whitened by their noise: an orthonormal basis of span(W) (D, L) and the variances of C in it (L,)."""
+        basis, s, _ = torch.linalg.svd(self.W / self.noise.sqrt()[:, None], full_matrices=False)
+        return basis, s.square() + 1
+
+    def expected_log_density(self, times: Callable[[Tensor], Tensor], variances: Tensor) -> float:
+        """E log N(u | b, C) = −½ (log|2πC| + tr C⁻¹S) over rows with second moment S = E (u − b)(u − b)ᵀ.
+
+        Arguments:
+            times: v (D, m) → S v.
+            variances: the diagonal of S.
+        """
+        basis, values = self.spectrum()
+        whitening = basis / self.noise.sqrt()[:, None]
+        along = (whitening * times(whitening)).sum(0)
+        trace = (variances / self.noise).sum() - along.sum() + (along / values).sum()
+        return -0.5 * (trace + self._log_volume(values)).item()
+
+    def filling(self, u: Tensor, weight: Tensor | None) -> Callable[[], tuple[Tensor, Tensor, float]]:
+        """An E-step over missing cells → mean and covariance of the rows as filled in, and the mean log-likelihood.
+
+        Arguments:
+            u: (n, D), NaN where missing.
+            weight: (n,), how often each row counts; once if not given.
+        """
+        groups, kind, n = group_rows(~u.isnan(), 1), FullCovariance(), len(u) if weight is None else weight.sum()
+
+        def expected() -> tuple[Tensor, Tensor, float]:
+            found = masked(u, self.joint, kind, groups, weight)
+            delta = found.first[0] / n
+            scatter = found.second[0] / n - delta[:, None] * delta
+            return self.b + delta, (scatter + scatter.T) / 2, (found.log_likelihood / n).item()
+
+        return expected
+
+    def _log_volume(self, values: Tensor) -> Tensor:
+        """log |2πC| from the variances of the whitened cells."""
+        return values.log().sum() + self.noise.log().sum() + len(self.b) * math.log(2 * math.pi)
 
 
 def block_rows(cells: int) -> int:

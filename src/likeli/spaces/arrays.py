@@ -46,6 +46,18 @@ def as_tensor(x: Any, what: str = "x") -> Tensor:
     return _from_numpy(_to_numpy(x, what), what)
 
 
+def row_weights(given: Any, rows: int) -> Tensor:
+    """How often each of `rows` rows counts, (rows,) float64: a whole number stands for so many equal rows, 0 for none.
+
+    Raises:
+        InputError: another number of weights, one below 0 or not finite, or none above 0.
+    """
+    weight = as_tensor(given, "sample_weight").double()
+    fits = tuple(weight.shape) == (rows,) and bool((weight.isfinite() & (weight >= 0)).all()) and bool((weight > 0).any())
+    require(fits, "sample_weight", f"{rows} numbers of at least 0, one above it", f"shape {tuple(weight.shape)}")
+    return weight
+
+
 def _from_torch(x: Tensor, what: str) -> Tensor:
     if x.is_complex():
         raise _not_numbers(what, "complex numbers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, require
-from likeli.spaces.arrays import as_tensor
+from likeli.spaces.arrays import as_tensor, row_weights
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,12 @@ class Examples:
     Arguments:
         x: (N, *shape) in the user's units.
         y: (N, *condition.shape), for a conditional model.
+        weight: (N,), how often each row counts, for families that take weights; once if not given.
     """
 
     x: Tensor
     y: Tensor | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -42,29 +44,37 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """The same rows on `device`."""
-        return Examples(self.x.to(device), None if self.y is None else self.y.to(device))
+        y, weight = (None if t is None else t.to(device) for t in (self.y, self.weight))
+        return Examples(self.x.to(device), y, weight)
 
 
-def gather(model: GenerativeModel, data: Any, y: Any = None) -> tuple[Examples, Examples | None]:
+def gather(
+    model: GenerativeModel, data: Any, y: Any = None, sample_weight: Any = None
+) -> tuple[Examples, Examples | None]:
     """Training rows and validation rows (None for an array, or an empty split), checked against the model's space.
 
     Arguments:
         model: whose space and condition the rows must fit.
         data: a `Data`, or an array of training rows.
         y: the conditions of an array's rows.
+        sample_weight: how often each row counts; of all rows of a `Data`, in their order.
 
     Raises:
-        InputError: fewer than two rows, values outside the space, y missing or not wanted.
+        InputError: fewer than two rows, values outside the space, y or weights missing or not wanted.
     """
+    wanted = sample_weight is None or model.takes_weights
+    require(wanted, "sample_weight", f"nothing, since {model.kind()} takes no weights; repeat the rows", "weights")
     if not (hasattr(data, "train") and hasattr(data, "valid")):
-        return _checked(model, data, y), None
+        rows = _checked(model, data, y)
+        return _weighted(rows, sample_weight), None
     require(y is None, "y", "nothing, since the data bring their own", y)
     if not model.takes_missing and hasattr(data, "refuse_missing"):
         data.refuse_missing(model.kind())
     train, valid = data.split("train"), data.split("valid")
     wanted = model.condition is not None
     rows = [(x, y if wanted else None) for x, y in (train, valid)]
-    return _checked(model, *rows[0]), _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
+    weight = None if sample_weight is None else row_weights(sample_weight, len(data))[data.train]
+    return _weighted(_checked(model, *rows[0]), weight), _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
 
 
 def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples:
@@ -79,11 +89,15 @@ def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples
     return Examples(x, model.check_condition(y, len(x)))
 
 
+def _weighted(rows: Examples, weight: Any) -> Examples:
+    return rows if weight is None else replace(rows, weight=row_weights(weight, len(rows)))
+
+
 def fingerprint(*examples: Examples | None) -> str:
     """sha256 of the rows' bytes, types and shapes."""
     digest = hashlib.sha256()
     for part in examples:
-        for tensor in (part.x, part.y) if part is not None else ():
+        for tensor in (part.x, part.y, part.weight) if part is not None else ():
             if tensor is not None:
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy())

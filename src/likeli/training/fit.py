@@ -56,20 +56,22 @@ def fit(
         overwrite: replace the run in `out`.
         progress: on stderr, a bar on a terminal and a line every 30 seconds elsewhere; `"always"` is a bar anywhere.
             What came of it is one line: `print(history)`.
-        settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.
+        settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.  And `sample_weight`, (N,) for all
+            rows of the array or the `Data`: how often each row counts, for gmm, ppca and factor_analysis.
 
     Raises:
         InputError: bad data or option, before any work; `out` exists, cannot be written, or holds another run.
         Diverged: a loss or gradient was not finite; the last good checkpoint is kept.
         Interrupted: SIGINT or SIGTERM, after the step was finished and saved.
     """
+    sample_weight = settings.pop("sample_weight", None)
     chosen, budget = resolve(settings, model.train_defaults), Budget(steps, minutes)
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     require(whole and 0 <= seed < 2**63, "seed", "a whole number from 0 to below 2**63", seed)
     require(not resume or out is not None, "out", "the folder to resume from", out)
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
-    train, valid = gather(model, data, y)
+    train, valid = gather(model, data, y, sample_weight)
     origin = data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):

@@ -88,7 +88,7 @@ def note_gradient(run: Run, norm: float, limit: float) -> None:
 @strategy("em")
 def em(run: Run) -> Iterator[Row]:
     """Expectation maximisation until the family's own rule ends it, or an iteration gains less than the tolerance."""
-    for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0):
+    for value in run.model.em(run.train.x, seed=run.seed, start=run.step == 0, **_weights(run)):
         guard(run, "log-likelihood", value, run.train.x)
         before = run.progress.log_likelihood
         gain = math.inf if before is None else value - before
@@ -100,12 +100,17 @@ def em(run: Run) -> Iterator[Row]:
 @strategy("closed_form")
 def closed_form(run: Run) -> Iterator[Row]:
     """The maximum-likelihood parameters at once."""
-    run.model.fit_closed_form(run.train.x, run.train.y, seed=run.seed)
+    run.model.fit_closed_form(run.train.x, run.train.y, seed=run.seed, **_weights(run))
     with evaluating(run.model), torch.no_grad():
-        chunks = run.train.chunks(4 * run.settings.batch)
-        loss = sum(run.model.loss(x, y).double().sum().item() for x, y in chunks) / len(run.train)
+        losses = torch.cat([run.model.loss(x, y).double() for x, y in run.train.chunks(4 * run.settings.batch)])
+        weight = run.train.weight
+        loss = (losses.mean() if weight is None else weight @ losses / weight.sum()).item()
     guard(run, "loss", loss, run.train.x)
     yield {"loss": loss, "stop": "closed form"}
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    return {} if run.train.weight is None else {"sample_weight": run.train.weight}
 
 
 # --- divergence --------------------------------------------------------------------------------------------------------

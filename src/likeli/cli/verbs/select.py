@@ -1,10 +1,10 @@
-"""choose the size of a mixture or of PPCA by BIC or AIC
+"""choose the size of a mixture, of PPCA or of factor analysis by BIC or AIC
 
 likeli select ring.csv --model gmm --sizes 1,2,4,8,16
 likeli select digits --model ppca --sizes 4,8,16,32 --criterion aic --out runs/ppca
 
 Each size is fitted on the training split and scored there; less is better.  With --out the best one is fitted once more and
-saved as a run.  Sizes are gmm's components or ppca's latent_dim; other options of the family are --model.NAME VALUE.
+saved as a run.  Sizes are gmm's components or the others' latent_dim; other options of the family are --model.NAME VALUE.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from likeli.cli.plan import make_plan
 from likeli.cli.verbs.fit import add_plan_arguments, train
 from likeli.errors import require
 
-SIZE = {"gmm": "components", "ppca": "latent_dim"}
+SIZE = {"gmm": "components", "ppca": "latent_dim", "factor_analysis": "latent_dim"}
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_plan_arguments(parser)
-    parser.add_argument("--model", metavar="FAMILY", default="gmm", choices=list(SIZE), help="gmm or ppca [gmm]")
+    parser.add_argument("--model", metavar="FAMILY", default="gmm", choices=list(SIZE), help="or ppca, factor_analysis [gmm]")
     sizes = "numbers of components, or of latent dimensions"
     parser.add_argument("--sizes", type=list[int], required=True, metavar="A,B,…", help=sizes)
     parser.add_argument("--criterion", choices=["bic", "aic"], default="bic", help="what decides [bic]")
