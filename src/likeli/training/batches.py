@@ -65,8 +65,7 @@ def gather(
     wanted = sample_weight is None or model.takes_weights
     require(wanted, "sample_weight", f"nothing, since {model.kind()} takes no weights; repeat the rows", "weights")
     if not (hasattr(data, "train") and hasattr(data, "valid")):
-        rows = _checked(model, data, y)
-        return _weighted(rows, sample_weight), None
+        return _weighted(_checked(model, data, y), sample_weight), None
     require(y is None, "y", "nothing, since the data bring their own", y)
     if not model.takes_missing and hasattr(data, "refuse_missing"):
         data.refuse_missing(model.kind())
