@@ -29,6 +29,7 @@ _PUBLIC = {
     "likeli.evaluation.imputation": "impute",
     "likeli.probability.explain_loss": "explain_loss",
     "likeli.models.vae": "CoderBackbone LatentPrior VariationalObjective",
+    "likeli.models.autoregressive": "CausalBackbone",
     "likeli.models.hvae": "LadderBackbone",
     "likeli.models.ddpm": "NoiseObjective",
     "likeli.diffusion.networks": "DenoiserBackbone",

@@ -292,7 +292,7 @@ def test_draws_of_a_table_follow_their_columns():
     p = head(out.expand(DRAWS, -1, -1))
     x = p.draw(Streams(2, range(DRAWS)))
     TABLE.check(x)
-    width = 4 * p.log_width[0, 0].exp().item()
+    width = 4 * p.reals[1][0, 0, 0].exp().item()
     assert stats.kstest(x[:, 0].numpy(), stats.norm(p.mean[0, 0].item(), width).cdf).pvalue > 1e-4
     assert (x[:, 1].mean() - p.mean[0, 1]).abs() < 4 * x[:, 1].std() / DRAWS**0.5
     for column, size in ((2, 3), (4, 8)):

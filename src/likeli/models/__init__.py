@@ -5,6 +5,7 @@ from likeli.contract import GenerativeModel
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.latent.chain import Hierarchy
 from likeli.models.autoencoder import AE, CAE, DAE
+from likeli.models.autoregressive import Autoregressive
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
@@ -33,6 +34,7 @@ __all__ = [
     "PPCA",
     "VAE",
     "VDM",
+    "Autoregressive",
     "CategoricalMixture",
     "DensityModel",
     "Distilled",

@@ -33,6 +33,7 @@ class Space(Configurable, ABC):
         measure: whether p(x) is a density, a probability mass, or a density of some cells and a mass of others.
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
+        widths: features of each cell in model units, where they differ.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
@@ -47,6 +48,7 @@ class Space(Configurable, ABC):
     symbols: int = 0
     spacing: float | None = None
     unit: Tensor | None = None
+    widths: tuple[int, ...] | None = None
     blank: int | None = None
     end: int | None = None
     rank: int = 0

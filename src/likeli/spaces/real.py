@@ -231,3 +231,74 @@ class StudentT(LocationScale):
 
     def read(self, out: Tensor) -> StudentTCells:
         return StudentTCells(*self.parts(out), self.space, 1 + self.log_df.exp().to(out.dtype))
+
+
+class GaussianMixture(Observation):
+    """Real cells of a mixture of Gaussians, each with its own place, width and weight: p(u) = Σ_c π_c N(u; μ_c, σ_c²).
+
+    Arguments:
+        components: Gaussians in the mixture of each cell.
+    """
+
+    spaces = (Real,)
+
+    def __init__(self, components: int = 5) -> None:
+        super().__init__()
+        self.components = components
+        require(components >= 1, "components", "at least 1", components)
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.components
+
+    def read(self, out: Tensor) -> GaussianMixtureCells:
+        return GaussianMixtureCells(out, self.space, self.components)
+
+
+class GaussianMixtureCells(Cells):
+    """Independent mixtures of Gaussians.
+
+    Arguments:
+        out: (B, 3·components, *shape): places, log widths and logits of the weights, in model units.
+        space: gives the user's units.
+    """
+
+    def __init__(self, out: Tensor, space: Real, components: int) -> None:
+        super().__init__(out)
+        self.space, self.parts = space, gaussian_parts(out.unflatten(1, (3, components)))
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        u = self.space.to_model(x, self.out.dtype)
+        missing = u.isnan()
+        log_unit = self.space.unit.to(u.device).log().to(u.dtype)
+        return (gaussian_mixture_log_prob(u.masked_fill(missing, 0), *self.parts) - log_unit).masked_fill(missing, 0)
+
+    @property
+    def mean(self) -> Tensor:
+        location, _, log_weight = self.parts
+        return self.space.from_model((log_weight.exp() * location).sum(1))
+
+    def draw(self, noise: Noise) -> Tensor:
+        return self.space.from_model(draw_gaussian_mixture(noise, *self.parts).to(self.out))
+
+
+def gaussian_parts(out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Places, log widths and log weights, (B, 3, components, *shape) → each (B, components, *shape); apart at the start."""
+    location, log_width, logits = out.unbind(1)
+    spread = torch.linspace(-1, 1, out.shape[2] + 2, dtype=out.dtype, device=out.device)[1:-1] * (out.shape[2] > 1) * 2
+    location = location + spread.reshape(-1, *[1] * (location.ndim - 2))
+    return location, (log_width + math.log(0.5)).clamp(min=math.log(NARROWEST)), logits.log_softmax(1)
+
+
+def gaussian_mixture_log_prob(u: Tensor, location: Tensor, log_width: Tensor, log_weight: Tensor) -> Tensor:
+    """log Σ_c π_c N(u; μ_c, σ_c²) of every cell, u (B, *shape) in model units."""
+    e = (u[:, None] - location) * (-log_width).exp()
+    return (log_weight - 0.5 * e.square() - log_width).logsumexp(1) - 0.5 * math.log(2 * math.pi)
+
+
+def draw_gaussian_mixture(noise: Noise, location: Tensor, log_width: Tensor, log_weight: Tensor) -> Tensor:
+    """One draw for each cell, (B, *shape)."""
+    shape = location.shape[2:]
+    cdf = log_weight.double().exp().cumsum(1)
+    chosen = (cdf <= noise.uniform(*shape).to(cdf)[:, None] * cdf[:, -1:]).sum(1, keepdim=True).clamp(max=cdf.shape[1] - 1)
+    return (location.gather(1, chosen) + log_width.gather(1, chosen).exp() * noise.normal(*shape).to(location)[:, None])[:, 0]

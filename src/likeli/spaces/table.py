@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.functional import pad
 
 from likeli.config import Configurable
 from likeli.errors import InputError, nearest, require
@@ -22,7 +23,7 @@ from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.head import CategoricalCells, Cells, Observation
 from likeli.spaces.pixels import NARROWEST_BINS, component_places, draw_logistic, log_bin_mass
-from likeli.spaces.real import NARROWEST
+from likeli.spaces.real import draw_gaussian_mixture, gaussian_mixture_log_prob, gaussian_parts
 
 INITIAL_WIDTH = 0.5  # of reals and whole numbers at the start, in standard deviations of the column
 HARMONICS = 128  # with which the mean of a floor is exact to 1e−5 at the narrowest scale
@@ -81,6 +82,7 @@ class Table(Space):
         self.columns = tuple(columns)
         require(len(self.columns) >= 1, "columns", "at least one column", "none")
         super().__init__((len(self.columns),), tuple(c.name for c in self.columns))
+        self.widths = tuple(c.width for c in self.columns)
         require(len(set(self.names)) == len(self.names), "columns", "distinct names", ", ".join(self.names))
         self._mean = torch.tensor([c.mean for c in self.columns], dtype=torch.float64)
         self._scale = torch.tensor([c.scale for c in self.columns], dtype=torch.float64)
@@ -230,10 +232,11 @@ def _plain(values: Any) -> Iterable[Any]:
 
 
 class Mixed(Observation):
-    """Reals are Gaussian, whole numbers a mixture of logistics cut into unit bins, categories categorical.
+    """Reals are Gaussian or mixtures of them, whole numbers mixtures of logistics cut into unit bins, categories categorical.
 
     Arguments:
         components: logistics in the mixture of a whole number.
+        real_components: Gaussians in the mixture of a real.
     """
 
     spaces = (Table,)
@@ -241,14 +244,16 @@ class Mixed(Observation):
     integer: Tensor
     categorical: Tensor
 
-    def __init__(self, components: int = 2) -> None:
+    def __init__(self, components: int = 2, real_components: int = 1) -> None:
         super().__init__()
-        self.components = components
+        self.components, self.real_components = components, real_components
         require(components >= 1, "components", "at least 1", components)
+        require(real_components >= 1, "real_components", "at least 1", real_components)
 
     @property
     def channels(self) -> int:
-        return max(2, 3 * self.components, *(len(c.categories) for c in self.space.columns))
+        several = self.real_components > 1
+        return max(2, 3 * self.components, 3 * self.real_components * several, *(len(c.categories) for c in self.space.columns))
 
     def bind(self) -> None:
         columns = self.space.columns
@@ -274,8 +279,9 @@ class MixedCells(Cells):
     def __init__(self, out: Tensor, head: Mixed) -> None:
         super().__init__(out)
         self.head = head
-        self.location, log_width = out[:, :2, head.real].unbind(1)
-        self.log_width = (log_width + math.log(INITIAL_WIDTH)).clamp(min=math.log(NARROWEST))
+        few = head.real_components
+        reals = out[:, : 3 * few, head.real] if few > 1 else pad(out[:, :2, head.real], (0, 0, 0, 1))
+        self.reals = gaussian_parts(reals.unflatten(1, (3, few)))
         parts = out[:, : 3 * head.components, head.integer].unflatten(1, (3, head.components)).unbind(1)
         self.places, self.log_weight = parts[0] + component_places(head.components, parts[0]), parts[2].log_softmax(1)
         log_unit = head.unit[head.integer].log().to(out.dtype)
@@ -291,9 +297,7 @@ class MixedCells(Cells):
         return self._assemble(parts).masked_fill(missing, 0)
 
     def _real(self, u: Tensor) -> Tensor:
-        e = (u - self.location) * (-self.log_width).exp()
-        log_unit = self.head.unit[self.head.real].log().to(u.dtype)
-        return -0.5 * e.square() - self.log_width - 0.5 * math.log(2 * math.pi) - log_unit
+        return gaussian_mixture_log_prob(u, *self.reals) - self.head.unit[self.head.real].log().to(u.dtype)
 
     def _integer(self, u: Tensor) -> Tensor:
         unit = self.head.unit[self.head.integer].to(u.dtype)
@@ -304,19 +308,24 @@ class MixedCells(Cells):
         order = torch.cat([self.head.real, self.head.integer, self.head.categorical])
         return torch.cat(parts, 1)[:, order.argsort()]
 
+    def _draw_normal(self, noise: Noise) -> Tensor:
+        location, log_width, _ = self.reals
+        return location[:, 0] + log_width[:, 0].exp() * noise.normal(location.shape[2]).to(location)
+
     @property
     def mean(self) -> Tensor:
         """E[x|z] of numbers, and the most probable code of categories, (B, columns)."""
         head = self.head
-        real = self.location.double() * head.unit[head.real] + head.centre[head.real]
+        location, _, log_weight = self.reals
+        real = (log_weight.exp() * location).sum(1).double() * head.unit[head.real] + head.centre[head.real]
         middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
         whole = (self.log_weight.double().exp() * mean_floor(middle, self.log_bins.double().exp())).sum(1)
         return self._assemble([real, whole, self.symbols.out.argmax(1).double()])
 
     def draw(self, noise: Noise) -> Tensor:
         head = self.head
-        e = noise.normal(len(head.real)).to(self.out)
-        real = (self.location + self.log_width.exp() * e).double() * head.unit[head.real] + head.centre[head.real]
+        u = draw_gaussian_mixture(noise, *self.reals) if head.real_components > 1 else self._draw_normal(noise)
+        real = u.double() * head.unit[head.real] + head.centre[head.real]
         middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
         whole = draw_logistic(noise, middle, self.log_bins.double().exp(), self.log_weight).floor()
         return self._assemble([real, whole, self.symbols.draw(noise).double()])
