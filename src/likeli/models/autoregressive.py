@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from likeli.config import Configurable
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Sequential
-from likeli.errors import InputError, Unsupported, require
+from likeli.errors import Unsupported, require
+from likeli.models.symbols import after_end
 from likeli.nn.causal import CausalTransformer
 from likeli.nn.embedding import Condition
 from likeli.nn.masked import MADE, CausalNetwork
-from likeli.models.symbols import after_end
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
-from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, GaussianMixture, Mixed, Observation, Space
+from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, Mixed, MixtureDensity, Observation, Space
 from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "transformer": CausalTransformer}
@@ -57,9 +56,9 @@ class CausalBackbone(Configurable):
 class Autoregressive(GenerativeModel, Sequential):
     """p(x) = Π_t p(x_o(t) | cells before it in the order o), each factor read by the space's head off a causal network.
 
-    With `order="any"` one network learns every order: each training row gets its own.  log p(x) is then that of an equal mixture of
-    `ensemble` fixed orders, row-major first; missing cells are put last in each, where leaving them out is exact, and so are known
-    cells of `sample(given=…)` first.  Different orders are different models that only training brings together.
+    With `order="any"` one network learns every order: each training row gets its own.  log p(x) is then that of an equal
+    mixture of `ensemble` fixed orders, row-major first.  Missing cells are put last in each, where leaving them out is exact;
+    known cells of `sample(given=…)` come first.  Different orders are different models that only training brings together.
 
     Arguments:
         space: what one example is.
@@ -99,7 +98,7 @@ class Autoregressive(GenerativeModel, Sequential):
         require(ensemble == 1 or self.follows == "any", "ensemble", "1 unless order is any", ensemble)
         self.head = (head or finer(space.head())).on(space)
         self.features, cells = Condition(condition), space.dimensions
-        name = self.backbone.network or "transformer"
+        name = self.backbone.network or ("made" if space.blank is None else "transformer")
         hidden = self.backbone.hidden or ((128,) * 4 if name == "transformer" else (512, 512))
         network = NETWORKS[name]
         require(self.follows == "natural" or network.any_order, "order", f"natural with network {name}", order)
@@ -163,9 +162,9 @@ class Autoregressive(GenerativeModel, Sequential):
     ) -> Tensor:
         """Cell after cell.
 
-        Known cells that come first in the order are held exactly; with order any they are put first.  In the natural order, cells
-        that are free before a known one are drawn by importance resampling: of `particles` draws that hold the known cells, one
-        is kept with probability in proportion to how well it foretold them; a warning says so.
+        Known cells that come first in the order are held exactly; with order any they are put first.  In the natural order,
+        cells that are free before a known one are drawn by importance resampling: of `particles` draws that hold the known
+        cells, one is kept with probability in proportion to how well it foretold them; a warning says so.
 
         Arguments:
             given: (rows, *shape), cells that are known; see `sample`.
@@ -180,7 +179,8 @@ class Autoregressive(GenerativeModel, Sequential):
         self._check_draw(temperature, top_p, particles)
         c = self.features(y, noise.normal(0).new_zeros(noise.rows, 1, dtype=self.dtype, device=self.device))
         known = torch.zeros(noise.rows, self.space.dimensions, dtype=torch.bool, device=self.device)
-        order, held = self.orders[0].expand(noise.rows, -1), torch.zeros_like(known, dtype=self._dtype_of_cells())
+        order = self.orders[0].expand(noise.rows, -1)
+        held = torch.zeros_like(known, dtype=torch.float64 if self.space.blank is None else torch.long)
         if given is not None:
             flat = given.flatten(1)
             known = (flat != self.space.blank) & ~flat.isnan()
@@ -189,8 +189,7 @@ class Autoregressive(GenerativeModel, Sequential):
             order = self.orders[(noise.uniform().to(self.device) * self.ensemble).long()]
         if self.follows == "any" and given is not None:
             order = last(order, ~known)
-        holes = (~known).cummax(1).values.gather(1, order) & known.gather(1, order) if self.follows == "natural" else known & False
-        if holes.any():
+        if self.follows == "natural" and ((~known).cumsum(1)[known] > 0).any():
             return self._resample(noise, c, order, known, held, (temperature, top_p), particles)
         return self._finish(self._fill(noise, c, order, known, held, (temperature, top_p), 1)[0])
 
@@ -233,8 +232,8 @@ class Autoregressive(GenerativeModel, Sequential):
         log_w = log_w.reshape(noise.rows, particles)
         ess = diagnose(log_w.T).ess
         warnings.warn(
-            f"given: known cells after free ones: draws by importance resampling of {particles} particles, not exact; the smallest "
-            f"effective number is {ess.min():.1f}. order=any draws exactly",
+            f"given: known cells after free ones: draws by importance resampling of {particles} particles, not exact; the "
+            f"smallest effective number of them is {ess.min():.1f}.  A model of order any draws exactly",
             UserWarning,
             stacklevel=4,
         )
@@ -268,9 +267,6 @@ class Autoregressive(GenerativeModel, Sequential):
     def _missing(self, x: Tensor) -> Tensor:
         return x.isnan().flatten(1)
 
-    def _dtype_of_cells(self) -> torch.dtype:
-        return torch.float64 if self.space.blank is None else torch.long
-
     def _finish(self, x: Tensor) -> Tensor:
         x = x.reshape(-1, *self.space.shape)
         return self.space.check(x)
@@ -281,7 +277,7 @@ def finer(head: Observation) -> Observation:
     if isinstance(head, Mixed):
         return Mixed(COMPONENTS, COMPONENTS)
     if isinstance(head, Gaussian):
-        return GaussianMixture(COMPONENTS)
+        return MixtureDensity(COMPONENTS)
     return DiscretisedLogistic(COMPONENTS) if isinstance(head, DiscretisedLogistic) else head
 
 

@@ -72,7 +72,8 @@ class CellFeatures(nn.Module):
 class MADE(CausalNetwork):
     """A perceptron of masked matrices: hidden unit j sees the first m_j cells of the order and speaks to the cells after them.
 
-        h ← (W ∘ [rank(i) < m_j]) u,   h ← h + (V ∘ [m_j' ≤ m_j]) σ(h),   out_i = (A ∘ [m_j ≤ rank(i)]) σ(h) + (B ∘ [rank(k) < rank(i)]) u
+        h ← (W ∘ [rank(i) < m_j]) u,    h ← h + (V ∘ [m_j' ≤ m_j]) σ(h),
+        out_i = (A ∘ [m_j ≤ rank(i)]) σ(h) + (B ∘ [rank(k) < rank(i)]) u
 
     One set of weights serves every order: a cell's rank moves, the m_j stay.  With orders that change, a further input of 1 for
     each cell tells a hidden unit which cells it sees.

@@ -6,7 +6,7 @@ from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflated
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
 from likeli.spaces.labels import Labels
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
-from likeli.spaces.real import Gaussian, GaussianMixture, Real, StudentT
+from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
 from likeli.spaces.table import Column, Mixed, Table
 from likeli.spaces.tokens import Tokens
 
@@ -24,9 +24,9 @@ __all__ = [
     "Counts",
     "DiscretisedLogistic",
     "Gaussian",
-    "GaussianMixture",
     "Labels",
     "Mixed",
+    "MixtureDensity",
     "NegativeBinomial",
     "Observation",
     "Pixels",

@@ -233,7 +233,7 @@ class StudentT(LocationScale):
         return StudentTCells(*self.parts(out), self.space, 1 + self.log_df.exp().to(out.dtype))
 
 
-class GaussianMixture(Observation):
+class MixtureDensity(Observation):
     """Real cells of a mixture of Gaussians, each with its own place, width and weight: p(u) = Σ_c π_c N(u; μ_c, σ_c²).
 
     Arguments:
@@ -251,11 +251,11 @@ class GaussianMixture(Observation):
     def channels(self) -> int:
         return 3 * self.components
 
-    def read(self, out: Tensor) -> GaussianMixtureCells:
-        return GaussianMixtureCells(out, self.space, self.components)
+    def read(self, out: Tensor) -> MixtureDensityCells:
+        return MixtureDensityCells(out, self.space, self.components)
 
 
-class GaussianMixtureCells(Cells):
+class MixtureDensityCells(Cells):
     """Independent mixtures of Gaussians.
 
     Arguments:

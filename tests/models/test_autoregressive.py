@@ -1,0 +1,274 @@
+"""Autoregressive models against enumeration, gradients and each other."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from scipy import stats
+
+from families import examples
+from likeli.errors import InputError, Unsupported
+from likeli.models.autoregressive import Autoregressive, CausalBackbone, choose, last, shaped
+from likeli.nn.causal import CausalTransformer
+from likeli.random import Streams, seeded
+from likeli.spaces import Binary, Column, Counts, Labels, Mixed, MixtureDensity, Pixels, Real, Table, Tokens
+
+SMALL = {"made": (24, 24), "transformer": (16, 16)}
+CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) for n, k in (("p", 2), ("q", 3), ("r", 4))))
+MIXED = Table((Column("a", scale=3.0), Column("b", "integer"), Column("c", "categorical", categories=("x", "y", "z"))))
+CASES = [("made", "natural"), ("made", "any"), ("transformer", "natural"), ("transformer", "any")]
+every_case = pytest.mark.parametrize("network, order", CASES)
+
+
+def made(space, network="transformer", order="natural", seed=0, **options):
+    """A small model in double precision whose weights are far from their start."""
+    with seeded(seed):
+        model = Autoregressive(space, CausalBackbone(network, SMALL[network]), order, **options).double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.3 * torch.randn_like(p)
+    return model.eval()
+
+
+def states(*sizes):
+    return torch.cartesian_prod(*[torch.arange(k) for k in sizes])
+
+
+def mean_total(model, x):
+    return model.log_likelihood(x).value.exp().sum().item()
+
+
+@every_case
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_masses_of_all_binary_vectors_sum_to_one(network, order, ensemble):
+    if order == "natural" and ensemble > 1:
+        with pytest.raises(InputError, match="ensemble: expected 1 unless order is any, got 3"):
+            made(Binary((3, 4)), network, order, ensemble=ensemble)
+        return
+    model = made(Binary((3, 4)), network, order, ensemble=ensemble)
+    assert mean_total(model, states(*[2] * 12).reshape(-1, 3, 4)) == pytest.approx(1, abs=1e-6)
+
+
+@every_case
+@pytest.mark.parametrize(
+    "space, x",
+    [
+        (Tokens(4, 3), states(3, 3, 3, 3)),
+        (Pixels((2, 2), 4), states(4, 4, 4, 4).reshape(-1, 2, 2)),
+        (CATEGORIES, states(2, 3, 4)),
+    ],
+    ids=["tokens", "pixels", "table"],
+)
+def test_masses_of_tiny_vocabularies_sum_to_one(network, order, space, x):
+    assert mean_total(made(space, network, order), x) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_rows_that_end_are_one_vocabulary(network):
+    """Σ over what stands before the first end; what stands after it changes nothing."""
+    space = Tokens(4, 3, ends=True)
+    x = space.check(states(3, 3, 3, 3)).unique(dim=0)
+    model = made(space, network)
+    assert mean_total(model, x) == pytest.approx(1, abs=1e-6)
+    assert model.log_likelihood([[0, 2, 0, 1]]).value == model.log_likelihood([[0, 2, 2, 2]]).value
+    total = torch.stack([model.next_log_pmf(x, i).gather(1, x[:, i, None])[:, 0] for i in range(4)]).sum(0)
+    assert torch.allclose(total, model.log_likelihood(x).value, atol=1e-12)
+    with pytest.raises(InputError, match="order: expected natural where rows end"):
+        made(space, network, "any")
+
+
+@pytest.mark.parametrize("network", SMALL)
+@pytest.mark.parametrize("space", [Real((2,), mean=(1.0, -2.0), scale=(2.0, 0.5)), Counts((2,)), MIXED], ids=lambda s: s.kind())
+def test_a_factor_of_numbers_is_normalised(network, space):
+    """The last cell's conditional integrates, or sums, to one, whatever stands before it."""
+    model = made(space, network, "natural")
+    x = examples(space, 3).to(torch.float64 if space.blank is None else torch.long)
+    if space.kind() == "real":
+        grid = torch.linspace(-40, 40, 20001, dtype=torch.float64)
+        rows = torch.stack([x[0, 0].expand(len(grid)), grid], 1)
+        first = model.head(model.net(rows[:1], torch.zeros(1, 0), torch.arange(2))).cell_log_prob(rows[:1])[0, 0]
+        values = model.log_prob(rows, None, torch.arange(2)) - first
+        assert torch.trapezoid(values.exp(), grid).item() == pytest.approx(1, abs=1e-6)
+        return
+    top = 3 if isinstance(space, Table) else 20_000
+    rows = x[:1].repeat(top, 1)
+    rows[:, -1] = torch.arange(top)
+    cells = model.head(model.net(rows, torch.zeros(top, 0), torch.arange(space.dimensions))).cell_log_prob(rows)
+    assert cells[:, -1].exp().sum().item() == pytest.approx(1, abs=1e-4 if isinstance(space, Counts) else 1e-9)
+
+
+@every_case
+@pytest.mark.parametrize("space", [Tokens(5, 3), Pixels((2, 3), 4), MIXED], ids=lambda s: s.kind())
+def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, order, space):
+    model, cells = made(space, network, order), space.dimensions
+    path = torch.arange(cells) if order == "natural" else torch.tensor([2, 0, 1, 4, 3, 5])[:cells].argsort().argsort()
+    x, seen = examples(space, 1).flatten(1).double(), []
+
+    def catch(module, inputs, output):
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    by_order = isinstance(model.net, CausalTransformer) and space.symbols > 0
+    with (model.net.values if by_order else model.net.features).register_forward_hook(catch):
+        out = model.net(x, torch.zeros(1, 0, dtype=torch.float64), path)[0]
+    rank = path.argsort()
+    found = torch.zeros(cells, cells, dtype=torch.bool)
+    for i in range(cells):
+        (gradient,) = torch.autograd.grad(out[:, i].sum(), seen[0], retain_graph=True, allow_unused=True)
+        reached = torch.zeros(seen[0].shape[1]) if gradient is None else gradient[0].abs().sum(1)
+        found[i, path[: len(reached)] if by_order else torch.arange(cells)] = reached > 0
+    assert torch.equal(found, rank < rank[:, None])
+
+
+@every_case
+@pytest.mark.parametrize("space", [Tokens(9, 5), Pixels((3, 3), 4), MIXED, Counts((4,))], ids=lambda s: s.kind())
+def test_cell_by_cell_gives_the_numbers_of_one_pass(network, order, space):
+    """To rounding: 1e−12 of numbers of order one, in double precision."""
+    model, cells = made(space, network, order, condition=Labels(3)), space.dimensions
+    x, c = examples(space, 6).flatten(1), torch.randn(6, 3, dtype=torch.float64)
+    orders = torch.stack([torch.randperm(cells) if order == "any" else torch.arange(cells) for _ in x])
+    whole, filled = model.net(x, c, orders), torch.zeros_like(x)
+    rows, steps = torch.arange(len(x)), model.net.unroll(filled, c, orders)
+    for cell, out in zip(orders.unbind(1), steps):
+        assert torch.allclose(out, whole[rows, :, cell], atol=1e-12, rtol=0)
+        filled[rows, cell] = x[rows, cell]
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_leaving_missing_cells_out_is_summing_over_them(network):
+    model = made(CATEGORIES, network, "any", ensemble=2)
+    every = states(2, 3, 4).double()
+    for missing in ([0], [1], [2], [0, 2], [0, 1]):
+        x = every.clone()
+        x[:, missing] = math.nan
+        orders = [last(o.expand(len(x), -1), x.isnan()) for o in model.orders]
+        joint = torch.stack([model.log_prob(every, None, o) for o in orders]).logsumexp(0) - math.log(2)
+        marginal = model.log_likelihood(x).value
+        kept = [i for i in range(3) if i not in missing]
+        for row, value in zip(x, marginal):
+            same = (every[:, kept] == row[kept]).all(1)
+            assert value == pytest.approx(joint[same].logsumexp(0).item(), abs=1e-9)
+
+
+def test_a_natural_order_refuses_missing_cells_by_their_place():
+    with pytest.raises(InputError, match=r"x: expected a value in every cell .* at row 0, column b"):
+        made(MIXED, order="natural").log_likelihood([[1.0, math.nan, 0.0]])
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_a_code_pays_log_p_and_sees_nothing_it_should_not(network):
+    model, x = made(Pixels((2, 3), 4), network), examples(Pixels((2, 3), 4), 9)
+    pmfs = [model.next_log_pmf(x, i) for i in range(6)]
+    paid = sum(p.gather(1, x.flatten(1)[:, i, None])[:, 0] for i, p in enumerate(pmfs))
+    assert torch.allclose(paid, model.log_likelihood(x).value, atol=1e-10)
+    other = x.clone()
+    other[:, 1] = 3 - other[:, 1]
+    assert torch.equal(model.next_log_pmf(other, 3), pmfs[3])
+    with pytest.raises(Unsupported, match="a pmf for each symbol"):
+        made(MIXED, network).next_log_pmf(torch.zeros(1, 3), 0)
+
+
+def followed(x, p, sizes):
+    """p-value of draws among all states with masses p."""
+    p = p.detach()
+    place = torch.zeros(len(x), dtype=torch.long)
+    for i, k in enumerate(sizes):
+        place = place * k + x.flatten(1)[:, i].long()
+    counts = torch.bincount(place, minlength=math.prod(sizes)).double()
+    often = p * len(x) >= 5
+    observed, expected = counts[often], p[often] * len(x)
+    if p[~often].sum() * len(x) >= 5:
+        observed = torch.cat([observed, counts[~often].sum()[None]])
+        expected = torch.cat([expected, p[~often].sum()[None] * len(x)])
+    return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
+
+
+@every_case
+def test_draws_follow_the_masses(network, order):
+    """Fails by chance once in 10,000 seeds."""
+    sizes, model = (2, 3, 4), made(CATEGORIES, network, order, ensemble=2 if order == "any" else 1)
+    p = model.log_likelihood(states(*sizes)).value.exp()
+    assert followed(model.sample(4000, seed=1), p, sizes) > 1e-4
+
+
+@pytest.mark.parametrize("network, order, given", [
+    ("made", "natural", [2, 1, -1, -1]), ("transformer", "natural", [2, 1, -1, -1]),
+    ("made", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, -1, -1, 1]),
+])  # fmt: skip
+def test_free_cells_follow_their_conditional(network, order, given):
+    """Fails by chance once in 10,000 seeds."""
+    model, held = made(Tokens(4, 3), network, order), torch.tensor(given)
+    x = model.sample(3000, given=held, seed=3)
+    assert torch.equal(x[:, held >= 0], held[held >= 0].expand(3000, -1))
+    every = states(3, 3, 3, 3)
+    path = last(torch.arange(4).expand(len(every), -1), (held < 0).expand(len(every), -1))
+    fits = (every[:, held >= 0] == held[held >= 0]).all(1)
+    p = model.log_prob(every, None, path).masked_fill(~fits, -math.inf).softmax(0)
+    assert followed(x, p, (3, 3, 3, 3)) > 1e-4
+
+
+def test_holes_in_a_natural_order_come_by_importance_resampling_which_says_so():
+    """With 128 particles its bias is of order 1/128: the total variation stays below 4 standard errors + 1/64."""
+    model, held = made(Tokens(4, 3), "transformer"), torch.tensor([0, -1, -1, 2])
+    with pytest.warns(UserWarning, match="importance resampling of 128 particles, not exact"):
+        x = model.sample(640, given=held, seed=3, particles=128)
+    assert torch.equal(x[:, [0, 3]], torch.tensor([0, 2]).expand(640, -1))
+    every = states(3, 3, 3, 3)
+    fits = (every[:, 0] == 0) & (every[:, 3] == 2)
+    p = model.log_likelihood(every).value.detach().masked_fill(~fits, -math.inf).softmax(0)
+    counts = torch.bincount((x * torch.tensor([27, 9, 3, 1])).sum(1), minlength=81).double()
+    assert 0.5 * (counts / 640 - p).abs().sum() < 4 * 0.5 * (p / 640).sqrt().sum() + 1 / 64
+    mixed = made(MIXED, order="natural")
+    with pytest.raises(Unsupported, match="needs order any"):
+        mixed.sample(1, given=torch.tensor([[math.nan, 1.0, math.nan]]))
+
+
+def test_a_tables_holes_are_filled_beside_what_is_known():
+    given = torch.tensor([[math.nan, 2.0, math.nan]], dtype=torch.float64)
+    x = made(MIXED, order="any").sample(50, given=given)
+    assert (x[:, 1] == 2).all()
+    assert len(x[:, 0].unique()) == 50
+
+
+def test_temperature_and_top_p_are_what_they_say_and_are_said_not_to_be_the_model():
+    log_pmf = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64).log()
+    assert torch.allclose(shaped(log_pmf, 0.5, 1).exp(), torch.tensor([[0.25, 0.09, 0.0225, 0.0025]]).double() / 0.365)
+    assert torch.allclose(shaped(log_pmf, 1, 0.8).exp(), torch.tensor([[0.625, 0.375, 0, 0]]).double())
+    assert torch.allclose(shaped(log_pmf, 1, 0.81).exp(), torch.tensor([[0.5, 0.3, 0.15, 0]]).double() / 0.95)
+    assert torch.equal(shaped(log_pmf, 1, 1), log_pmf)
+    model = made(Tokens(3, 4))
+    with pytest.warns(UserWarning, match="not draws from the model"):
+        model.sample(2, temperature=0.7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(2)
+    for name, value in {"temperature": -1.0, "top_p": 0.0, "particles": 0}.items():
+        with pytest.raises(InputError, match=name):
+            model.sample(1, **{name: value})
+    with pytest.raises(Unsupported, match="only for cells of finitely many symbols"):
+        made(MIXED).sample(1, temperature=0.5)
+
+
+def test_a_symbol_of_mass_one_in_a_billion_is_drawn_as_often_as_it_should():
+    """Two uniform numbers that differ by less than 24 bits can tell are different symbols."""
+    log_pmf = torch.tensor([[1 - 3e-9, 1e-9, 1e-9, 1e-9]], dtype=torch.float64).log().expand(4, -1)
+    top = 1 - 2.0**-24
+    u = torch.tensor([[top, 0.9], [top, 0.96], [top, 0.97], [top, 0.999]], dtype=torch.float64)
+    assert choose(log_pmf, u).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("head, space", [(MixtureDensity(3), Real((2,), scale=2.0)), (Mixed(3, 4), MIXED)])
+def test_a_mixture_of_gaussians_has_the_moments_and_draws_of_one(head, space):
+    """Fails by chance once in 10,000 seeds."""
+    p = head.on(space)(torch.randn(1, head.on(space).channels, space.dimensions, dtype=torch.float64).expand(4000, -1, -1))
+    x = p.draw(Streams(0, range(4000), torch.float64))[:, 0]
+    grid = torch.full((80001, space.dimensions), math.nan, dtype=torch.float64)
+    grid[:, 0] = torch.linspace(-300, 300, 80001)
+    q = type(p)(p.out[:1].expand(80001, -1, -1), *([p.space, 3] if space.kind() == "real" else [p.head]))
+    density = q.cell_log_prob(grid)[:, 0].exp()
+    cdf = torch.cumulative_trapezoid(density, grid[:, 0])
+    assert cdf[-1].item() == pytest.approx(1, abs=1e-6)
+    assert torch.trapezoid(density * grid[:, 0], grid[:, 0]).item() == pytest.approx(p.mean[0, 0].item(), abs=1e-6)
+    at = torch.searchsorted(grid[1:, 0].contiguous(), x.double().contiguous()).clamp(max=79999)
+    assert stats.kstest(cdf[at].numpy(), "uniform").pvalue > 1e-4
