@@ -2,13 +2,18 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from likeli.show.pictures import curves, grid, picture, png, strip
+from likeli.evaluation.ledger import Item, Ledger
+from likeli.evaluation.two_sample import ClassifierTest
+from likeli.show.pictures import curves, grid, on_paper, picture, png, strip
 from likeli.show.report import Contender, Report, verdict
+from likeli.show.vector import LINES
 from likeli.spaces import Pixels, Real, Tokens
 
 EVIL = "<script>alert('x')</script>"
@@ -44,10 +49,13 @@ def report():
     image = grid(torch.zeros(4, 8, 8), Pixels((8, 8), 17))
     history = [{"step": i, "loss": 100.0 / i, "valid": 90.0 / i, "seconds": float(i)} for i in range(1, 30)]
     failed = dict.fromkeys(row("x", 1.0)) | {"model": EVIL, "notes": [], "error": f"no {EVIL}"}
+    parts = Ledger((Item("reconstruction", -60.0, 0.5), Item("− KL", -6.5, math.nan)), Item("bound", -66.5, 0.75), 9)
+    test = ClassifierTest(0.75, 0.05, 0.7, 0.05, 0.01, (30, 32))
+    kept = {"step": 20, "valid": 4.5}
     entries = [
-        Contender(row("vae", 1.5), history, image, "neural"),
-        Contender(row("mixture", 2.0, knows="exact"), (), image, "yardstick"),
-        Contender(row("flow", 2.5), history, None, "neural"),
+        Contender(row("vae", 1.5), history, image, "neural", rank=1, kept=kept, steps=29, ledger=parts, told_apart=test),
+        Contender(row("mixture", 2.0, knows="exact"), (), image, "yardstick", rank=2, alarms=[EVIL]),
+        Contender(row("flow", 2.5), history, None, "neural", rank=2),
         Contender(failed),
     ]
     return Report(EVIL, {"data": EVIL}, 64, entries, ["a note"], image, [f"likeli fit {EVIL}"])
@@ -58,9 +66,9 @@ def test_the_page_is_whole_and_refers_to_nothing(report):
     checker.feed(page)
     assert not checker.stack
     assert checker.addresses
-    inside = [a.removeprefix("#") for a in checker.addresses if not a.startswith("data:image/png;base64,")]
+    inside = [a.removeprefix("#") for a in checker.addresses if not re.match(r"data:image/(png|svg\+xml);base64,", a)]
     assert inside == checker.names  # the table of contents, in the order of the page
-    assert len(set(inside)) == len(inside) == 6
+    assert len(set(inside)) == len(inside) == 8
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
     assert "default-src 'none'" in page
 
@@ -92,6 +100,42 @@ def test_kinds_errors_and_notes_are_in_the_page(report):
     page = report.html()
     for words in ("lower bound", "exact: log p(x) itself", "a note", "1.500 ± 0.010", "1,234", "likeli fit"):
         assert words in page
+
+
+def test_a_page_says_where_the_nats_go_what_was_tested_what_was_kept_and_who_shares_a_rank(report):
+    page = report.html()
+    said = ("-60.000", "-66.500", "0.750 ± 0.050, p = 0.01", "the weights of step 20 were kept", "these rows cannot tell them")
+    for words in said:
+        assert words in page
+    assert page.count("1.500 bits/dim, 29 steps, seed 0") == 2
+    assert re.findall(r"<tr><td>(.)</td>", page) == ["1", "2", "2", "–"]
+    alone = replace(report, entries=[replace(report.entries[2], rows=(), rank=1)], real=None).html()
+    for words in ("Samples", "Where the nats go", "Can samples be told", "Learning curves", "share a rank"):
+        assert words not in alone
+
+
+def test_curves_take_the_colour_of_the_page_and_mark_the_kept_step(report):
+    (first, _) = report.learning()
+    tree = ElementTree.fromstring(first.image)
+    assert tree.tag.endswith("svg")
+    assert "currentColor" in first.image
+    assert "prefers-color-scheme:dark" in first.image
+    colours = set(re.findall(r"#[0-9a-f]{6}", first.image))
+    assert colours == {*LINES[:2], "#e03131"}
+    texts = "".join(tree.itertext())
+    assert "bits/dim of the loss" in texts
+    assert "seconds of training" in texts
+    assert "kept" in texts
+    assert "kept" not in "".join(ElementTree.fromstring(report.learning()[1].image).itertext())
+
+
+def test_a_grid_for_a_page_of_any_colour_is_clear_between_its_images():
+    x = torch.zeros(3, 2, 2, dtype=torch.long)
+    clear = grid(x, Pixels((2, 2)), columns=2, zoom=1, gap=1, clear=True)
+    alpha = torch.tensor(list(clear.getchannel("A").tobytes())).reshape(7, 7)
+    assert (alpha == 255).sum() == 3 * 4
+    assert (alpha[0] == 0).all()
+    assert on_paper(clear).tobytes() == grid(x, Pixels((2, 2)), columns=2, zoom=1, gap=1).tobytes()
 
 
 def test_the_verdict_says_who_loses():

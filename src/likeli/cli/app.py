@@ -19,7 +19,7 @@ from likeli.cli.options import Parser, split_dotted
 from likeli.cli.output import complain, warn
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
 
-FIRST = ["fit", "evaluate", "sample", "score", "compare", "list", "info", "demo"]  # in the help; the others follow by name
+FIRST = ["fit", "evaluate", "sample", "score", "compare", "report", "list", "info", "demo"]  # in the help, then the others
 
 
 def commands() -> list[str]:

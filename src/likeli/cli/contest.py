@@ -10,10 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from likeli.errors import FAILED, INTERRUPTED, OK, TERMINATED
@@ -36,6 +37,11 @@ class Job:
     fit: tuple[str, ...]
     folder: str
     evaluate: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> str:
+        """The file of log p of every held-out row, beside the folder."""
+        return f"{self.folder}.csv"
 
 
 @dataclass
@@ -67,7 +73,7 @@ class Contest:
         if "error" in fitted:
             return self._failed(job, fitted["error"])
         self.say(f"{job.family}: {fitted['steps']} steps in {fitted['seconds']:.0f} s; evaluating")
-        found = self._call("evaluate", job.folder, *job.evaluate, "--json")
+        found = self._call("evaluate", job.folder, *job.evaluate, "--out", job.values, "--overwrite", "--json")
         if found.get("type") == "Unsupported":
             return empty_row(job.family) | {"knows": "nothing", "seconds": fitted["seconds"], "notes": [found["error"]]}
         if "error" in found:
@@ -137,7 +143,18 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda r: (r["nats"] is None, -(r["nats"] or 0.0)))
 
 
-def caveats(rows: Sequence[Row]) -> list[str]:
+def ranks(jobs: Sequence[Job], rows: Sequence[Row]) -> dict[str, int]:
+    """The place of each family that has a number; those that the held-out rows cannot tell apart share one."""
+    from likeli.evaluation.ranking import read_values, shared_ranks
+
+    numbered = [row["model"] for row in rows if row["nats"] is not None]
+    files = {job.family: Path(job.values) for job in jobs if job.family in numbered}
+    if not all(file.exists() for file in files.values()):
+        return {name: place for place, name in enumerate(numbered, 1)}
+    return shared_ranks({name: read_values(files[name]) for name in numbered})
+
+
+def caveats(rows: Sequence[Row], places: Mapping[str, int] | None = None) -> list[str]:
     """What a reader of the ranking must know."""
     kinds = {r["knows"] for r in rows if r["nats"] is not None}
     measures = {r["measure"] for r in rows if r["nats"] is not None}
@@ -148,6 +165,8 @@ def caveats(rows: Sequence[Row]) -> list[str]:
         notes.append(f"the rows are of different kinds ({', '.join(sorted(kinds))}); the column says which is which")
     if len(measures) > 1:
         notes.append("densities and masses cannot be compared with each other")
+    if places and len(set(places.values())) < len(places):
+        notes.append("families of one rank differ from its first by less than two standard errors, row by row")
     return notes
 
 

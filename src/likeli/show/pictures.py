@@ -43,7 +43,9 @@ def is_image(space: Space) -> bool:
     return shades and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)))
 
 
-def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | None = None, gap: int = 2) -> Image.Image:
+def grid(
+    x: Tensor, space: Space, *, columns: int | None = None, zoom: int | None = None, gap: int = 2, clear: bool = False
+) -> Image.Image:
     """Images side by side, row by row.
 
     Arguments:
@@ -52,6 +54,7 @@ def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | Non
         columns: images in a row; about as many as there are rows if not given.
         zoom: screen pixels per image pixel; by default small images are enlarged to about 48.
         gap: screen pixels between images.
+        clear: whether the gaps are transparent, to lie on a page of any colour; else white.
     """
     tiles = _bytes(x, space)
     n, height, width, _ = tiles.shape
@@ -60,11 +63,19 @@ def grid(x: Tensor, space: Space, *, columns: int | None = None, zoom: int | Non
     rows = -(-n // columns)
     step_y, step_x = height * zoom + gap, width * zoom + gap
     require(rows * step_y * columns * step_x <= MAX_PIXELS, "n", f"a picture of at most {MAX_PIXELS} pixels; use .npy", n)
-    sheet = np.full((rows * step_y + gap, columns * step_x + gap, 3), PAPER, dtype=np.uint8)
+    sheet = np.full((rows * step_y + gap, columns * step_x + gap, 4), (*PAPER, 0), dtype=np.uint8)
     for i, tile in enumerate(tiles.repeat(zoom, 1).repeat(zoom, 2)):
         top, left = gap + i // columns * step_y, gap + i % columns * step_x
-        sheet[top : top + height * zoom, left : left + width * zoom] = tile
-    return Image.fromarray(sheet)
+        sheet[top : top + height * zoom, left : left + width * zoom, :3] = tile
+        sheet[top : top + height * zoom, left : left + width * zoom, 3] = 255
+    return Image.fromarray(sheet if clear else sheet[..., :3].copy())
+
+
+def on_paper(image: Image.Image) -> Image.Image:
+    """A picture with transparent places laid on white."""
+    sheet = Image.new("RGB", image.size, PAPER)
+    sheet.paste(image, (0, 0), image if image.mode == "RGBA" else None)
+    return sheet
 
 
 def _bytes(x: Tensor, space: Space) -> np.ndarray:
@@ -79,18 +90,37 @@ def _bytes(x: Tensor, space: Space) -> np.ndarray:
 def scatter(sets: Mapping[str, Tensor]) -> Image.Image:
     """Sets of points (B, 2) in the plane, at most 5000 of each."""
     figure, axes = _figure(5.0, 5.0)
+    draw_points(axes, sets, most=5000)
+    return _rendered(figure)
+
+
+def draw_points(axes: Any, sets: Mapping[str, Tensor], *, most: int) -> None:
+    """Sets of points (B, 2), at most `most` of each, on matplotlib's axes."""
     for name, points in sets.items():
-        xy = points[:5000].detach().cpu().double().numpy()
+        xy = points[:most].detach().cpu().double().numpy()
         axes.scatter(xy[:, 0], xy[:, 1], s=4, alpha=0.5, linewidths=0, label=name)
     axes.set_aspect("equal", adjustable="datalim")
     if len(sets) > 1:
         axes.legend()
-    return _rendered(figure)
 
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x: str, y: str) -> Image.Image:
     """Lines of (x, y) by name; the values of the first tenth may leave the frame."""
     figure, axes = _figure(4.2, 2.8)
+    draw_curves(axes, series, title=title, x=x, y=y)
+    return _rendered(figure)
+
+
+def draw_curves(
+    axes: Any,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """The lines of `curves` on matplotlib's axes, and single points by name (`marks`)."""
     settled: list[float] = []
     for name, (horizontal, vertical) in series.items():
         axes.plot(horizontal, vertical, label=name, linewidth=1.2)
@@ -99,10 +129,11 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, tit
         low, high = min(settled), max(settled)
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
+    for name, place in (marks or {}).items():
+        axes.plot(*place, "o", color="none", markeredgecolor="#e03131", markersize=9, label=name)
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _rendered(figure)
 
 
 def strip(pictures: Mapping[str, Image.Image], *, columns: int = 4, gap: int = 12) -> Image.Image:

@@ -15,8 +15,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from likeli.evaluation.ledger import Ledger
 from likeli.evaluation.likelihood import MEANING
-from likeli.show.pictures import curves, png
+from likeli.evaluation.two_sample import ClassifierTest
+from likeli.show.pictures import png
+from likeli.show.vector import curves_svg
 
 CURVE = 20  # rows of history that make a curve
 LINES = {"training batches": "loss", "validation rows": "valid"}
@@ -29,16 +32,28 @@ class Contender:
     Arguments:
         row: its row of the table (see `Evaluation.row`), with `error` if it has no number.
         rows: its training history.
-        samples: a picture of its samples; None if it has none.
+        samples: what it draws: an image, or SVG; None if there is no picture of it.
         role: `yardstick` or `neural`, or nothing.
         in_nats: whether its history can be drawn in bits/dim.
+        rank: shared by those that the rows cannot tell apart; None without a number.
+        kept: `step` and `valid` of the weights that were kept, if validation chose them.
+        steps: that it was trained for.
+        ledger: the parts of its number.
+        told_apart: a classifier's attempt to tell its samples from held-out rows.
+        alarms: what else the tests found.
     """
 
     row: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]] = ()
-    samples: Image.Image | None = None
+    samples: Image.Image | str | None = None
     role: str = ""
     in_nats: bool = True
+    rank: int | None = None
+    kept: Mapping[str, Any] | None = None
+    steps: int | None = None
+    ledger: Ledger | None = None
+    told_apart: ClassifierTest | None = None
+    alarms: Sequence[str] = ()
 
     def cells(self) -> list[str]:
         """Its numbers as the table shows them."""
@@ -53,23 +68,32 @@ class Contender:
             "–" if row["parameters"] is None else f"{row['parameters']:,}",
         ]
 
+    def words(self) -> str:
+        """Bits/dim (nats, where cells have no common unit), steps and seed, for a caption."""
+        bits, nats = self.row["bits_per_dim"], self.row["nats"]
+        number = f"{bits:.3f} bits/dim" if bits is not None else "no number" if nats is None else f"{nats:.2f} nats"
+        steps = "" if self.steps is None else f"{self.steps} step{'s' * (self.steps != 1)}"
+        seed = "" if self.row["seed"] is None else f"seed {self.row['seed']}"
+        return ", ".join(filter(None, (number, steps, seed)))
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, what it shows for whoever does not see it (`alt`), and its caption."""
+    """A picture (an image, or SVG), what it shows for whoever does not see it (`alt`), and its caption."""
 
-    image: Image.Image
+    image: Image.Image | str
     alt: str
     caption: str
 
     def source(self) -> str:
         """The picture itself as an address."""
-        return f"data:image/png;base64,{base64.b64encode(png(self.image)).decode('ascii')}"
+        kind, data = ("svg+xml", self.image.encode()) if isinstance(self.image, str) else ("png", png(self.image))
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What goes into a comparison's page.
+    """What goes into a page on one family or several.
 
     Arguments:
         title: heading.
@@ -86,7 +110,7 @@ class Report:
     dimensions: int
     entries: Sequence[Contender]
     notes: Sequence[str] = ()
-    real: Image.Image | None = None
+    real: Image.Image | str | None = None
     commands: Sequence[str] = ()
 
     def html(self) -> str:
@@ -100,13 +124,19 @@ class Report:
             meanings=[text for kind, text in MEANING.items() if kind.value in kinds],
             samples=self.samples(),
             learning=self.learning(),
+            shared=len({e.rank for e in self.entries if e.rank}) < sum(e.rank is not None for e in self.entries),
+            bits=1 / (self.dimensions * math.log(2)),
         )
 
     def samples(self) -> list[Figure]:
         """Held-out examples, and every family's samples."""
-        figures = [] if self.real is None else [Figure(self.real, "grid of held-out examples", "held-out data")]
-        drawn = {e.row["model"]: e.samples for e in self.entries if e.samples is not None}
-        return figures + [Figure(x, f"grid of samples drawn from {name}", f"{name}: samples") for name, x in drawn.items()]
+        figures = [] if self.real is None else [Figure(self.real, "picture of held-out examples", "held-out data")]
+        drawn = {e.row["model"]: e for e in self.entries if e.samples is not None}
+        return figures + [
+            Figure(e.samples, f"picture of samples drawn from {name}", f"{name}: samples; {e.words()}")
+            for name, e in drawn.items()
+            if e.samples is not None
+        ]
 
     def learning(self) -> list[Figure]:
         """Bits/dim over the seconds of training, for whoever has enough of a history."""
@@ -122,9 +152,15 @@ class Report:
             model, seconds = entry.row["model"], max(times[-1] for times, _ in series.values())
             ways = [f"{name} from {bits[0]:.2f} to {bits[-1]:.2f}" for name, (_, bits) in series.items()]
             ends = [f"{name} end at {bits[-1]:.3f}" for name, (_, bits) in series.items()]
-            alt = f"curves of {model}, bits/dim over {seconds:.0f} seconds: {', '.join(ways)}"
-            caption = f"{model}: bits/dim over seconds of training, less is better; {', '.join(ends)}."
-            figures.append(Figure(curves(series, title=model, x="seconds", y="bits/dim"), alt, caption))
+            marks, told = {}, ""
+            when = [r["seconds"] for r in entry.rows if entry.kept and r.get("step") == entry.kept["step"] and "seconds" in r]
+            if entry.kept and when:
+                marks = {"kept": (when[-1], entry.kept["valid"] * unit)}
+                told = f"; the weights of step {entry.kept['step']} were kept"
+            alt = f"curves of {model}, bits/dim over {seconds:.0f} seconds: {', '.join(ways)}{told}"
+            caption = f"{model}: bits/dim over seconds of training, less is better; {', '.join(ends)}{told}. {entry.words()}."
+            image = curves_svg(series, title=model, x="seconds of training", y="bits/dim of the loss", marks=marks)
+            figures.append(Figure(image, alt, caption))
         return figures
 
 

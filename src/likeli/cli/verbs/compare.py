@@ -1,22 +1,27 @@
 """rank several families on one data set
 
 likeli compare digits --models gmm,ppca,vae,vdm,flow --minutes 1
-likeli compare digits --models vae,vdm --minutes 5 --model.vae.latent_dim 32 --likelihood.vae.samples 500 --out runs/contest
+likeli compare digits --models vae,flow --minutes 5 --model.vae.latent_dim 32 --likelihood.vae.samples 500 --out runs/contest
+
+With --out the runs stay, log p of every test row beside them, and report.html, a page with ranks, curves, samples and tests.
 
 Each family is fitted on the training split and evaluated on the test split, by a process of one thread.  The rows say what
 kind of number they hold; a family that failed or was interrupted is a row that says why.  `seconds` is what the fit took.  The
-budget holds for each family; those that are fitted in closed form or by EM stop when they are done.
+budget holds for each family; those that are fitted in closed form or by EM stop when they are done.  Families share a rank
+where their mean difference from its first, row by row, is within two standard errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from likeli.cli.catalogue import Catalogue, catalogue
-from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked
+from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked, ranks
 from likeli.cli.objects import load_plugins, read_data
 from likeli.cli.options import Pairs, Parser, model_spec, train_settings
 from likeli.cli.output import aligned, emit, log
@@ -25,12 +30,15 @@ from likeli.cli.verbs.evaluate import HEADER, cells
 from likeli.cli.verbs.fit import add_plan_arguments
 from likeli.errors import InputError, nearest, require
 
+if TYPE_CHECKING:
+    from likeli.data import Data
+
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_plan_arguments(parser)
     parser.add_argument("--models", type=list[str], metavar="A,B,…", help="the families; see likeli list")
-    parser.add_argument("--out", metavar="FOLDER", help="keep the runs there; they are thrown away if not given")
+    parser.add_argument("--out", metavar="FOLDER", help="keep the runs there, with a report; they are thrown away if not given")
     parser.share("--overwrite", help="replace the runs in --out")
     parser.share("--jobs", default=1)
 
@@ -52,9 +60,29 @@ def run(args: argparse.Namespace) -> int:
         say = (lambda line: None) if args.quiet else (lambda line: log(f"likeli: {line}"))
         contest = Contest(jobs, args.jobs, say, keep=args.out is not None)
         rows = ranked(contest.rows())
-    notes = caveats(rows)
-    emit(args, {"data": data.name, "rows": rows, "notes": notes}, "\n".join([ranking(rows), *notes]))
+        places = ranks(jobs, rows)
+        notes = caveats(rows, places)
+        page = _page(args, data, jobs, rows, places, notes) if args.out is not None and contest.stopped is None else None
+    found = {"data": data.name, "rows": rows, "ranks": places, "notes": notes} | ({} if page is None else {"report": page})
+    lines = [ranking(rows, places), *notes, *([] if page is None else [f"open {page} in a browser"])]
+    emit(args, found, "\n".join(lines))
     return exit_code(contest, rows)
+
+
+def _page(
+    args: argparse.Namespace, data: Data, jobs: Sequence[Job], rows: list[Row], places: Mapping[str, int], notes: list[str]
+) -> str:
+    """report.html beside the runs; gives its path."""
+    from likeli.cli.pages import contender, write_page
+
+    x, y = data.split("test")
+    folders, seed = {job.family: job.folder for job in jobs}, args.seed or 0
+    entries = [contender(folders[r["model"]], r, x, y, seed=seed, rank=places.get(r["model"])) for r in rows]
+    commands = [f"likeli fit {' '.join(job.fit)} --out {job.folder}" for job in jobs]
+    commands += [f"likeli evaluate {' '.join((job.folder, *job.evaluate))}" for job in jobs]
+    path = Path(args.out) / "report.html"
+    write_page(path, f"likeli: {len(rows)} models of {data.name}", data, entries, notes, commands)
+    return str(path)
 
 
 def own_options(known: Catalogue, families: list[str], family: str, given: dict[str, Pairs]) -> dict[str, Pairs]:
@@ -92,7 +120,7 @@ def dotted(section: str, options: dict[str, Pairs]) -> tuple[str, ...]:
     return tuple(f"--{section}.{name}={value}" for name, value in options[section])
 
 
-def ranking(rows: list[Row]) -> str:
+def ranking(rows: list[Row], places: Mapping[str, int]) -> str:
     """The table for people."""
     header = ["", *HEADER[:-2], "fit s", HEADER[-1]]
-    return aligned(header, [[str(i) if r["nats"] is not None else "-", *cells(r)] for i, r in enumerate(rows, 1)])
+    return aligned(header, [[str(places.get(r["model"], "-")), *cells(r)] for r in rows])

@@ -14,17 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked
+from likeli.cli.contest import Contest, Job, caveats, exit_code, ranked, ranks
 from likeli.cli.objects import load_plugins, read_data
 from likeli.cli.options import Parser
 from likeli.cli.output import emit, log, new_file
+from likeli.cli.pages import SHOWN, contender, write_page
 from likeli.cli.plan import Plan
 from likeli.cli.verbs.compare import ranking
 from likeli.errors import InputError, require
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from likeli.data import Data
     from likeli.show.report import Contender
 
@@ -35,7 +34,6 @@ OPTIONS = {
     "ppca": ("--model.latent_dim=30",),
 }
 EVALUATE = {"vae": ("--likelihood.samples=500",)}
-SHOWN = 64
 
 
 def add_arguments(parser: Parser) -> None:
@@ -59,13 +57,18 @@ def run(args: argparse.Namespace) -> int:
     jobs = [_job(args, family) for family in (*NEURAL, *YARDSTICKS, "gmm", "ppca")]
     contest = Contest(jobs, args.jobs, say=lambda line: log(f"likeli: {line}"))
     rows = ranked(contest.rows())
-    notes = caveats(rows)
-    entries = [_entry(folder, row, data, args.seed) for row in rows]
+    places = ranks(jobs, rows)
+    notes, (x, y) = caveats(rows, places), data.split("test")
+    roles = dict.fromkeys(NEURAL, "neural") | dict.fromkeys(YARDSTICKS, "yardstick")
+    entries = [
+        contender(folder / r["model"], r, x, y, seed=args.seed, rank=places.get(r["model"]), role=roles.get(r["model"], ""))
+        for r in rows
+    ]
     _write(folder, entries, notes, data, jobs)
     from likeli.show.report import verdict
 
-    lines = [ranking(rows), *verdict(entries), *notes, f"open {folder / 'report.html'} in a browser"]
-    emit(args, {"out": str(folder), "rows": rows, "notes": [*verdict(entries), *notes]}, "\n".join(lines))
+    lines = [ranking(rows, places), *verdict(entries), *notes, f"open {folder / 'report.html'} in a browser"]
+    emit(args, {"out": str(folder), "rows": rows, "ranks": places, "notes": [*verdict(entries), *notes]}, "\n".join(lines))
     return exit_code(contest, rows)
 
 
@@ -78,42 +81,18 @@ def _job(args: argparse.Namespace, family: str) -> Job:
     return Job(family, (*words, *OPTIONS.get(family, ())), str(Path(args.out) / family), EVALUATE.get(family, ()))
 
 
-def _entry(folder: Path, row: Row, data: Data, seed: int) -> Contender:
-    """The row with its history and its samples."""
-    import likeli
-    from likeli.checkpoint import read_history
-    from likeli.show.pictures import grid
-    from likeli.show.report import Contender
-
-    role = "neural" if row["model"] in NEURAL else "yardstick" if row["model"] in YARDSTICKS else ""
-    if "error" in row:
-        return Contender(row, role=role)
-    run_folder = folder / row["model"]
-    model = likeli.load(run_folder)
-    samples = grid(model.sample(SHOWN, seed=seed), data.space, columns=8, zoom=4)
-    return Contender(row, read_history(run_folder), samples, role, model.loss_in_nats)
-
-
 def _write(folder: Path, entries: Sequence[Contender], notes: Sequence[str], data: Data, jobs: Sequence[Job]) -> None:
     """report.html and samples.png."""
-    from likeli.show.pictures import grid, strip
-    from likeli.show.report import Report
+    from likeli.show.pictures import grid, on_paper, strip
 
-    real = grid(data.split("test")[0][:SHOWN], data.space, columns=8, zoom=4)
-    parts = {"training": len(data.train), "validation": len(data.valid), "held out": len(data.test)}
-    facts = {"data": data.name} | parts | {"seed": data.seed}
     commands = [
         f"likeli demo --out {folder} --overwrite",
         *(f"likeli fit {' '.join(job.fit)} --out {job.folder}" for job in jobs),
         *(f"likeli evaluate {' '.join((job.folder, *job.evaluate))}" for job in jobs),
     ]
-    title = "likeli: generative models on handwritten digits"
-    report = Report(title, facts, data.space.dimensions, entries, notes, real, commands)
-    with new_file(str(folder / "report.html"), overwrite=True) as path:
-        path.write_text(report.html(), encoding="utf-8")
-    pictures: dict[str, Image] = {"held-out data": real}
-    pictures |= {e.row["model"]: e.samples for e in entries if e.samples is not None}
+    write_page(folder / "report.html", "likeli: generative models on handwritten digits", data, entries, notes, commands)
+    pictures = {"held-out data": grid(data.split("test")[0][:SHOWN], data.space, columns=8, zoom=4)}
+    drawn = {e.row["model"]: e.samples for e in entries}
+    pictures |= {name: on_paper(x) for name, x in drawn.items() if x is not None and not isinstance(x, str)}
     with new_file(str(folder / "samples.png"), overwrite=True) as path:
         strip(pictures).save(path, optimize=True)
-
-

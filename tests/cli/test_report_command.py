@@ -1,0 +1,77 @@
+"""`likeli report` writes one page on a run of any family, and `compare --out` one on several."""
+
+import json
+import re
+
+import pytest
+
+import likeli
+from likeli.cli import main
+from likeli.cli.contest import Contest
+from printed import in_this_process
+
+SMALL = likeli.CoderBackbone((8,))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    digits, ring = likeli.load_data("digits"), likeli.load_data("ring8")
+    likeli.fit(likeli.GMM(ring.space, 8), ring, steps=3, out=folder / "gmm")
+    likeli.fit(likeli.AE(digits.space, 2, (8,)), digits, steps=2, out=folder / "ae")
+    vae = likeli.VAE(digits.space, 2, SMALL, condition=digits.condition)
+    likeli.fit(vae, digits, steps=30, log_every=1, out=folder / "vae")
+    return folder
+
+
+def page_of(runs, name, capsys, *words, code=0):
+    capsys.readouterr()
+    assert main(["report", str(runs / name), "--json", *words]) == code
+    found = json.loads(capsys.readouterr().out)
+    return found, "" if code else (runs / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_a_run_of_points_has_its_number_its_parts_and_a_drawing(runs, capsys):
+    found, page = page_of(runs, "gmm", capsys)
+    exact = likeli.evaluate(likeli.load(runs / "gmm"), likeli.load_data("ring8"))
+    assert found["nats"] == exact.nats
+    assert f"{exact.nats:.2f} ± {exact.stderr:.2f}" in page
+    assert page.count("data:image/svg+xml") == 2  # the held-out points and those drawn
+    assert "change of units" in page
+    assert re.search(rf"{likeli.checkpoint.inspect(runs / 'gmm')['metrics']['step']} steps?, seed 0", page)
+    assert "area 0." in page
+    assert not re.search(r"https?://|<script", page)
+
+
+def test_a_conditional_run_has_curves_and_tests_of_its_latents(runs, capsys):
+    _, page = page_of(runs, "vae", capsys, "--likelihood.samples", "3", "--rows", "50")
+    assert "50 of 180 rows were looked at" in page
+    assert "KL(q(z|x) ‖ p(z))" in page
+    assert "Learning curves" in page
+    assert re.search(r"the weights of step \d+ were kept", page)
+    assert "--likelihood.samples=3" in page
+
+
+def test_a_run_without_a_number_says_why(runs, capsys):
+    found, page = page_of(runs, "ae", capsys)
+    assert found["nats"] is None
+    assert "nothing" in page
+    assert "Where the nats go" not in page
+    assert found["notes"][0].split(":")[0] in page
+    page_of(runs, "ae", capsys, code=2)  # nothing is written over
+    page_of(runs, "ae", capsys, "--overwrite")
+
+
+def test_a_comparison_that_is_kept_has_ranks_values_and_a_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Contest, "_call", in_this_process)
+    words = ["compare", "gaussian", "--models", "ppca,gmm,ae", "--steps", "2", "--quiet", "--json"]
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "c")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["ranks"]) == {"ppca", "gmm"}
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert found["report"] == str(tmp_path / "c" / "report.html")
+    assert page.count("<tr><td>–</td>") == 1
+    for row in found["rows"][:2]:
+        values = likeli.evaluation.ranking.read_values(tmp_path / "c" / f"{row['model']}.csv")
+        assert values.mean()[0] == pytest.approx(row["nats"], rel=1e-12)
