@@ -14,10 +14,11 @@ from likeli.nn.causal import CausalTransformer
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, Mixed, MixtureDensity, Pixels, Real, Table, Tokens
 
-SMALL = {"made": (24, 24), "transformer": (16, 16)}
+SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8)}
 CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) for n, k in (("p", 2), ("q", 3), ("r", 4))))
 MIXED = Table((Column("a", scale=3.0), Column("b", "integer"), Column("c", "categorical", categories=("x", "y", "z"))))
 CASES = [("made", "natural"), ("made", "any"), ("transformer", "natural"), ("transformer", "any")]
+CONV = [("conv", "natural")]
 every_case = pytest.mark.parametrize("network, order", CASES)
 
 
@@ -39,7 +40,7 @@ def mean_total(model, x):
     return model.log_likelihood(x).value.exp().sum().item()
 
 
-@every_case
+@pytest.mark.parametrize("network, order", CASES + CONV)
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_masses_of_all_binary_vectors_sum_to_one(network, order, ensemble):
     if order == "natural" and ensemble > 1:
@@ -64,7 +65,17 @@ def test_masses_of_tiny_vocabularies_sum_to_one(network, order, space, x):
     assert mean_total(made(space, network, order), x) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("network", SMALL)
+@pytest.mark.parametrize("space", [Pixels((2, 2), 4), Pixels((1, 2, 2), 4)], ids=["plane", "channel"])
+def test_masses_of_tiny_images_sum_to_one(space):
+    assert mean_total(made(space, "conv"), states(4, 4, 4, 4).reshape(-1, *space.shape)) == pytest.approx(1, abs=1e-6)
+    for other in (Tokens(4, 3), Pixels((3, 2, 2), 4), Real((4, 4))):
+        with pytest.raises(InputError, match="network: expected transformer or made"):
+            made(other, "conv")
+    with pytest.raises(InputError, match="order: expected natural with network conv"):
+        made(space, "conv", "any")
+
+
+@pytest.mark.parametrize("network", ["made", "transformer"])
 def test_rows_that_end_are_one_vocabulary(network):
     """Σ over what stands before the first end; what stands after it changes nothing."""
     space = Tokens(4, 3, ends=True)
@@ -78,7 +89,7 @@ def test_rows_that_end_are_one_vocabulary(network):
         made(space, network, "any")
 
 
-@pytest.mark.parametrize("network", SMALL)
+@pytest.mark.parametrize("network", ["made", "transformer"])
 @pytest.mark.parametrize("space", [Real((2,), mean=(1.0, -2.0), scale=(2.0, 0.5)), Counts((2,)), MIXED], ids=lambda s: s.kind())
 def test_a_factor_of_numbers_is_normalised(network, space):
     """The last cell's conditional integrates, or sums, to one, whatever stands before it."""
@@ -98,8 +109,9 @@ def test_a_factor_of_numbers_is_normalised(network, space):
     assert cells[:, -1].exp().sum().item() == pytest.approx(1, abs=1e-4 if isinstance(space, Counts) else 1e-9)
 
 
-@every_case
-@pytest.mark.parametrize("space", [Tokens(5, 3), Pixels((2, 3), 4), MIXED], ids=lambda s: s.kind())
+@pytest.mark.parametrize("network, order, space", [
+    *((n, o, s) for n, o in CASES for s in (Tokens(5, 3), Pixels((2, 3), 4), MIXED)), ("conv", "natural", Pixels((3, 5), 4))
+])  # fmt: skip
 def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, order, space):
     model, cells = made(space, network, order), space.dimensions
     path = torch.arange(cells) if order == "natural" else torch.tensor([2, 0, 1, 4, 3, 5])[:cells].argsort().argsort()
@@ -121,8 +133,10 @@ def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, o
     assert torch.equal(found, rank < rank[:, None])
 
 
-@every_case
-@pytest.mark.parametrize("space", [Tokens(9, 5), Pixels((3, 3), 4), MIXED, Counts((4,))], ids=lambda s: s.kind())
+@pytest.mark.parametrize("network, order, space", [
+    *((n, o, s) for n, o in CASES for s in (Tokens(9, 5), Pixels((3, 3), 4), MIXED, Counts((4,)))),
+    ("conv", "natural", Pixels((3, 5), 4)),
+])  # fmt: skip
 def test_cell_by_cell_gives_the_numbers_of_one_pass(network, order, space):
     """To rounding: 1e−12 of numbers of order one, in double precision."""
     model, cells = made(space, network, order, condition=Labels(3)), space.dimensions
@@ -135,7 +149,7 @@ def test_cell_by_cell_gives_the_numbers_of_one_pass(network, order, space):
         filled[rows, cell] = x[rows, cell]
 
 
-@pytest.mark.parametrize("network", SMALL)
+@pytest.mark.parametrize("network", ["made", "transformer"])
 def test_leaving_missing_cells_out_is_summing_over_them(network):
     model = made(CATEGORIES, network, "any", ensemble=2)
     every = states(2, 3, 4).double()
@@ -166,7 +180,7 @@ def test_a_code_pays_log_p_and_sees_nothing_it_should_not(network):
     other[:, 1] = 3 - other[:, 1]
     assert torch.equal(model.next_log_pmf(other, 3), pmfs[3])
     with pytest.raises(Unsupported, match="a pmf for each symbol"):
-        made(MIXED, network).next_log_pmf(torch.zeros(1, 3), 0)
+        made(MIXED, "made").next_log_pmf(torch.zeros(1, 3), 0)
 
 
 def followed(x, p, sizes):
@@ -193,18 +207,19 @@ def test_draws_follow_the_masses(network, order):
 
 
 @pytest.mark.parametrize("network, order, given", [
-    ("made", "natural", [2, 1, -1, -1]), ("transformer", "natural", [2, 1, -1, -1]),
+    ("made", "natural", [2, 1, -1, -1]), ("conv", "natural", [2, 1, -1, -1]), ("transformer", "natural", [2, 1, -1, -1]),
     ("made", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, -1, -1, 1]),
 ])  # fmt: skip
 def test_free_cells_follow_their_conditional(network, order, given):
     """Fails by chance once in 10,000 seeds."""
-    model, held = made(Tokens(4, 3), network, order), torch.tensor(given)
-    x = model.sample(3000, given=held, seed=3)
+    space = Pixels((1, 4), 3) if network == "conv" else Tokens(4, 3)
+    model, held = made(space, network, order), torch.tensor(given)
+    x = model.sample(3000, given=held.reshape(space.shape), seed=3).flatten(1).long()
     assert torch.equal(x[:, held >= 0], held[held >= 0].expand(3000, -1))
     every = states(3, 3, 3, 3)
     path = last(torch.arange(4).expand(len(every), -1), (held < 0).expand(len(every), -1))
     fits = (every[:, held >= 0] == held[held >= 0]).all(1)
-    p = model.log_prob(every, None, path).masked_fill(~fits, -math.inf).softmax(0)
+    p = model.log_prob(every.reshape(-1, *space.shape), None, path).masked_fill(~fits, -math.inf).softmax(0)
     assert followed(x, p, (3, 3, 3, 3)) > 1e-4
 
 

@@ -19,12 +19,14 @@ from likeli.models.symbols import after_end
 from likeli.nn.causal import CausalTransformer
 from likeli.nn.embedding import Condition
 from likeli.nn.masked import MADE, CausalNetwork
+from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
 from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, Mixed, MixtureDensity, Observation, Space
 from likeli.spaces.head import MassCells
 
-NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "transformer": CausalTransformer}
+NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN, "transformer": CausalTransformer}
+HIDDEN = {"made": (512, 512), "conv": (32,) * 5, "transformer": (128,) * 4}
 COMPONENTS = 5  # of the mixtures that describe a number
 
 
@@ -32,7 +34,8 @@ class CausalBackbone(Configurable):
     """The network that reads the cells before a cell.
 
     Arguments:
-        network: made (masked perceptron) or transformer; chosen from the space if not given.
+        network: made (masked perceptron), conv (gated masked convolutions, for images) or transformer; chosen from the space
+            if not given.
         hidden: width of each layer or block; chosen with the network if not given.
         dropout: probability of zeroing a hidden feature in training.
 
@@ -42,7 +45,7 @@ class CausalBackbone(Configurable):
 
     def __init__(
         self,
-        network: Literal["made", "transformer"] | None = None,
+        network: Literal["made", "conv", "transformer"] | None = None,
         hidden: tuple[int, ...] | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -99,10 +102,11 @@ class Autoregressive(GenerativeModel, Sequential):
         self.head = (head or finer(space.head())).on(space)
         self.features, cells = Condition(condition), space.dimensions
         name = self.backbone.network or ("made" if space.blank is None else "transformer")
-        hidden = self.backbone.hidden or ((128,) * 4 if name == "transformer" else (512, 512))
+        hidden = self.backbone.hidden or HIDDEN[name]
         network = NETWORKS[name]
         require(self.follows == "natural" or network.any_order, "order", f"natural with network {name}", order)
-        self.net = network(space, self.features.width, self.head.channels, hidden, self.backbone.dropout, self.follows == "any")
+        told = {"presence": self.follows == "any"} if network.any_order else {}
+        self.net = network(space, self.features.width, self.head.channels, hidden, self.backbone.dropout, **told)
         orders = [torch.arange(cells), *(permutation(cells, k, "cells") for k in range(1, ensemble))]
         self.register_buffer("orders", torch.stack(orders), persistent=False)
 

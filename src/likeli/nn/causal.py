@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, pad
 
 from likeli.nn.masked import CausalNetwork, CellFeatures
-from likeli.nn.transformer import heads_of
+from likeli.nn.transformer import attend, heads_of
 from likeli.spaces import Space
 
 REACH = 4  # cells that the short convolution before each attention mixes
@@ -59,18 +59,15 @@ class CausalBlock(nn.Module):
         """All cells at once, (B, t, width) → (B, t, width)."""
         u = pad(layer_norm(h, h.shape[-1:]) * self.gains[0], (0, 0, REACH - 1, 0))
         mixed = sum(u[:, k : k + h.shape[1]] * self.mix[k] for k in range(REACH))
-        q, k, v = self._split(mixed)
-        attended = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-        return self._rest(h + self.dropout(self.leave(attended)))
+        return self._rest(h + self.dropout(self.leave(attend(self.enter(mixed), self.heads, causal=True))))
 
     def step(self, h: Tensor, t: int, cache: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Cell number t alone, (B, width), after those whose keys, values and norms are in the cache."""
         keys, values, recent = cache
         recent.copy_(recent.roll(-1, 1))
         recent[:, -1] = layer_norm(h, h.shape[-1:]) * self.gains[0]
-        q, k, v = self._split((recent * self.mix).sum(1, keepdim=True))
-        keys[:, :, t], values[:, :, t] = k[:, :, 0], v[:, :, 0]
-        weights = (q * q.shape[-1] ** -0.5 @ keys[:, :, : t + 1].mT).softmax(-1)
+        q, keys[:, :, t], values[:, :, t] = self.enter((recent * self.mix).sum(1)).reshape(len(h), 3, self.heads, -1).unbind(1)
+        weights = (q[:, :, None] * q.shape[-1] ** -0.5 @ keys[:, :, : t + 1].mT).softmax(-1)
         return self._rest(h + self.leave((weights @ values[:, :, : t + 1]).flatten(1)))
 
     def cache(self, rows: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,10 +75,6 @@ class CausalBlock(nn.Module):
         width = len(self.gains[0])
         shape = (rows, self.heads, cells, width // self.heads)
         return self.mix.new_zeros(shape), self.mix.new_zeros(shape), self.mix.new_zeros(rows, REACH, width)
-
-    def _split(self, h: Tensor) -> tuple[Tensor, ...]:
-        b, n, _ = h.shape
-        return self.enter(h).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _rest(self, h: Tensor) -> Tensor:
         inner = gelu(self.first(layer_norm(h, h.shape[-1:]) * self.gains[1]), approximate="tanh")
