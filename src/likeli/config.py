@@ -76,7 +76,9 @@ def lookup(name: str, base: type[C]) -> type[C]:
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters, `self` left out."""
+    """The constructor's parameters, `self` left out; none where there is no constructor."""
+    if cls.__init__ is object.__init__:  # type: ignore[misc]
+        return {}
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])  # type: ignore[misc]
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from inspect import signature
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -292,7 +292,9 @@ class GenerativeModel(Configurable, nn.Module, ABC):
                 given = None if y is None else y[rows]
                 with row_noise(self.space, seed, x[rows], given, "log_likelihood"):
                     parts.append(self.measure_likelihood(x[rows], given, **options))
-        return joined(parts, len(x))
+        found = joined(parts, len(x))
+        bound = found.knows is Knows.EXACT and not self.space.unambiguous
+        return replace(found, knows=Knows.LOWER_BOUND) if bound else found
 
     def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
         """`log_likelihood` for checked input; families write this one."""

@@ -184,9 +184,9 @@ ARGUMENTS = [
     ("two fractions", with_("digits", fractions=(0.5, 0.5)), "fractions: expected three numbers"),
     ("seed below zero", with_("digits", seed=-1), "seed"),
     ("seed of 2^70", with_("digits", seed=2**70), "seed"),
-    ("text too short", csv("abc", name="a.txt"), "at least 2 windows of length=64 characters, got 3 characters"),
+    ("text too short", csv("abc", name="a.txt"), "1 row; need at least 2"),
     ("text of one character", csv("a" * 200, name="a.txt"), "at least two different characters"),
-    ("text length zero", lambda tmp: csv("ab" * 200, name="a.txt")(tmp) + ":length=0", "length: expected"),
+    ("text length zero", lambda tmp: csv("ab" * 200, name="a.txt")(tmp) + ":length=0", "context: expected a whole number"),
     ("option of a csv", lambda tmp: csv(rows())(tmp) + ":length=3", "no such option, got length"),
     ("binary called txt", raw("a.txt", b"ab\ncd\0" * 99), "line 2 holds a NUL"),
 ]

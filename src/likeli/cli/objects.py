@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from likeli.cli.catalogue import Catalogue
 from likeli.cli.options import Pairs, read_value
 from likeli.cli.output import log, warn
-from likeli.cli.plan import Plan
+from likeli.cli.plan import TEXT, Plan
 from likeli.config import Configurable, registered
 from likeli.errors import CheckpointError, InputError, LikeliError, nearest, require
 
@@ -77,6 +77,7 @@ def read_data(plan: Plan) -> Data:
 
     given: dict[str, Any] = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
     given["categorical"] = plan.categorical.split(",") if plan.categorical else None
+    given |= {name: getattr(plan, name) for name in TEXT}
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
     warn(data.warnings)
     return data

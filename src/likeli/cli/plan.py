@@ -13,6 +13,8 @@ from likeli.cli.catalogue import Catalogue
 from likeli.cli.options import model_spec, read_config, train_defaults, train_settings, with_defaults
 from likeli.errors import InputError, require
 
+TEXT = ("context", "unit", "cut", "vocab", "unknown", "stride")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -21,6 +23,7 @@ class Plan:
     Arguments:
         data: a source for `load_data`.
         kind, labels, categorical: how to read the source.
+        context, unit, cut, vocab, unknown, stride: how to read a text.
         model: `{"class": family, option: value}`.
         train: training settings that were given.
         steps, minutes: the budget; neither for the trainer's default.
@@ -32,6 +35,12 @@ class Plan:
     kind: str | None = None
     labels: str | bool | None = None
     categorical: str | None = None
+    context: int | None = None
+    unit: str | None = None
+    cut: bool | None = None
+    vocab: int | None = None
+    unknown: str | None = None
+    stride: int | None = None
     model: dict[str, Any] | None = None
     train: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None

@@ -102,6 +102,17 @@ class Data:
                 digest.update(tensor.contiguous().cpu().numpy().data)
         return digest.hexdigest()
 
+    def check_vocabulary(self, space: Space) -> None:
+        """Refuse text whose symbols stand for other characters than those of `space`, a model's.
+
+        Raises:
+            InputError: another vocabulary.
+        """
+        own, other = (describe(s).get("alphabet") for s in (self.space, space))
+        same = own == other or None in (own, other)
+        expected = "text in the model's vocabulary; read it with vocab=model.space.alphabet"
+        require(same, self.name, expected, "another vocabulary")
+
     def refuse_missing(self, who: str) -> None:
         """Refuse x for `who`, a family that takes no missing cells, if one is; see the function of this name."""
         refuse_missing(self.x, self.space, self.name, who, self.lines)
@@ -123,11 +134,10 @@ def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: Sequence
     )
 
 
-def split_rows(n: int, seed: int, fractions: Fractions, *, in_order: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def split_rows(n: int, seed: int, fractions: Fractions) -> tuple[Tensor, Tensor, Tensor]:
     """Row numbers of the training, validation and test parts.
 
-    A permutation that is a function of (n, seed) is cut at the rounded fractions, with one training row at least; text keeps
-    its order.
+    A permutation that is a function of (n, seed) is cut at the rounded fractions, with one training row at least.
 
     Raises:
         InputError: fractions that are not three parts of one.
@@ -136,5 +146,5 @@ def split_rows(n: int, seed: int, fractions: Fractions, *, in_order: bool = Fals
     require(ok and fractions[0] > 0, "fractions", "three parts of 1 (train, valid, test), the first above 0", fractions)
     valid, test = (int(n * f + 0.5) for f in fractions[1:])
     train = max(n - valid - test, 1)
-    order = torch.arange(n) if in_order else permutation(n, seed, "split")
+    order = permutation(n, seed, "split")
     return order[:train], order[train : train + valid], order[train + valid :]

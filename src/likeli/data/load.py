@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likeli.config import build
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.dataset import Data, Fractions, refuse_missing, split_rows
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.images import read_folder
-from likeli.data.readers.npy import Archive, read_npy, read_utf8
+from likeli.data.readers.npy import Archive, read_npy
 from likeli.data.readers.tables import Frame, fit_frame, from_pandas, read_csv, read_parquet
-from likeli.data.readers.text import read_tokens
+from likeli.data.readers.text import read_text, rows_of_text
 from likeli.errors import InputError, nearest, require
-from likeli.spaces import Labels, Space, Table, Tokens
+from likeli.spaces import Alphabet, Labels, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
@@ -42,20 +43,25 @@ def load_data(
 
     Arguments:
         source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet or .txt file or of a
-            folder of pictures, `hf:NAME`, or an array, tensor or data frame.
+            folder of pictures, `hf:NAME`, or an array, tensor, data frame or list of texts.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
         labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array.
         categorical: columns of numbers whose values are names, such as 404 and 500: each becomes a category.
         seed: of the split, and of a drawn source.
         fractions: of the rows for training, validation and test.
-        options: of the source, such as n=2000 for a drawn one or length=64 for text; `"ring8:n=2000"` says the same.
+        options: of the source, such as n=2000 for a drawn one or context=64 for text (see `read_text`); `"ring8:n=2000"` says
+            the same.
 
     Raises:
         InputError: not found, damaged, or values that do not fit; file, line and column are named.
         MissingExtra: the file needs a package that is not installed.
     """
     require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63, "seed", "a whole number from 0", seed)
-    raw, canonical = _read(source, labels, seed, {k: str(v) for k, v in options.items()})
+    three = isinstance(fractions, (tuple, list)) and len(fractions) == 3
+    numbers = three and all(isinstance(f, (int, float)) for f in fractions)
+    require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
+    given = {k: v if isinstance(v, Alphabet) else str(v) for k, v in options.items() if v is not None}
+    raw, canonical = _read(source, labels, seed, given, fractions)
     if categorical:
         require(isinstance(raw.values, Frame), "categorical", "a table with named columns", raw.name)
         raw.values.as_categories([categorical] if isinstance(categorical, str) else categorical, raw.name)
@@ -63,10 +69,7 @@ def load_data(
         check_shape(raw.values, raw.name)
     n = len(raw.values)
     require(n >= 2, raw.name, "at least 2 rows", f"{n} row{'s' * (n != 1)}; need at least 2")
-    three = isinstance(fractions, (tuple, list)) and len(fractions) == 3
-    numbers = three and all(isinstance(f, (int, float)) for f in fractions)
-    require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
-    train, valid, test = split_rows(n, seed, fractions, in_order=raw.in_order)
+    train, valid, test = raw.split or split_rows(n, seed, fractions)
     fitted = _fit(raw, kind, train)
     y, condition, more = _fit_labels(raw, train)
     parts = (("validation", valid, fractions[1]), ("test", test, fractions[2]))
@@ -117,6 +120,8 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     place = description.get("source") if source is None else source
     require(place is not None, "data", "the data themselves, since they were given in memory", "nothing")
     options = {k: description[k] for k in ("kind", "labels", "categorical", "seed") if description.get(k) is not None}
+    if isinstance(description.get("space", {}).get("alphabet"), dict):
+        options["vocab"] = build(description["space"]["alphabet"], Alphabet)  # type: ignore[type-abstract]
     data = load_data(place, fractions=tuple(description["fractions"]), **options)
     same = data.fingerprint() == description["fingerprint"]
     require(same, str(description.get("name")), "the rows that the run was fitted on", "other rows: the source has changed")
@@ -147,11 +152,9 @@ def load_rows(
         InputError: rows that do not fit the space.
     """
     if isinstance(space, Tokens) and space.alphabet and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
-        text = read_utf8(source).decode()
-        rows = len(text) // space.length
-        require(rows >= 1, str(source), f"at least {space.length} characters", len(text))
-        codes = space.alphabet.encode(text[: rows * space.length], str(source))
-        return torch.tensor(codes).reshape(rows, space.length), None
+        return rows_of_text(source, space), None
+    if is_texts(source):
+        return space.check(source), None
     raw, _ = _read(source, labels if condition is not None else None, 0, {})
     x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
     if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:
@@ -176,18 +179,28 @@ def _as_coded(frame: Frame, space: Space, what: str) -> Any:
     return x.reshape(len(x), *space.shape) if len(space.shape) > 1 and x.shape[1] == space.dimensions else x
 
 
-def _read(source: Any, labels: Any, seed: int, options: dict[str, str]) -> tuple[Raw, str | None]:
+def is_texts(source: Any) -> bool:
+    """Whether a source is a list of texts."""
+    return isinstance(source, (list, tuple)) and len(source) > 0 and all(isinstance(t, str) for t in source)
+
+
+def _read(
+    source: Any, labels: Any, seed: int, options: dict[str, Any], fractions: Fractions = (1.0, 0.0, 0.0)
+) -> tuple[Raw, str | None]:
     """(rows, the text that reads them again or None for data in memory)."""
     if isinstance(source, (str, os.PathLike)):
         base = os.fspath(source)
         require(0 < len(base) <= 4096 and "\0" not in base, "data", "a name or a path", repr(base[:80]))
-        match, given = OPTIONS.fullmatch(base), dict[str, str]()
+        match, given = OPTIONS.fullmatch(base), dict[str, Any]()
         if match and not os.path.exists(base):
-            base, given = match["base"], dict(pair.split("=", 1) for pair in match["options"].split(","))
+            base, given = match["base"], dict[str, Any](pair.split("=", 1) for pair in match["options"].split(","))
+        written = given | {k: v for k, v in options.items() if not isinstance(v, Alphabet)}
         given |= {k.lower() if k == "N" else k: v for k, v in options.items()}
-        raw = _named(base, labels, seed, given)
-        listed = ",".join(f"{k}={v}" for k, v in given.items())
+        raw = _named(base, labels, seed, given, fractions)
+        listed = ",".join(f"{'n' if k == 'N' else k}={v}" for k, v in written.items())
         canonical = f"{base}:{listed}" if listed else base
+    elif is_texts(source):
+        canonical, raw = None, read_text(source, options, seed, fractions)
     else:
         require(not options, "options", "none for data given in memory", ", ".join(options))
         frame = hasattr(source, "iloc") and getattr(source, "ndim", 0) == 2
@@ -208,7 +221,7 @@ def _is_path(labels: str) -> bool:
     return os.path.splitext(labels)[1].lower() == ".npy" and os.path.lexists(labels)
 
 
-def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:
+def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: Fractions) -> Raw:
     if base in SOURCES:
         raw = make_source(base, seed, given)
         factors = raw.extras.get("names", {})
@@ -228,7 +241,10 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:
             f"data: {base!r} is neither a built-in source ({', '.join(SOURCES)}) nor a file or folder{nearest(base, SOURCES)}"
         )
     suffix, name = os.path.splitext(base)[1].lower(), os.path.basename(base)
-    require(set(given) <= ({"length"} if suffix == ".txt" else set()), base, "no such option", ", ".join(given))
+    if suffix == ".txt" and not os.path.isdir(base):
+        given |= {"context": given.pop("length")} if "length" in given else {}  # as earlier versions wrote it
+        return read_text(base, given, seed, fractions)
+    require(not given, base, "no such option", ", ".join(given))
     if os.path.isdir(base):
         pictures, classes, notes = read_folder(base)
         return Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
@@ -238,11 +254,6 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, str]) -> Raw:
         return _from_archive(base, None, labels)
     if suffix in (".csv", ".tsv", ".parquet"):
         return Raw(name, read_parquet(base) if suffix == ".parquet" else read_csv(base))
-    if suffix == ".txt":
-        length = given.get("length", "64")
-        require(length.isdecimal() and 1 <= int(length) <= 10**6, f"{base}: length", "a whole number from 1", length)
-        x, space, notes = read_tokens(base, int(length))
-        return Raw(name, x, space=space, kind="tokens", in_order=True, warnings=notes)
     raise InputError(f"{base}: expected a folder of pictures or a file ending in {', '.join(SUFFIXES)}, got {suffix or name!r}")
 
 

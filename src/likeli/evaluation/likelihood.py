@@ -19,6 +19,7 @@ from likeli.errors import require
 from likeli.models.density import DensityModel
 from likeli.progress import Gauge, Shown
 from likeli.random import BLOCK, derive, permutation
+from likeli.spaces import Space
 
 SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
@@ -36,7 +37,9 @@ ERRORS = {
     "probe_noise": "noise of the random probes of the divergence",
     "dequantisation": "at least this much of the bound is lost to drawing integers as reals",
 }
-ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "examples", "seconds", "parameters", "seed", "notes")
+ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "bits_per_symbol", "bits_per_byte",
+       "examples", "seconds", "parameters", "seed", "notes")  # fmt: skip
+RATES = ("bits_per_symbol", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Evaluation:
         dimensions: cells of one example.
         by_row: log p of every row that was looked at.
         index: which rows of the data those are, (examples,); all of them in their order unless fewer were asked for.
+        rates: bits per symbol, and per byte of UTF-8 where symbols spell text: (mean, standard error) by name.
     """
 
     model: str
@@ -74,6 +78,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
     dimensions: int = 1
+    rates: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_row: LogLikelihood | None = field(default=None, repr=False, compare=False)
     index: Tensor | None = field(default=None, repr=False, compare=False)
 
@@ -91,7 +96,9 @@ class Evaluation:
 
     def row(self) -> dict[str, Any]:
         """The evaluation as JSON values, under the names that every table of likeli uses."""
-        return {name: getattr(self, name) for name in ROW} | {"knows": self.knows.value}
+        own = {name: getattr(self, name) for name in ROW if name not in RATES}
+        rates = {name: self.rates[name][0] if name in self.rates else None for name in RATES}
+        return {name: (own | rates)[name] for name in ROW} | {"knows": self.knows.value}
 
 
 def evaluate(
@@ -130,6 +137,7 @@ def evaluate(
     require(minutes is None or minutes > 0, "minutes", "a number above 0", minutes)
     if isinstance(x, Data):
         require(y is None, "y", "nothing, since the data bring their own", y)
+        x.check_vocabulary(model.space)
         x, y = x.split("test")
     aside = y is not None and model.condition is None
     x = model.space.check(x, missing=model.takes_missing)
@@ -149,7 +157,7 @@ def evaluate(
     order, back = order[:seen].sort()
     whole = _picked(joined(parts, seen), back)
     found = summarise(model, whole, seconds=time.perf_counter() - began, seed=seed, options=options)
-    found = replace(found, index=order)
+    found = replace(found, index=order, rates=rates_of(model.space, whole, x[order]))
     if seen < len(x):
         found.notes.append(f"{seen} of {len(x)} rows were looked at, drawn by the seed")
     if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
@@ -222,6 +230,26 @@ def summarise(
     )
 
 
+def rates_of(space: Space, whole: LogLikelihood, x: Tensor) -> dict[str, tuple[float, float]]:
+    """Bits per symbol, and per byte of text, of rows x whose log p is known: (mean, standard error) by name."""
+    unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
+    return {f"bits_per_{name}": bits_per(whole.value, amount) for name, amount in space.extents(x).items() if unit}
+
+
+def bits_per(value: Tensor, amount: Tensor) -> tuple[float, float]:
+    """−Σ log₂ p(xᵢ) / Σ aᵢ and its standard error over rows, that of a ratio of means.
+
+    Arguments:
+        value: (N,) nats.
+        amount: (N,) what row i holds.
+    """
+    bits, amount = -value.double().cpu() / math.log(2), amount.double().cpu()
+    rate = bits.sum() / amount.sum()
+    error = (bits - rate * amount).square().sum().sqrt() / amount.sum()
+    n = len(bits)
+    return rate.item(), error.item() * math.sqrt(n / (n - 1)) if n > 1 else math.nan
+
+
 def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
@@ -240,6 +268,8 @@ def count_parameters(model: GenerativeModel) -> int:
 
 def _about(model: GenerativeModel, result: LogLikelihood, options: Mapping[str, Any]) -> list[str]:
     notes = [] if result.knows is Knows.EXACT else [MEANING[result.knows]]
+    if not model.space.unambiguous:
+        notes.append("log p of the symbols that a text is split into, a lower bound on log p of the text: others spell it too")
     if isinstance(model, DensityModel) and result.measure != "density":
         notes.append("the family is a density, so integers were dequantised: the gap to log P(x) is part of the bound")
     if result.stderr is not None and bool(result.stderr.isfinite().any()):

@@ -31,8 +31,8 @@ class Alphabet(Configurable, ABC):
         """How many symbols there are."""
 
     @abstractmethod
-    def encode(self, text: str, what: str = "text") -> list[int]:
-        """The symbols that spell a text.
+    def encode(self, text: str, what: str = "text", first: int = 1) -> list[int]:
+        """The symbols that spell a text, whose first line is called line `first` in messages.
 
         Raises:
             InputError: a character that is not among them, or half of one; its line and column are named.
@@ -78,18 +78,18 @@ class Characters(Alphabet):
         Raises:
             InputError: more characters than `most`, and nothing that the others are read as.
         """
-        found = [c for c, _ in sorted(Counter(text).items(), key=lambda pair: (-pair[1], pair[0]))]
-        if most is not None and len(found) > most:
+        found = [c for c, _ in sorted(Counter(text).items(), key=lambda pair: (-pair[1], pair[0])) if c != unknown]
+        if most is not None and len(found) + (unknown is not None) > most:
             require(unknown is not None, "vocab", f"at least {len(found)} characters, or unknown= for the others", most)
-            found = [c for c in found if c != unknown][: max(most - 1, 0)]
+            found = found[: max(most - 1, 0)]
         return cls("".join(sorted({*found, *(unknown or "")})), unknown)
 
     @property
     def size(self) -> int:
         return len(self.symbols)
 
-    def encode(self, text: str, what: str = "text") -> list[int]:
-        refuse_halves(text, what)
+    def encode(self, text: str, what: str = "text", first: int = 1) -> list[int]:
+        refuse_halves(text, what, first)
         if self.unknown is not None:
             other = self._codes[self.unknown]
             return [self._codes.get(c, other) for c in text]
@@ -97,7 +97,7 @@ class Characters(Alphabet):
         if strange:
             at = next(i for i, c in enumerate(text) if c in strange)
             known = f"is not among the {self.size} of the vocabulary"
-            raise InputError(f"{what}: {line_and_column(text, at)}: character {text[at]!r} {known}")
+            raise InputError(f"{what}: {line_and_column(text, at, first)}: character {text[at]!r} {known}")
         return [self._codes[c] for c in text]
 
     def decode(self, codes: Sequence[int]) -> str:
@@ -118,8 +118,8 @@ class Bytes(Alphabet):
     def size(self) -> int:
         return 256
 
-    def encode(self, text: str, what: str = "text") -> list[int]:
-        refuse_halves(text, what)
+    def encode(self, text: str, what: str = "text", first: int = 1) -> list[int]:
+        refuse_halves(text, what, first)
         return list(text.encode())
 
     def decode(self, codes: Sequence[int]) -> str:
@@ -193,8 +193,8 @@ class BytePairs(Alphabet):
         encoder.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         return encoder
 
-    def encode(self, text: str, what: str = "text") -> list[int]:
-        refuse_halves(text, what)
+    def encode(self, text: str, what: str = "text", first: int = 1) -> list[int]:
+        refuse_halves(text, what, first)
         return self._encoder.encode(text).ids
 
     def decode(self, codes: Sequence[int]) -> str:
@@ -219,7 +219,7 @@ def _written() -> list[str]:
     return [others.get(b, chr(b)) for b in range(256)]
 
 
-def refuse_halves(text: str, what: str) -> None:
+def refuse_halves(text: str, what: str, first: int = 1) -> None:
     """Refuse a text with half a UTF-8 character in it, as a byte that a command line or a pipe cut off.
 
     Raises:
@@ -228,10 +228,10 @@ def refuse_halves(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        place = line_and_column(text, error.start)
+        place = line_and_column(text, error.start, first)
         raise InputError(f"{what}: {place}: expected UTF-8, got half a character") from None
 
 
-def line_and_column(text: str, at: int) -> str:
-    """`line 3, column 14` of the character at a position, both from 1."""
-    return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
+def line_and_column(text: str, at: int, first: int = 1) -> str:
+    """`line 3, column 14` of the character at a position; columns are counted from 1, lines from `first`."""
+    return f"line {text.count(chr(10), 0, at) + first}, column {at - text.rfind(chr(10), 0, at)}"

@@ -36,6 +36,7 @@ class Space(Configurable, ABC):
         widths: features of each cell in model units, where they differ.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
+        unambiguous: whether one row alone stands for its datum; where several spell one text, P(row) is a lower bound.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
@@ -51,6 +52,7 @@ class Space(Configurable, ABC):
     widths: tuple[int, ...] | None = None
     blank: int | None = None
     end: int | None = None
+    unambiguous: bool = True
     rank: int = 0
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
@@ -139,6 +141,10 @@ class Space(Configurable, ABC):
     @abstractmethod
     def from_model(self, u: Tensor) -> Tensor:
         """The inverse of `continuous` (noise dropped): (B, *shape) → user's units, valid values."""
+
+    def extents(self, x: Tensor) -> dict[str, Tensor]:
+        """How much rows (B, *shape) hold, (B,) whole numbers by unit, where that is more telling than their cells."""
+        return {}
 
     def frame(self, x: Tensor) -> Any:
         """Rows (B, *shape) as a pandas DataFrame with the columns' names; a table's categories are texts again."""

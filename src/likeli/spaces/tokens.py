@@ -38,6 +38,7 @@ class Tokens(Space):
         size = vocab if self.alphabet is None else self.alphabet.size + ends
         require(size == vocab, "alphabet", f"{vocab - ends} symbols", size - ends)
         self.end = vocab - 1 if ends else None
+        self.unambiguous = self.alphabet is None or self.alphabet.unambiguous
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -56,8 +57,13 @@ class Tokens(Space):
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
         return ended(self._whole(x, self.vocab - 1, what, f"symbols from 0 to {self.vocab - 1}").long(), self.end)
 
-    def encode(self, texts: Sequence[str], what: str = "x") -> Tensor:
+    def encode(self, texts: Sequence[str], what: str = "x", first_line: int | None = None) -> Tensor:
         """Texts as rows (n, length), filled up with `end`.
+
+        Arguments:
+            texts: one a row.
+            what: their name, for messages.
+            first_line: the number of the first one where they are the lines of a file.
 
         Raises:
             InputError: symbols that spell no text, a character that is not among them, or a text that is too long, or too short
@@ -65,13 +71,23 @@ class Tokens(Space):
         """
         if self.alphabet is None:
             raise InputError(f"{what}: expected rows of symbols, since they stand for no characters, got text")
-        rows = [self.alphabet.encode(text, f"{what}, row {i}") for i, text in enumerate(texts)]
-        for i, row in enumerate(rows):
+        rows = []
+        for i, text in enumerate(texts):
+            where, line = (f"{what}, row {i}", 1) if first_line is None else (what, first_line + i)
+            row = self.alphabet.encode(text, where, line)
             fits = len(row) <= self.length if self.ends else len(row) == self.length
             size = f"{'at most ' * self.ends}{self.length} symbols (the context)"
-            require(fits, f"{what}, row {i}", size, f"{len(row)}: {texts[i][:60]!r}")
-        filled = [row + [self.vocab - 1] * (self.length - len(row)) for row in rows]
-        return torch.tensor(filled, dtype=torch.long).reshape(len(filled), self.length)
+            where = where if first_line is None else f"{what}: line {line}"
+            require(fits, where, size, f"{len(row)}: {text[:60]!r}")
+            rows.append(row)
+        return self.filled(rows)
+
+    def filled(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Symbols of at most `length` a row as (n, length), with `end` after them."""
+        out = torch.full((len(rows), self.length), self.vocab - 1)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = torch.tensor(row)
+        return out
 
     def decode(self, x: Tensor) -> list[str]:
         """Rows as texts, up to their ends; without an alphabet, as numbers with blanks between."""
@@ -80,6 +96,14 @@ class Tokens(Space):
         if self.alphabet is None:
             return [" ".join(map(str, row)) for row in rows]
         return [self.alphabet.decode(row) for row in rows]
+
+    def extents(self, x: Tensor) -> dict[str, Tensor]:
+        """`symbol`: those that count; `byte`: UTF-8 of the text, a line break for every end."""
+        seen = counted(x, self.end)
+        if self.alphabet is None:
+            return {"symbol": seen.sum(1)}
+        widths = torch.tensor([*self.alphabet.widths, *[1] * self.ends], device=x.device)
+        return {"symbol": seen.sum(1), "byte": (widths[x.long()] * seen).sum(1)}
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return F.one_hot(x.long(), self.vocab).to(dtype)

@@ -69,6 +69,8 @@ def gather(
     require(y is None, "y", "nothing, since the data bring their own", y)
     if not model.takes_missing and hasattr(data, "refuse_missing"):
         data.refuse_missing(model.kind())
+    if hasattr(data, "check_vocabulary"):
+        data.check_vocabulary(model.space)
     train, valid = data.split("train"), data.split("valid")
     wanted = model.condition is not None
     rows = [(x, y if wanted else None) for x, y in (train, valid)]

@@ -25,7 +25,7 @@ from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked, ra
 from likeli.cli.objects import load_plugins, read_data
 from likeli.cli.options import Pairs, Parser, model_spec, train_settings
 from likeli.cli.output import aligned, emit, log
-from likeli.cli.plan import Plan
+from likeli.cli.plan import TEXT, Plan
 from likeli.cli.verbs.evaluate import HEADER, cells
 from likeli.cli.verbs.fit import add_plan_arguments
 from likeli.errors import InputError, nearest, require
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     require(args.steps is None or args.minutes is None, "steps, minutes", "one of the two", "both")
     options = {f: own_options(known, args.models, f, args.dotted) for f in args.models}
     load_plugins(args.plugin)
-    data = read_data(Plan(args.data, args.kind, args.labels, seed=args.seed or 0))
+    reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", *TEXT)}
+    data = read_data(Plan(args.data, **reading, seed=args.seed or 0))
     with nullcontext(args.out) if args.out is not None else tempfile.TemporaryDirectory(prefix="likeli-") as folder:
         jobs = [
             Job(f, fit_arguments(args, f, own), str(Path(folder) / f), dotted("likelihood", own)) for f, own in options.items()
@@ -106,8 +107,10 @@ def own_options(known: Catalogue, families: list[str], family: str, given: dict[
 
 def fit_arguments(args: argparse.Namespace, family: str, own: dict[str, Pairs]) -> tuple[str, ...]:
     """The arguments of `likeli fit` for one family."""
-    plain = {"--kind": args.kind, "--steps": args.steps, "--minutes": args.minutes, "--seed": args.seed}
-    words = [args.data, "--model", family, *(f"{name}={value}" for name, value in plain.items() if value is not None)]
+    plain = ("kind", "categorical", "steps", "minutes", "seed", *(name for name in TEXT if name != "cut"))
+    given = {name: getattr(args, name) for name in plain}
+    words = [args.data, "--model", family, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
+    words += ["--cut"] if args.cut else []
     if args.labels is not None:
         words.append("--labels" if args.labels is True else f"--labels={args.labels}")
     words += ["--overwrite"] if args.overwrite else []

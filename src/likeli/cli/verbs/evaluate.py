@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
     found = likeli.evaluate(saved.model, x, y, **options)
     if args.out:
         write_rows(args, found)
-    lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *(f"note: {n}" for n in found.notes)]
+    rates = [f"{name.replace('_', ' ')}: {with_error(bits, error, 4)}" for name, (bits, error) in found.rates.items()]
+    lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *rates, *(f"note: {n}" for n in found.notes)]
     emit(args, found.row(), "\n".join(lines))
 
 

@@ -53,6 +53,14 @@ def add_plan_arguments(parser: Parser) -> None:
     numbers = "columns of numbers whose values are names, such as 404,500"
     parser.add_argument("--categorical", metavar="COLUMN,…", help=numbers)
     parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
+    text = parser.add_argument_group("for text")
+    text.add_argument("--context", type=int, metavar="N", help="symbols of a window, or of the longest line [64]")
+    unit = "what a symbol is: char, byte, bpe; whole lines as rows: line, line-byte, line-bpe"
+    text.add_argument("--unit", metavar="NAME", help=unit)
+    text.add_argument("--vocab", type=int, metavar="N", help="symbols at most [all characters; 1024 of bpe]")
+    text.add_argument("--unknown", metavar="C", help="what characters that the training part does not have are read as")
+    text.add_argument("--cut", action="store_true", default=None, help="cut lines that are longer than --context")
+    text.add_argument("--stride", type=int, metavar="N", help="symbols between the starts of training windows [--context]")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes")
     parser.share("--seed", default=None, help="of the split, the first weights and the batches [0]")

@@ -3,12 +3,14 @@
 likeli score runs/x rows.csv --out scores.csv
 
 The result has one line a row: row, nats, stderr (Monte Carlo error of that row; empty where there is none), knows (what kind of
-number it is) and measure (density or mass).  Exit code 0 means that every row was scored.
+number it is) and measure (density or mass); for symbols also bits_per_symbol and, where they spell text,
+bits_per_byte of UTF-8.  Exit code 0 means that every row was scored.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from likeli.cli.objects import call_options, open_run, rows_for
@@ -41,5 +43,8 @@ def run(args: argparse.Namespace) -> None:
         columns["stderr"] += [None] * n if part.stderr is None else part.stderr.tolist()
         columns["knows"] += [part.knows.value] * n
         columns["measure"] += [part.measure] * n
+    for name, amount in saved.model.space.extents(x).items():
+        pairs = zip(columns["nats"], amount.tolist())
+        columns[f"bits_per_{name}"] = [-nats / (math.log(2) * n) if n else None for nats, n in pairs]
     kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": len(x)}
     emit_rows(args, kind, columns, f"{len(x)} rows ({kind['knows']}, nats, {kind['measure']})", "")

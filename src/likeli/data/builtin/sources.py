@@ -33,7 +33,7 @@ class Raw:
         condition: what y is, or None to be fitted.
         truth: the distribution the rows were drawn from.
         labelled: whether y is what the user's `labels` named.
-        in_order: whether the split keeps the rows' order.
+        split: the rows for training, validation and test, where the source has its own; by the seed if None.
         warnings: what was odd.
         extras: what else is known of each row.
     """
@@ -46,7 +46,7 @@ class Raw:
     condition: Space | None = None
     truth: toys.Toy | None = None
     labelled: bool = False
-    in_order: bool = False
+    split: tuple[Tensor, ...] | None = None
     warnings: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
 
@@ -138,7 +138,7 @@ def describe_sources() -> list[dict[str, Any]]:
         "FILE.npz:KEY": "one array of several; without KEY, the only one, or x with y as labels",
         "FILE.csv, .tsv": "a table with a header line; blank, NA, nan and ? are missing",
         "FILE.parquet": "a table (extra: data)",
-        "FILE.txt:length=64": "rows of 64 characters, split in order",
+        "FILE.txt:context=64": "text: windows of 64 symbols split in order, or whole lines (unit=line)",
         "FOLDER": "pictures of one size; subfolders are classes",
         "hf:NAME": "a data set of the Hugging Face hub (extra: data)",
     }
