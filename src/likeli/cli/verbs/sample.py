@@ -7,6 +7,8 @@ likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn cod
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels
 likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
 likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
+likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so
+likeli sample runs/book --infill "To be, ____ to be"    one symbol for each _; printed where there is no --out
 
 Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.
 """
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from likeli.cli.objects import call_options, check_fits, open_run, parse_label, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit, new_file
+from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -40,13 +43,14 @@ FRAMES = 60  # at most, the last one not counted
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
-    parser.add_argument("-n", type=int, default=64, help="how many [64]")
-    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: .png, .npy, .csv or (text data) .txt")
+    parser.add_argument("-n", type=int, help="how many [64; 1 where a text is printed]")
+    parser.add_argument("--out", metavar="FILE", help="what to write: .png, .npy, .csv or .txt; a text is printed if not given")
     parser.share("--overwrite", "--seed")
     parser.add_argument("--label", metavar="Y", help="for a run with labels: a class, its name, or numbers separated by commas")
     keep = "levels of a hierarchy, 1 next to the data, that keep a test row's codes"
     parser.add_argument("--keep", type=list[int], metavar="I,J", help=keep)
     parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
+    add_text_arguments(parser)
     steps = parser.add_argument_group("for diffusion models")
     steps.add_argument("--steps", type=int, metavar="N", help="evaluations of the network, or as many levels as the model has")
     how = "how to step: adams, ancestral, ddim ... [the model's own; for fewer steps than its own adams, below 8 euler]"
@@ -58,19 +62,30 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Sample and write."""
-    require(args.n >= 1, "n", "a whole number of at least 1", args.n)
+    n = args.n if args.n is not None else 1 if args.out is None else 64
+    require(n >= 1, "n", "a whole number of at least 1", n)
     require(args.seed >= 0, "seed", "a whole number from 0", args.seed)
     check_new(args.out, overwrite=args.overwrite, suffixes=SUFFIXES)
     check_new(args.animate, overwrite=args.overwrite, suffixes=[".webp"], argument="animate")
     saved = open_run(args)
     model = saved.model
+    text = asked_for_text(args, model.space)
+    require(text is not None or args.out is not None, "out", "--out FILE", "nothing")
     if args.animate is not None:
         check_animation(model)
     options = call_options(model.draw, [*step_options(args), *args.dotted["sample"]], "sample") | _kept(args, saved)
     y = parse_label(args.label, model)
-    check_fits(3 * 8 * args.n * model.space.dimensions, f"{args.n} samples of {model.space.dimensions} cells")
-    x = sampled(model, args.n, y, args.seed, options)
-    frames = states(model, min(args.n, SHOWN), y, args.seed, options) if args.animate is not None else []
+    check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
+    if text is None or text.alphabet is None:
+        x = sampled(model, n, y, args.seed, options)
+    else:
+        x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
+    frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
+    about = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape)}
+    if text is not None and args.out is None:
+        texts = text.decode(x)
+        emit(args, about | {"texts": texts}, set_out(texts)[:-1])
+        return
     with new_file(args.out, overwrite=args.overwrite) as path:
         write(path, x, model.space)
     if frames:
@@ -78,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
         with new_file(args.animate, overwrite=args.overwrite) as path:
             path.write_bytes(animation([*frames, x[: len(frames[0])]], model.space))
-    emit(args, {"out": args.out, "n": args.n, "seed": args.seed, "shape": list(x.shape)}, f"{args.n} samples in {args.out}")
+    emit(args, about, f"{n} samples in {args.out}")
 
 
 def step_options(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -142,7 +157,9 @@ def _kept(args: argparse.Namespace, saved: Checkpoint) -> dict[str, Any]:
     return {"fixed": {i: codes[i] for i in levels}}
 
 
-def sampled(model: GenerativeModel, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any]) -> Tensor:
+def sampled(
+    model: GenerativeModel, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any], given: Tensor | None = None
+) -> Tensor:
     """`model.sample`, to the bit, with a bar on a terminal."""
     import torch
     from tqdm import tqdm
@@ -153,8 +170,8 @@ def sampled(model: GenerativeModel, n: int, y: Tensor | None, seed: int, options
     with tqdm(total=n, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
         for first in range(0, n, BLOCK):
             count = min(BLOCK, n - first)
-            rows = y if y is None or len(y) == 1 else y[first : first + count]
-            parts.append(model.sample(count, rows, seed=seed, first=first, **options))
+            rows, known = (v if v is None or len(v) == 1 else v[first : first + count] for v in (y, given))
+            parts.append(model.sample(count, rows, given=known, seed=seed, first=first, **options))
             bar.update(count)
     return torch.cat(parts)
 
@@ -191,6 +208,6 @@ def write(path: Path, x: Tensor, space: Space) -> None:
     elif suffix == ".csv":
         data.write_csv(path, data.columns_of(x, space))
     elif isinstance(space, Tokens):
-        path.write_text("".join(f"{line}\n" for line in space.decode(x)), encoding="utf-8")
+        path.write_text(set_out(space.decode(x)), encoding="utf-8")
     else:
         raise InputError("out: expected a name that ends in .npy or .csv, since the data are not text, got .txt")
