@@ -11,7 +11,7 @@ from likeli.data import load_data, load_rows, rebuild
 from likeli.errors import InputError
 from likeli.evaluation.likelihood import bits_per, evaluate
 from likeli.models.independent import Independent
-from likeli.spaces import Bytes, Characters, ended
+from likeli.spaces import Bytes, Characters, ended, extents
 from likeli.training import fit
 
 BOOK = "".join(random.Random(0).choices("abcde \n", k=2000))
@@ -105,7 +105,7 @@ def test_merged_bytes_fit_on_the_training_part_alone(tmp_path):
 
 def test_bits_are_per_symbol_that_counts_and_per_byte_of_the_text():
     data = load_data(["né", "n", "", "ée", "en", "een", "neen", "née", "é"] * 9, fractions=(1.0, 0.0, 0.0))
-    amounts = data.space.extents(data.x)
+    amounts = extents(data.space, data.x)
     texts = data.space.decode(data.x)
     full = [len(t) == data.space.length for t in texts]
     assert amounts["symbol"].tolist() == [len(t) + (not f) for t, f in zip(texts, full)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from likeli.errors import InputError, require
 
@@ -33,15 +33,13 @@ def asked_for_text(args: argparse.Namespace, space: Space) -> Tokens | None:
     Raises:
         InputError: options for text that do not go together, or a run on other data.
     """
-    from likeli.spaces import Tokens
-
     given = [name for name in ("prompt", "length", "infill") if getattr(args, name) is not None]
-    text = isinstance(space, Tokens) and space.alphabet is not None
+    text = space.alphabet is not None
     require(text or not given, ", ".join(given), "a run on text", f"one on {space.kind()}")
     require("infill" not in given or len(given) == 1, "infill", "no --prompt and no --length beside it", ", ".join(given))
     require(args.prompt != "", "prompt", "a text (leave it out to draw freely)", "an empty one")
     require(len(args.hole) == 1, "hole", "one character", args.hole)
-    return space if isinstance(space, Tokens) and text else None
+    return cast("Tokens", space) if text else None
 
 
 def text_samples(args: argparse.Namespace, space: Tokens, alphabet: Alphabet, draw: Draw) -> Tensor:

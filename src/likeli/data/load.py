@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -151,8 +151,8 @@ def load_rows(
     Raises:
         InputError: rows that do not fit the space.
     """
-    if isinstance(space, Tokens) and space.alphabet and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
-        return rows_of_text(source, space), None
+    if space.alphabet is not None and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
+        return rows_of_text(source, cast(Tokens, space)), None
     if is_texts(source):
         return space.check(source), None
     raw, _ = _read(source, labels if condition is not None else None, 0, {})

@@ -19,7 +19,7 @@ from likeli.errors import require
 from likeli.models.density import DensityModel
 from likeli.progress import Gauge, Shown
 from likeli.random import BLOCK, derive, permutation
-from likeli.spaces import Space
+from likeli.spaces import Space, extents
 
 SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
@@ -233,7 +233,7 @@ def summarise(
 def rates_of(space: Space, whole: LogLikelihood, x: Tensor) -> dict[str, tuple[float, float]]:
     """Bits per symbol, and per byte of text, of rows x whose log p is known: (mean, standard error) by name."""
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
-    return {f"bits_per_{name}": bits_per(whole.value, amount) for name, amount in space.extents(x).items() if unit}
+    return {f"bits_per_{name}": bits_per(whole.value, amount) for name, amount in extents(space, x).items() if unit}
 
 
 def bits_per(value: Tensor, amount: Tensor) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
-from likeli.spaces.base import Space, counted, ended
+from likeli.spaces.base import Space, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
 from likeli.spaces.labels import Labels
@@ -39,4 +39,5 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "counted",
     "ended",
+    "extents",
 ]

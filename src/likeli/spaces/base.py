@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, nearest, require
 from likeli.random import Noise
+from likeli.spaces.alphabet import Alphabet
 from likeli.spaces.arrays import as_tensor
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Space(Configurable, ABC):
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
         unambiguous: whether one row alone stands for its datum; where several spell one text, P(row) is a lower bound.
+        alphabet: what symbols spell, if they spell text.
+        amounts: how much each symbol holds, by unit, where that tells more than cells: `symbol`, `byte` of text; else empty.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
@@ -53,6 +58,8 @@ class Space(Configurable, ABC):
     blank: int | None = None
     end: int | None = None
     unambiguous: bool = True
+    amounts: Mapping[str, Sequence[int]] = MappingProxyType({})
+    alphabet: Alphabet | None = None
     rank: int = 0
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
@@ -142,10 +149,6 @@ class Space(Configurable, ABC):
     def from_model(self, u: Tensor) -> Tensor:
         """The inverse of `continuous` (noise dropped): (B, *shape) → user's units, valid values."""
 
-    def extents(self, x: Tensor) -> dict[str, Tensor]:
-        """How much rows (B, *shape) hold, (B,) whole numbers by unit, where that is more telling than their cells."""
-        return {}
-
     def frame(self, x: Tensor) -> Any:
         """Rows (B, *shape) as a pandas DataFrame with the columns' names; a table's categories are texts again."""
         import pandas
@@ -225,6 +228,12 @@ def counted(x: Tensor, end: int | None) -> Tensor:
 def ended(x: Tensor, end: int | None) -> Tensor:
     """Rows (..., length) with `end` in every place after the first one."""
     return x if end is None else torch.where(counted(x, end), x, end)
+
+
+def extents(space: Space, x: Tensor) -> dict[str, Tensor]:
+    """How much rows (B, length) hold, (B,) whole numbers by the units of `space.amounts`; what stands after an end counts 0."""
+    seen = counted(x, space.end)
+    return {name: (torch.tensor(each, device=x.device)[x.long()] * seen).sum(1) for name, each in space.amounts.items()}
 
 
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Tokens(Space):
         size = vocab if self.alphabet is None else self.alphabet.size + ends
         require(size == vocab, "alphabet", f"{vocab - ends} symbols", size - ends)
         self.end = vocab - 1 if ends else None
+        self.amounts: dict[str, list[int]] = {"symbol": [1] * vocab}
+        if self.alphabet is not None:
+            self.amounts["byte"] = [*self.alphabet.widths, *[1] * ends]  # a line break for an end
         self.unambiguous = self.alphabet is None or self.alphabet.unambiguous
 
     @property
@@ -96,14 +99,6 @@ class Tokens(Space):
         if self.alphabet is None:
             return [" ".join(map(str, row)) for row in rows]
         return [self.alphabet.decode(row) for row in rows]
-
-    def extents(self, x: Tensor) -> dict[str, Tensor]:
-        """`symbol`: those that count; `byte`: UTF-8 of the text, a line break for every end."""
-        seen = counted(x, self.end)
-        if self.alphabet is None:
-            return {"symbol": seen.sum(1)}
-        widths = torch.tensor([*self.alphabet.widths, *[1] * self.ends], device=x.device)
-        return {"symbol": seen.sum(1), "byte": (widths[x.long()] * seen).sum(1)}
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return F.one_hot(x.long(), self.vocab).to(dtype)

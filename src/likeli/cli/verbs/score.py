@@ -30,7 +30,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score, batch by batch, and write."""
+    from likeli.contract import Knows
     from likeli.evaluation.likelihood import score
+    from likeli.spaces import extents
 
     check_new(args.out, overwrite=args.overwrite)
     saved = open_run(args)
@@ -43,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
         columns["stderr"] += [None] * n if part.stderr is None else part.stderr.tolist()
         columns["knows"] += [part.knows.value] * n
         columns["measure"] += [part.measure] * n
-    for name, amount in saved.model.space.extents(x).items():
-        pairs = zip(columns["nats"], amount.tolist())
-        columns[f"bits_per_{name}"] = [-nats / (math.log(2) * n) if n else None for nats, n in pairs]
+    if columns["knows"][0] != Knows.UNNORMALIZED.value:
+        for name, amount in extents(saved.model.space, x).items():
+            columns[f"bits_per_{name}"] = [-nats / (math.log(2) * n) for nats, n in zip(columns["nats"], amount.tolist())]
     kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": len(x)}
     emit_rows(args, kind, columns, f"{len(x)} rows ({kind['knows']}, nats, {kind['measure']})", "")
