@@ -48,6 +48,8 @@ def test_the_vocabulary_is_that_of_the_training_part(tmp_path):
     assert mapped.space.alphabet.symbols == "\n ?abcde"
     assert "".join(mapped.space.decode(mapped.split("test")[0])).count("?") == 1
     assert any("1 characters that the vocabulary does not have are read as '?'" in w for w in mapped.warnings)
+    with pytest.warns(UserWarning, match="2 characters that the vocabulary does not have are read as another"):
+        load_rows(file(tmp_path, "aZbYa" + "b" * 6, "more.txt"), mapped.space)
     plain = load_data(path)
     assert isinstance(plain.space.alphabet, Bytes)
     assert any("1 characters that the training part lacks, such as 'Z'" in w for w in plain.warnings)

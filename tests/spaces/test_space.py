@@ -13,7 +13,7 @@ import torch
 from likeli.config import build, describe
 from likeli.errors import InputError, Unsupported
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
+from likeli.spaces import Binary, BytePairs, Bytes, Characters, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 
 TABLE = Table((
     Column("height", "real", mean=170.0, scale=8.0),
@@ -215,7 +215,12 @@ def test_the_range_check_does_not_wrap_round_in_a_narrow_type(dtype):
         Pixels((2,), 255).check(x)
 
 
-@pytest.mark.parametrize("space", [*SPACES.values(), TABLE, Tokens(3, 4, "abcd"), Labels(3, ("x", "y", "z"))])
+TEXTS = [
+    Tokens(3, 258, BytePairs(((97, 98),)), ends=True), Tokens(2, 256, Bytes()), Tokens(2, 3, Characters("a?é", "?")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("space", [*SPACES.values(), TABLE, Tokens(3, 4, "abcd"), *TEXTS, Labels(3, ("x", "y", "z"))])
 def test_a_space_is_plain_json(space):
     text = json.dumps(describe(space), allow_nan=False)
     again = build(json.loads(text), Space)

@@ -108,7 +108,7 @@ class Characters(Alphabet):
         return [len(c.encode()) for c in self.symbols]
 
     def replaced(self, text: str) -> int:
-        return sum(n for c, n in Counter(text).items() if c not in self._codes)
+        return 0 if self.unknown is None else sum(n for c, n in Counter(text).items() if c not in self._codes)
 
 
 class Bytes(Alphabet):

@@ -176,9 +176,12 @@ def rows_of_text(source: str | Path, space: Tokens) -> Tensor:
     """
     text, what = read_utf8(source).decode(), str(source)
     require(bool(text), what, "a text", "an empty one")
+    assert space.alphabet is not None
+    other = space.alphabet.replaced(text.replace("\n", "") if space.ends else text)
+    if other:
+        warnings.warn(f"{what}: {other} characters that the vocabulary does not have are read as another", stacklevel=3)
     if space.ends:
         return space.encode(split_lines(text), what, first_line=1)
-    assert space.alphabet is not None
     codes = torch.tensor(space.alphabet.encode(text, what), dtype=torch.long)
     rows, left = divmod(len(codes), space.length)
     require(rows >= 1, what, f"at least {space.length} symbols, one window of this model", len(codes))
