@@ -476,3 +476,44 @@ def test_sources_are_listed(capsys):
 def test_freed_memory_is_kept_where_the_library_can():
     assert keep_freed_memory() in (True, False)
     assert keep_freed_memory() is keep_freed_memory()
+
+
+def test_reconstructions_are_those_of_the_library(runs, tmp_path, capsys):
+    x, y = likeli.load_data("digits").split("test")
+    found = output(capsys, "latent", runs / "cvae", "--reconstruct", 7, "--out", tmp_path / "r.png")
+    again = likeli.latent.codes.reconstruct(likeli.load(runs / "cvae"), x[:7], y[:7])
+    errors = (again.double() - x[:7].double()).square().mean((1, 2))
+    assert found["squared_error"] == pytest.approx(errors.mean().item(), rel=1e-12)
+    assert found["stderr"] == pytest.approx(errors.std().item() / math.sqrt(7), rel=1e-9)
+    assert Image.open(tmp_path / "r.png").size == (10 * 50 + 2, 2 * 50 + 2)
+    run("latent", runs / "vae", "--reconstruct", 181, "--out", tmp_path / "s.png", code=2)
+    assert "from 1 to 180" in capsys.readouterr().err
+
+
+def test_lists_fit_eighty_columns(capsys):
+    for words in ([], ["--data"], ["vae"], ["vdm"]):
+        run("list", *words)
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_info_prints_a_column_a_line(tmp_path, capsys):
+    lines = ["age,city", *(f"{20 + i / 7},{('Rome', 'Oslo')[i % 2]}" for i in range(40))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    run("fit", tmp_path / "t.csv", "--model", "vae", *TINY, "--out", tmp_path / "x")
+    capsys.readouterr()
+    run("info", tmp_path / "x")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed if line.startswith("    ") and line.split()[0] in ("age", "city")] == [
+        ["age", "real"], ["city", "categorical"],
+    ]  # fmt: skip
+    assert max(map(len, printed)) < 120
+    assert any(line.split() == ["latent_dim", "16"] for line in printed)
+
+
+def test_an_evaluation_prints_its_number_its_kind_and_its_notes(runs):
+    found = likeli.evaluate(likeli.load(runs / "ppca"), likeli.load_data("gaussian"))
+    first, *notes = str(found).splitlines()
+    bits = f"{found.bits_per_dim:.3f} ± {found.bits_stderr:.3f} bits/dim"
+    assert first == f"ppca: log p(x) = {found.nats:.2f} ± {found.stderr:.2f} nats, {bits}; 1000 examples, density"
+    assert [note.strip() for note in notes] == found.notes
+    assert "log p(x) ≥ -" in str(likeli.evaluate(likeli.load(runs / "vae"), likeli.load_data("digits"), rows=8, samples=1))

@@ -12,6 +12,7 @@ from likeli.cli import main
 from likeli.cli.contest import Contest
 from likeli.cli.verbs.demo import NEURAL, YARDSTICKS
 from likeli.evaluation.likelihood import ROW
+from printed import ROOT
 
 FAMILIES = {"vae", *YARDSTICKS, "gmm", "ppca"}
 
@@ -31,6 +32,14 @@ def demo(capsys, monkeypatch, folder, *words):
     capsys.readouterr()
     assert main(["demo", "--out", str(folder), "--minutes", "0.002", "--jobs", "1", "--json", *words]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def test_the_demo_says_how_many_families_it_fits():
+    counts = {2: "two", 5: "five", 7: "seven"}
+    five, two = counts[len(NEURAL) + 2], counts[len(YARDSTICKS)]  # and gmm and ppca
+    for page in ("Makefile", "docs/cli.md", "src/likeli/cli/verbs/demo.py"):
+        assert f"{five} families and {two} yardsticks" in (ROOT / page).read_text(encoding="utf-8")
+    assert f"fits {counts[len(NEURAL) + 2 + len(YARDSTICKS)]} models" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_demo_ranks_every_family_and_writes_its_page(tmp_path, capsys, monkeypatch):

@@ -28,6 +28,7 @@ def test_the_same_samples_as_from_python_and_an_animation(runs, tmp_path):
     assert np.array_equal(np.load(out), model.sample(9, seed=4, steps=5, sampler="adams", grid="optimal").numpy())
     with Image.open(way) as image:
         assert image.n_frames == 7
+        assert image.height == 3 * 50 + 2 + 22  # the grid, and a line of words above it
         durations = []
         for i in range(7):
             image.seek(i)
@@ -39,7 +40,10 @@ def test_the_same_samples_as_from_python_and_an_animation(runs, tmp_path):
 def test_the_states_are_those_of_the_samples(runs):
     """The first state is noise, the last lies within one grey level of E[x|z] where the schedule ends nearly clean."""
     model = likeli.load(runs / "vdm")
-    frames = states(model, 5, None, 3, {"steps": 6, "sampler": "ddim"})
+    captions, frames = zip(*states(model, 5, None, 3, {"steps": 6, "sampler": "ddim"}))
+    noise = likeli.random.Streams(3, range(64), model.dtype, model.device)
+    places = [at for at, _ in model.trajectory(noise, steps=6, sampler="ddim")]
+    assert list(captions) == [f"t = {at.t.item():.3f}, log SNR {2 * (at.alpha / at.sigma).log().item():+.2f}" for at in places]
     x = model.sample(5, seed=3, steps=6, sampler="ddim", mean=True)
     assert len(frames) == 7
     assert frames[0].shape == x.shape

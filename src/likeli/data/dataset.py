@@ -63,7 +63,7 @@ class Data:
 
     def __repr__(self) -> str:
         sizes = "/".join(str(len(self.rows(p))) for p in ("train", "valid", "test"))
-        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        warned = f", {len(self.warnings)} warning{'s' * (len(self.warnings) != 1)}" if self.warnings else ""
         return f"Data({self.name}: {self.kind} {tuple(self.x.shape)}, {sizes} rows{warned})"
 
     def rows(self, part: Part) -> Tensor:

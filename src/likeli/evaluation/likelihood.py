@@ -82,6 +82,14 @@ class Evaluation:
     by_row: LogLikelihood | None = field(default=None, repr=False, compare=False)
     index: Tensor | None = field(default=None, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        """The number with its error and its kind, and under it a line for each note."""
+        sign = {Knows.EXACT: "=", Knows.LOWER_BOUND: "≥"}.get(self.knows, "≈")
+        bits = "" if self.bits_per_dim is None else f", {self.bits_per_dim:.3f} ± {self.bits_stderr:.3f} bits/dim"
+        rows = f"{self.examples} example{'s' * (self.examples != 1)}"
+        head = f"{self.model}: log p(x) {sign} {self.nats:.2f} ± {self.stderr:.2f} nats{bits}; {rows}, {self.measure}"
+        return "\n".join([head, *(f"  {note}" for note in self.notes)])
+
     @property
     def values(self) -> Tensor:
         """log p of each row, (examples,), nats; `index` says which rows."""

@@ -158,16 +158,27 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def animation(frames: Sequence[Tensor], space: Space, *, milliseconds: int = 80, hold: int = 2000) -> bytes:
+def animation(
+    frames: Sequence[Tensor], space: Space, *, captions: Sequence[str] = (), milliseconds: int = 80, hold: int = 2000
+) -> bytes:
     """Grids of images one after the other as an animated WebP file that runs for ever.
 
     Arguments:
         frames: each (B, *shape) in the user's units.
         space: what one example is.
+        captions: what stands above each.
         milliseconds: that each frame stays.
         hold: that the last one stays.
     """
     pictures, file = [grid(frame, space) for frame in frames], io.BytesIO()
+    if captions:
+        font = ImageFont.load_default(size=16)
+        width = max([pictures[0].width, *(math.ceil(font.getlength(text)) + 8 for text in captions)])
+        sheets = [Image.new("RGB", (width, p.height + 22), PAPER) for p in pictures]
+        for sheet, image, text in zip(sheets, pictures, captions, strict=True):
+            ImageDraw.Draw(sheet).text((4, 2), text, fill=(0, 0, 0), font=font)
+            sheet.paste(image, (0, 22))
+        pictures = sheets
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     pictures[0].save(
         file, format="WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70, method=2

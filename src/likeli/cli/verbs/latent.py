@@ -3,6 +3,7 @@
 likeli latent runs/vae --grid 3,8 --out grid.png              numbers 3 and 8 of the code traversed, 9 values each
 likeli latent runs/vae --between 0,7 --out path.png           from the code of test row 0 to that of row 7
 likeli latent runs/vae --between 0,7,12,30 --out patch.png    a patch between four rows
+likeli latent runs/vae --reconstruct 20 --out again.png       20 test rows, each beside what its code decodes to
 
 For families with a code: vae, flow, ppca, the autoencoders.  Rows are of the test split of the data that the run was fitted to.
 Everything drawn is a decoded code, E[x|z] where the decoder is a distribution: not a sample of the model.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from likeli.checkpoint import Checkpoint
 
+PAIRS = 5  # of an example and its reconstruction side by side
 RANGE = 2.5  # standard deviations of the standard normal prior on either side; 98.8 % of its mass
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
     most = "traverse one or two numbers of the code [the two that differ most from row to row]"
     kind.add_argument("--grid", type=list[int], metavar="I,J", help=most)
     kind.add_argument("--between", type=list[int], metavar="A,B[,C,D]", help="interpolate between two or four test rows")
+    kind.add_argument("--reconstruct", type=int, metavar="N", help="N test rows, each beside what its code decodes to")
     parser.add_argument("--row", type=int, default=0, metavar="R", help="test row whose code a traversal starts from [0]")
     parser.add_argument("--steps", type=int, default=9, metavar="N", help="codes along each way, from 2 to 100 [9]")
     parser.add_argument("--path", choices=["linear", "spherical"], default="linear", help="between two rows [linear]")
@@ -52,11 +55,35 @@ def run(args: argparse.Namespace) -> None:
     saved = open_run(args)
     space, y = saved.model.space, parse_label(args.label, saved.model)
     require(is_image(space), "run", "a model of images", f"one of {space.kind()} data")
+    if args.reconstruct is not None:
+        _reconstruct(args, saved, y)
+        return
     codes, y, told = _walk(args, saved, y)
     x, columns = decode_codes(saved.model, codes.flatten(0, 1), y), codes.shape[1]
     with new_file(args.out, overwrite=args.overwrite) as path:
         grid(x, space, columns=columns).save(path, format="PNG", optimize=True)
     emit(args, {"out": args.out, "codes": list(codes.shape), "walk": told}, f"{len(x)} decoded codes in {args.out}: {told}")
+
+
+def _reconstruct(args: argparse.Namespace, saved: Checkpoint, y: Tensor | None) -> None:
+    """Examples, each with its reconstruction to its right, and the mean squared error of a cell."""
+    import torch
+
+    from likeli.latent.codes import reconstruct
+    from likeli.show.pictures import grid
+
+    x, labels = rows_for(saved, None)
+    require(1 <= args.reconstruct <= len(x), "reconstruct", f"a number of test rows from 1 to {len(x)}", args.reconstruct)
+    x, labels = x[: args.reconstruct], None if labels is None else labels[: args.reconstruct]
+    again = reconstruct(saved.model, x, labels if y is None else y.expand(len(x), *y.shape[1:]))
+    error = (again.double() - x.double()).square().flatten(1).mean(1)
+    pairs = torch.stack([x.double(), again.double()], 1).flatten(0, 1)
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        grid(pairs, saved.model.space, columns=2 * min(PAIRS, len(x))).save(path, format="PNG", optimize=True)
+    stderr = error.std().item() / len(x) ** 0.5 if len(x) > 1 else None
+    told = f"mean squared error of a cell {error.mean():.4g}{'' if stderr is None else f' ± {stderr:.2g}'}"
+    payload = {"out": args.out, "rows": len(x), "squared_error": error.mean().item(), "stderr": stderr}
+    emit(args, payload, f"{len(x)} test rows beside their reconstructions in {args.out}: {told}")
 
 
 def _walk(args: argparse.Namespace, saved: Checkpoint, y: Tensor | None) -> tuple[Tensor, Tensor | None, str]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from dataclasses import replace
 from typing import Any
 
 from likeli.cli.catalogue import Argument, Catalogue, catalogue, training_options
 from likeli.cli.options import Parser, train_defaults
 from likeli.cli.output import aligned, emit
+
+WIDTH = 80
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
         _sources(args)
     elif args.family is None:
         rows = [family_row(known, name) for name in known.models]
-        header = ["family", "log p(x)", "fitted by", "what it is"]
-        text = aligned(header, [[r["name"], kinds(r), r["strategy"], r["summary"]] for r in rows])
+        table = [[r["name"], kinds(r), r["strategy"]] for r in rows]
+        text = explained(["family", "log p(x)", "fitted by"], table, [r["summary"] for r in rows])
         emit(args, {"families": rows}, f"{text}\n\nOptions of one: likeli list FAMILY")
     else:
         row = family_row(known, args.family)
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             | {"choices": list(known.nested(a.annotation))}
             for a in known.arguments(known.family(args.family)).values()
         ]
-        head = f"{args.family}: {row['summary']}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
+        head = f"{filled(args.family + ': ' + row['summary'], 0)}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
         emit(args, row | {"options": options}, f"{head}\n\n{options_help(known, args.family)}")
 
 
@@ -50,8 +53,20 @@ def _sources(args: argparse.Namespace) -> None:
 
     rows = describe_sources()
     options = [", ".join(f"{k}={v}" for k, v in r["options"].items()) for r in rows]
-    lines = [[r["name"], o, "known" if r["truth"] else "", r["about"]] for r, o in zip(rows, options)]
-    emit(args, {"sources": rows}, aligned(["data", "options", "log p(x)", "what it is"], lines))
+    lines = [[r["name"], o, "known" if r["truth"] else ""] for r, o in zip(rows, options)]
+    emit(args, {"sources": rows}, explained(["data", "options", "log p(x)"], lines, [r["about"] for r in rows]))
+
+
+def explained(header: list[str], table: list[list[str]], about: list[str]) -> str:
+    """An aligned table of 80 columns with what each line is about below it, further in."""
+    head, rule, *lines = aligned(header, table).split("\n")
+    return "\n".join([head, rule, *(f"{line}\n{filled(words, 4)}" for line, words in zip(lines, about))])
+
+
+def filled(words: str, indent: int) -> str:
+    """Words on lines of at most 80 characters, `indent` spaces in."""
+    space = " " * indent
+    return textwrap.fill(words, WIDTH, initial_indent=space, subsequent_indent=space, break_long_words=False)
 
 
 def family_row(known: Catalogue, name: str) -> dict[str, Any]:
@@ -81,12 +96,12 @@ def options_help(known: Catalogue, name: str) -> str:
     for a in known.arguments(known.family(name)).values():
         only = known.single(a.annotation)
         if only is not None:
-            lines += [f"  {a.help}", *(_line(f"model.{a.name}", inner) for inner in known.arguments(only[1]).values())]
+            lines += [filled(a.help, 2), *(_line(f"model.{a.name}", inner) for inner in known.arguments(only[1]).values())]
             continue
         lines.append(_line("model", a))
         for choice, cls in known.nested(a.annotation).items():
             own = ", ".join(f"--model.{a.name}.{k}" for k in known.arguments(cls))
-            lines.append(f"      {choice}: {own or 'no options'}")
+            lines.append(filled(f"{choice}: {own or 'no options'}", 6))
     return "\n".join(lines if len(lines) > 1 else [*lines, "  (none)"])
 
 
@@ -104,4 +119,5 @@ def _line(section: str, a: Argument) -> str:
     kind = a.annotation.replace(" | None", " or none").replace(" | ", " or ")
     kind = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), kind)
     kind = re.sub(r"tuple\[([\w ]+), (\.\.\.|[\w ]+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), kind)
-    return f"  --{section}.{a.name:<16} {kind}{default}  {a.help}".rstrip()
+    line = f"  --{section}.{a.name} {kind}{default}"
+    return f"{line}\n{filled(a.help, 6)}".rstrip()

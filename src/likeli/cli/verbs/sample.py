@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
         from likeli.show.pictures import animation
 
         with new_file(args.animate, overwrite=args.overwrite) as path:
-            path.write_bytes(animation([*frames, x[: len(frames[0])]], model.space))
+            captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
+            path.write_bytes(animation(shown, model.space, captions=captions))
     emit(args, about, f"{n} samples in {args.out}")
 
 
@@ -176,8 +177,11 @@ def sampled(
     return torch.cat(parts)
 
 
-def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any]) -> list[Tensor]:
-    """Up to 60 states of the first n samples' reverse process, each (n, *shape), scaled to the spread of the data."""
+def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    """Up to 60 states of the first n samples' reverse process, each (n, *shape), scaled to the spread of the data.
+
+    Their names say where they are: time, and log SNR = log α²/σ² (its mean, where every cell has its own).
+    """
     import torch
 
     from likeli.contract import evaluating
@@ -189,7 +193,8 @@ def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str
         y = model.check_condition(y, n)
         y = None if y is None else y[torch.arange(BLOCK).clamp(max=n - 1)]
         for at, z in model.trajectory(noise, y, **{k: v for k, v in options.items() if k != "mean"}):
-            kept.append(model.space.from_model(z[:n] / torch.hypot(at.alpha, at.sigma).to(z)).cpu())
+            name = f"t = {at.t.mean():.3f}, log SNR {-at.gamma.mean():+.2f}"
+            kept.append((name, model.space.from_model(z[:n] / torch.hypot(at.alpha, at.sigma).to(z)).cpu()))
     pick = torch.linspace(0, len(kept) - 1, min(len(kept), FRAMES)).round().long().unique()
     return [kept[i] for i in pick.tolist()]
 
