@@ -37,6 +37,10 @@ def prepared(tmp_path_factory):
         "hvae": likeli.HVAE(digits.space, (4, 3, 2)),
         "vdm": likeli.VDM(digits.space, HIDDEN),
     }
+    (folder / "book.txt").write_text("ROMEO: To be, or not to be. " * 40)
+    book = likeli.load_data(folder / "book.txt", context=32)
+    text = likeli.build({"class": "autoregressive", "space": book.space, "hidden": [8]}, likeli.GenerativeModel)
+    likeli.fit(text, book, steps=2, out=folder / "runs" / "book", valid_rows=8)
     for name, model in models.items():
         likeli.fit(model, digits, steps=2, out=folder / "runs" / name, valid_rows=8)
     return folder
