@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -106,6 +106,25 @@ class Denoise:
 
     def __call__(self, z: Tensor, at: Point) -> Prediction:
         return self.function(z, at)
+
+
+def clipped(denoise: Denoise, least: Tensor, largest: Tensor) -> Denoise:
+    """The same belief with x̂ held between two bounds, and ε̂ = (z − α x̂)/σ to fit.
+
+    Not the chain that a bound was computed for: samples drawn with it are another model's.
+
+    Arguments:
+        least, largest: broadcastable to x̂, in model units.
+
+    Source: as `clip_denoised` in the code of Ho et al. (2020), arXiv:2006.11239.
+    """
+
+    def function(z: Tensor, at: Point) -> Prediction:
+        p = denoise(z, at)
+        x = torch.minimum(torch.maximum(p.x, least.to(p.x)), largest.to(p.x))
+        return replace(p, x=x, eps=torch.where(x == p.x, p.eps, (z - p.alpha * x) / p.sigma))
+
+    return replace(denoise, function=function, errs_at_small_noise=False)
 
 
 class Conditional(nn.Module, ABC):

@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
 from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
-from likeli.diffusion.denoiser import Conditional, Denoise
+from likeli.diffusion.denoiser import Conditional, Denoise, clipped
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
@@ -75,6 +75,9 @@ class GaussianDiffusion(LatentVariableModel):
         super().__init__(space)
         if space.spacing is None:
             raise Unsupported(f"{self.kind()} takes reals, grey levels and symbols, not {space.kind()}; vae takes them")
+        if isinstance(noise, Schedule):
+            ends = torch.stack([g.detach().flatten() for g in noise.gamma_ends()])
+            require(bool(ends.isfinite().all()), "noise", "a schedule of finite log SNR at both ends", (-ends[:, 0]).tolist())
         self.condition, self.depth, self.continuous, self.default_sampler = condition, levels, continuous, "ancestral"
         self.__dict__["noise"] = noise  # a schedule is the denoiser's, and not saved a second time
         self.proposal: Proposal | None = None
@@ -207,6 +210,7 @@ class GaussianDiffusion(LatentVariableModel):
         steps: int | None = None,
         sampler: Sampler | str | None = None,
         grid: Grid | tuple[float, ...] = "time",
+        clip: tuple[float, float] | None = None,
     ) -> Iterator[State]:
         """Every state of the reverse process, from t = 1 down, for `noise.rows` rows.
 
@@ -216,12 +220,22 @@ class GaussianDiffusion(LatentVariableModel):
             sampler: how to step, a `Sampler` or the name of one; if not given the model's own, and for fewer steps than its own
                 chain has Adams' method on the probability flow (Euler's below 8).
             grid: how the steps are spaced, see `grid_of`; or falling times, with no `steps`.
+            clip: least and largest x̂, in the user's units; the samples are then not of the chain that the bound is of.
         """
         zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
         z = draw(terminal(self.schedule, zeros), noise)
         own = steps is None and grid == "time"
         times = self.schedule.levels(self.depth).t.flip(0) if own else grid_of(grid, self.schedule, steps, z[0].numel())
-        return trajectory(self.denoise(y), z, times, noise, sampler or self._sampler(steps))
+        denoise = self.denoise(y) if clip is None else clipped(self.denoise(y), *self._edges(clip))
+        return trajectory(denoise, z, times, noise, sampler or self._sampler(steps))
+
+    def _edges(self, clip: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        """Least and largest x̂ in model units."""
+        require(self.space.model_shape == self.space.shape, "clip", "reals or grey levels", self.space.kind())
+        require(len(clip) == 2 and clip[0] < clip[1], "clip", "least and largest x̂, rising", clip)
+        edges = torch.tensor(clip, dtype=torch.float64).reshape(2, *[1] * len(self.space.shape)).expand(2, *self.space.shape)
+        least, largest = self.space.to_model(self.space.check(edges, what="clip"), self.dtype).split(1)
+        return least, largest
 
     def _sampler(self, steps: int | None) -> Sampler | str:
         """The model's own sampler for its own chain; for fewer steps Adams' method on the flow, and Euler's for fewest.
@@ -242,11 +256,13 @@ class GaussianDiffusion(LatentVariableModel):
         sampler: Sampler | str | None = None,
         grid: Grid | tuple[float, ...] = "time",
         mean: bool = False,
+        clip: tuple[float, float] | None = None,
     ) -> Tensor:
         """x ~ p(x|z_0) at the end of a trajectory, by default the very chain that the bound is of; with `mean`, E[x|z_0]."""
-        (last,) = deque(self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid), maxlen=1)
+        (last,) = deque(self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip), maxlen=1)
         p = self.observation(last, y)
-        return p.mean if mean else draw(p, noise)
+        x = p.mean if mean else draw(p, noise)
+        return x if clip is None else x.clamp(*clip)
 
     # --- the probability flow ------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,13 @@ class Schedule(Configurable, nn.Module, ABC):
         end = self.at(1.0)
         return torch.hypot(end.alpha, end.sigma)
 
+    @staticmethod
+    def from_alphas_cumprod(alphas_cumprod: Any, zero_terminal_snr: bool = False) -> Schedule:
+        """The chain of a trained model from its table ᾱ_1 … ᾱ_T, falling: see `Tabulated`, which has more ways."""
+        from likeli.diffusion.tabulated import Tabulated
+
+        return Tabulated.from_alphas_cumprod(alphas_cumprod, zero_terminal_snr)
+
     def time_of(self, gamma: Tensor) -> Tensor:
         """The inverse of `gamma`, by bisection in float64; values beyond the ends give the ends."""
         gamma = torch.as_tensor(gamma, dtype=torch.float64)
@@ -186,14 +193,17 @@ class Sigmoid(VariancePreserving):
         self.gamma_min, self.gamma_max = check_ends(gamma_min, gamma_max)
         require(end > start, "end", "more than start", end)
         require(tau > 0, "tau", "a positive number", tau)
+        require(max(abs(start), abs(end)) <= 80 * tau, "tau", "start and end within 80 times it, in float32", tau)
         self.start, self.end, self.tau = start, end, tau
 
     def gamma(self, t: Tensor) -> Tensor:
-        low, high = _logistic(self.start / self.tau), _logistic(self.end / self.tau)
-        gone = (((self.start + (self.end - self.start) * t) / self.tau).sigmoid() - low) / (high - low)
+        first, last, way = self.start / self.tau, self.end / self.tau, (self.end - self.start) / self.tau
+        # sigmoid b − sigmoid a = sinh((b − a)/2) / (2 cosh(a/2) cosh(b/2)), so that no small share is lost in a difference
+        gone = (way * t / 2).sinh() / math.cosh(first / 2)
+        left = (way * (1 - t) / 2).sinh() / math.cosh(last / 2)
         signal_0, signal_1 = _logistic(-self.gamma_min), _logistic(-self.gamma_max)
         noise_0, noise_1 = _logistic(self.gamma_min), _logistic(self.gamma_max)
-        return (noise_0 + (noise_1 - noise_0) * gone).log() - (signal_0 + (signal_1 - signal_0) * gone).log()
+        return (noise_0 * left + noise_1 * gone).log() - (signal_0 * left + signal_1 * gone).log()
 
 
 class LinearBeta(VariancePreserving):
@@ -321,10 +331,15 @@ class Betas(VariancePreserving):
         self.register_buffer("gammas", (-torch.log1p(-betas).cumsum(0)).expm1().log(), persistent=False)
 
     def gamma(self, t: Tensor) -> Tensor:
-        place = t * (self.steps - 1)
-        left = place.detach().floor().clamp(0, self.steps - 2).long()
-        gammas = self.gammas.to(t)
-        return torch.lerp(gammas[left], gammas[left + 1], place - left)
+        return between(self.gammas, t)
+
+
+def between(gammas: Tensor, t: Tensor) -> Tensor:
+    """The broken line through (T,) values at even times from 0 to 1."""
+    place = t * (len(gammas) - 1)
+    left = place.detach().floor().clamp(0, len(gammas) - 2).long()
+    gammas = gammas.to(t)
+    return torch.lerp(gammas[left], gammas[left + 1], place - left)
 
 
 def terminal(schedule: Schedule, like: Tensor) -> Distribution:

@@ -50,6 +50,8 @@ class Heun(Sampler):
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         keep = (s.alpha / t.alpha).item()
         way, slope = s.sigma.item() - keep * t.sigma.item(), denoise(z, t).eps
+        if s.sigma == 0:  # ε̂ has no meaning there, and x̂ is what the line leads to
+            return (keep * z).add_(slope, alpha=way), None
         ahead = denoise((keep * z).add_(slope, alpha=way), s).eps
         return (keep * z).add_(slope + ahead, alpha=way / 2), None
 
@@ -65,7 +67,7 @@ class DPMSolver(Sampler):
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         gamma, x = t.gamma.item(), denoise(z, t).x
         h, ahead = (gamma - s.gamma.item()) / 2, x
-        if memory is not None:
+        if memory is not None and math.isfinite(h) and math.isfinite(memory[0]):
             before, x_before = memory
             ahead = x.lerp(x_before, h / (gamma - before))  # 1/(2r) with r = (λ_t − λ_before)/h
         out = ((s.sigma / t.sigma).item() * z).add_(ahead, alpha=-s.alpha.item() * math.expm1(-h))
@@ -113,16 +115,25 @@ def half_log_snr(at: Point) -> float:
     return -at.gamma.item() / 2
 
 
-def integrate(z: Tensor, t: Point, s: Point, nodes: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """z_s from z_t with x̂ the polynomial in λ through `nodes`.
+def integrate(z: Tensor, t: Point, s: Point, nodes: Sequence[tuple[float, Tensor]], rate: float = 1.0) -> Tensor:
+    """z_s = (σ_s/σ_t) e^{−(c−1)h} z_t + α_s c ∫ e^{c(λ − λ_s)} x̂(λ) dλ with x̂ the polynomial in λ through `nodes`.
+
+    To σ = 0 or from α = 0 the step in λ is without end and x̂ is its newest value.
 
     Arguments:
         z: (B, ...) at t.
         t, s: from and to.
-        nodes: (λ, x̂) at distinct λ.
+        nodes: (λ, x̂) at distinct λ, the newest first.
+        rate: c, 1 for the probability flow.
     """
-    weights = exponential_weights(tuple(place for place, _ in nodes), half_log_snr(t), half_log_snr(s))
-    out, alpha = (s.sigma / t.sigma).item() * z, s.alpha.item()
+    first, last = half_log_snr(t), half_log_snr(s)
+    if math.isfinite(first) and math.isfinite(last):
+        nodes = [node for node in nodes if math.isfinite(node[0])]
+        weights = exponential_weights(tuple(rate * place for place, _ in nodes), rate * first, rate * last)
+        keep = (s.sigma / t.sigma).item() * math.exp((1 - rate) * (last - first))
+    else:
+        nodes, weights, keep = nodes[:1], [1.0], (s.sigma / t.sigma).item() if rate == 1 else 0.0
+    out, alpha = keep * z, s.alpha.item()
     for weight, (_, x) in zip(weights, nodes):
         out.add_(x, alpha=alpha * weight)
     return out

@@ -25,8 +25,7 @@ def uniform(steps: int) -> Tensor:
 
 def even_log_snr(schedule: Schedule, steps: int) -> Tensor:
     """steps + 1 times from 1 down to 0, evenly spaced in log SNR."""
-    ends = schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    return _pinned(schedule.time_of(torch.lerp(*ends.detach(), 1 - uniform(steps))))
+    return _pinned(schedule.time_of(torch.lerp(*_ends(schedule), 1 - uniform(steps))))
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
@@ -35,7 +34,7 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
     Source: Karras et al. (2022), arXiv:2206.00364, eq. 5.
     """
     require(rho > 0, "rho", "a positive number", rho)
-    ends = (schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach() / (2 * rho)).exp()
+    ends = (_ends(schedule) / (2 * rho)).exp()
     return _pinned(schedule.time_of(2 * rho * torch.lerp(*ends, 1 - uniform(steps)).log()))
 
 
@@ -58,7 +57,7 @@ def optimal(schedule: Schedule, steps: int, cells: int = 1, spread: float = 1.0)
     require(spread > 0, "spread", "a positive number", spread)
     centre, data, noise = (a + b * math.log(cells) for a, b in (CENTRE, TO_DATA, TO_NOISE))
     centre += math.log(spread)
-    ends = schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach() / 2 - centre
+    ends = _ends(schedule) / 2 - centre
     squeezed = torch.where(ends < 0, data * (ends / data).tanh(), noise * (ends / noise).tanh())
     even = torch.lerp(*squeezed, 1 - uniform(steps).to(ends.device))
     way = torch.where(even < 0, data * (even / data).atanh(), noise * (even / noise).atanh())
@@ -102,6 +101,13 @@ def check_times(times: Tensor) -> Tensor:
     require(inside, "times", "values in [0, 1]", [round(v, 6) for v in times.tolist() if not 0 <= v <= 1])
     require(bool((times.diff() < 0).all()), "times", "strictly falling values", [round(v, 6) for v in times.tolist()])
     return times
+
+
+def _ends(schedule: Schedule) -> Tensor:
+    """γ at t = 1 and at t = 0."""
+    gamma = schedule.gamma(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach()
+    require(bool(gamma.isfinite().all()), "schedule", "a finite log SNR at both ends for such a grid", (-gamma).tolist())
+    return gamma
 
 
 def _pinned(times: Tensor) -> Tensor:
