@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 
 from likeli.config import build
 from likeli.data import columns_of, describe_sources, load_data, load_rows, rebuild, split_rows
-from likeli.data.infer import standardisation
 from likeli.data.readers.hub import from_dataset
+from likeli.data.scales import standardisation
 from likeli.errors import InputError, MissingExtra
 from likeli.spaces import Binary, Counts, Pixels, Real, Space, Table, Tokens
 

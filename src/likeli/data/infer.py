@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from likeli.config import lookup, registered
+from likeli.data.scales import FAR, column_faults, column_warnings, standardisation, stretching
 from likeli.errors import InputError, require
 from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
+from likeli.spaces.marginal import Marginal
 from likeli.spaces.table import texts_of
 
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
@@ -59,7 +61,7 @@ def fit_space(
     """The space of values x (N, *shape), its mean and scale from the rows `train`.
 
     Arguments:
-        kind: one of `KINDS`, `pixels:LEVELS` or `tokens:VOCAB`; inferred when None.
+        kind: one of `KINDS`, `real:linear` (no column stretched), `pixels:LEVELS` or `tokens:VOCAB`; inferred when None.
         what: how the values are named in messages.
         names: column names.
         lines: the line of the file of each row.
@@ -71,10 +73,11 @@ def fit_space(
     name, _, number = kind.partition(":")
     others = registered(Space).keys() - set(KINDS) - {"labels"}  # type: ignore[type-abstract]  # a plugin's
     require(name in KINDS or name in others, "kind", f"one of {', '.join([*KINDS, *sorted(others)])}", kind)
-    sized = not number or (name in ("pixels", "tokens") and number.isdecimal() and 1 <= int(number) <= 2**31)
-    require(sized, "kind", "a kind, pixels:LEVELS or tokens:VOCAB", kind)
+    sized = name in ("pixels", "tokens") and number.isdecimal() and 1 <= int(number) <= 2**31
+    sized = sized or not number or kind == "real:linear"
+    require(sized, "kind", "a kind, real:linear, pixels:LEVELS or tokens:VOCAB", kind)
     if name == "real":
-        fitted = _real(x, train, what, names, lines)
+        fitted = _real(x, train, what, names, lines, number == "linear")
     elif name == "table":
         require(x.ndim == 2, what, "shape (rows, columns) for a table", f"shape {tuple(x.shape)}")
         x = x.double()
@@ -108,15 +111,22 @@ def _discrete(x: Tensor, kind: str, size: int | None, what: str, names: tuple[st
     return Fitted(space.check(x, what=what), space, kind, notes)
 
 
-def _real(x: Tensor, train: Tensor, what: str, names: tuple[str, ...], lines: Sequence[int] | None) -> Fitted:
+def _real(
+    x: Tensor, train: Tensor, what: str, names: tuple[str, ...], lines: Sequence[int] | None, linear: bool
+) -> Fitted:
     x, shape = _refuse_extreme(x, what, names, lines), tuple(x.shape[1:])
     seen = x[train].double()
     if x.ndim > 2:
         mean, scale, _ = standardisation(seen.reshape(-1, 1))
         return Fitted(x, Real(shape, mean.item(), scale.item(), names), "real")
     mean, scale, constant = standardisation(seen)
-    space = Real(shape, tuple(mean.tolist()), tuple(scale.tolist()), names)
-    return Fitted(x, space, "real", column_warnings(seen, scale, constant, _named(names, x.shape[1]), what))
+    heavy = (torch.where(seen.isnan(), 0, (seen - mean).abs() / scale).amax(0) > FAR) & ~constant & (not linear)
+    found = column_warnings(seen, scale, constant, heavy, _named(names, x.shape[1]), what)
+    for i in torch.nonzero(heavy)[:, 0].tolist():
+        mean[i], scale[i] = stretching(seen[:, i][~seen[:, i].isnan()])
+    stretch = tuple(heavy.tolist()) if heavy.any() else ()
+    space = Real(shape, tuple(mean.tolist()), tuple(scale.tolist()), names, stretch)
+    return Fitted(x, space, "real", found + column_faults(seen, _named(names, x.shape[1]), what))
 
 
 def fit_table(
@@ -131,53 +141,21 @@ def fit_table(
     """
     x = _refuse_extreme(x, what, tuple(names), lines)
     seen = x[train]
-    types = ["categorical" if known else "integer" if w else "real" for w, known in zip(whole, categories)]
-    integer, real = (torch.tensor([t == kind for t in types]) for kind in ("integer", "real"))
     mean, scale, constant = standardisation(seen)
-    spread = torch.where(real, scale, 1.0)
-    mean = torch.where(real, mean, torch.where(integer, mean + 0.5, 0.0))
-    scale = torch.where(integer, (scale.square() + 1 / 12).sqrt(), spread)
-    missing = seen.isnan().any(0).tolist()
-    space = Table(tuple(map(Column, names, types, mean.tolist(), scale.tolist(), categories, missing)))
-    found = column_warnings(seen, spread, constant, names, what)
+    columns = []
+    for i, (name, known) in enumerate(zip(names, categories)):
+        values = seen[:, i][~seen[:, i].isnan()].numpy()
+        if known:
+            marginal = Marginal.of_codes(values, len(known))
+            columns.append(Column(name, "categorical", categories=known, missing=len(values) < len(seen), marginal=marginal))
+        else:
+            kind: Literal["integer", "real"] = "integer" if whole[i] else "real"
+            known_by = Marginal.found(values, whole[i], len(names)) if len(values) else None
+            columns.append(Column(name, kind, mean[i].item(), scale[i].item(), (), len(values) < len(seen), known_by))
+    space = Table(tuple(columns))
+    spread = torch.where(space.discrete, 1.0, scale)
+    found = column_warnings(seen, spread, constant, torch.zeros_like(constant), names, what)
     return Fitted(space.check(x, what=what, missing=True), space, "table", found)
-
-
-def standardisation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, scale and whether constant of each column of x (n, d) float64, missing cells left out; a constant has scale 1.
-
-    The mean is taken from the smallest value up and deviations are divided by the largest before they are squared, so that
-    neither a large offset nor a tiny or huge scale costs digits.
-    """
-    seen = ~x.isnan()
-    count = seen.sum(0).clamp(min=1)
-    low = torch.where(seen, x, torch.inf).amin(0).nan_to_num(posinf=0.0)
-    mean = low + torch.where(seen, x - low, 0).sum(0) / count
-    deviation = torch.where(seen, x - mean, 0)
-    largest = deviation.abs().amax(0)
-    constant = (torch.where(seen, x, -torch.inf).amax(0) <= low) | (largest == 0)
-    unit = torch.where(constant, 1.0, largest)
-    scale = unit * ((deviation / unit).square().sum(0) / count).sqrt()
-    return torch.where(constant, low, mean), torch.where(constant | (scale == 0), 1.0, scale), constant
-
-
-def column_warnings(x: Tensor, scale: Tensor, constant: Tensor, names: Sequence[str], what: str) -> list[str]:
-    """What is odd about the training rows x (n, d): constant, empty, tiny or huge columns, missing cells, few rows."""
-    gone = x.isnan().sum(0)
-    far = ((scale < 1e-12) | (scale > 1e12)) & ~constant
-    odd = [
-        (constant, "constant in the training rows"),
-        (far, "of a scale far from 1; it is standardised in float64, but rescaling is safer"),
-        (((x.abs() < 1e-300) & (x != 0)).any(0), "holding numbers below 1e-300, which lose digits"),
-        (gone > 0, f"missing in some rows ({int(gone.sum())} cells), kept as missing"),
-    ]
-    found = []
-    for which, text in odd:
-        hit = [names[i] for i in torch.nonzero(which)[:, 0].tolist()]
-        listed = ", ".join(hit[:5]) + (f" and {len(hit) - 5} more" if len(hit) > 5 else "")
-        found += [f"{what}: column{'s' * (len(hit) > 1)} {listed}: {text}"] * bool(hit)
-    n, d = x.shape
-    return found + [f"{what}: {n} training rows for {d} columns; a full covariance will need regularisation"] * (n <= d)
 
 
 def _named(names: tuple[str, ...], d: int) -> list[str]:

@@ -22,7 +22,7 @@ from likeli.nn.masked import MADE, CausalNetwork
 from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
-from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, Mixed, MixtureDensity, Observation, Space
+from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Space
 from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN, "transformer": CausalTransformer}
@@ -277,9 +277,7 @@ class Autoregressive(GenerativeModel, Sequential):
 
 
 def finer(head: Observation) -> Observation:
-    """The head that a space offers, or for numbers one of several components, since no code lends a factor its shape."""
-    if isinstance(head, Mixed):
-        return Mixed(COMPONENTS, COMPONENTS)
+    """The head that a space offers, or for reals and pixels one of several components, as no code lends a factor its shape."""
     if isinstance(head, Gaussian):
         return MixtureDensity(COMPONENTS)
     return DiscretisedLogistic(COMPONENTS) if isinstance(head, DiscretisedLogistic) else head

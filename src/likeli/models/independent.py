@@ -11,20 +11,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch import distributions as D
+from torch.nn import functional as F
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.gaussian.missing import column_moments
-from likeli.models.symbols import after_end, as_symbols, places, smoothed, symbols_of, uniform_log_pmf
+from likeli.models.symbols import after_end, places, present, smoothed
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.spaces import Space, Table, counted
+from likeli.spaces import Space, coding_of
 
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
 
 class Independent(GenerativeModel):
-    """Cell by cell in closed form: smoothed frequencies of symbols, normals for reals, normals' bins for a table's integers.
+    """Cell by cell in closed form: smoothed frequencies of symbols, histograms of a table's columns, normals for reals.
 
     Arguments:
         space: pixels, binary cells, tokens, reals or a table.
@@ -69,36 +70,36 @@ class Independent(GenerativeModel):
         Raises:
             Unsupported: the cells are not symbols.
         """
-        if not isinstance(self.cells, Symbols):
+        if not (isinstance(self.cells, Symbols) and self.space.symbols):
             raise Unsupported(f"a pmf for each symbol: {self.space.kind()} data have none; pixels, binary cells and tokens do")
         return after_end(self.cells.log_pmf[i].expand(len(x), -1), x.flatten(1)[:, :i], self.space.end)
 
 
 class Symbols(nn.Module):
-    """One pmf a cell, log_pmf (cells, symbols)."""
+    """One pmf a cell, log_pmf (cells, symbols); where a symbol is an interval, the table says what is inside."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        self.space, self.symbols = space, symbols_of(space, "independent")
-        self.log_pmf = nn.Parameter(uniform_log_pmf(1, space.dimensions, self.symbols)[0], requires_grad=False)
+        self.coding = coding_of(space, "independent")
+        self.register_buffer("has", present(self.coding.sizes), persistent=False)
+        self.log_pmf = nn.Parameter(smoothed(self.has, 0), requires_grad=False)
 
     def fit(self, x: Tensor, smoothing: float) -> None:
         """Smoothed frequencies."""
-        size = self.log_pmf.numel()
-        places_seen = (places(block, self.symbols, self.space.end).flatten() for block in x.flatten(1).split(4096))
-        counts = sum(torch.bincount(at, minlength=size + 1)[:size] for at in places_seen)
-        self.log_pmf.copy_(smoothed(counts.view_as(self.log_pmf).double(), smoothing))
+        cells, symbols = self.log_pmf.shape
+        each = (places(self.coding.symbols(block), symbols).flatten() for block in x.split(4096))
+        counts = sum(torch.bincount(at, minlength=cells * symbols + 1) for at in each)
+        self.log_pmf.copy_(smoothed(counts[:-1].view_as(self.log_pmf).double(), smoothing * self.has))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, *shape) → (B,)."""
-        cell = torch.arange(len(self.log_pmf), device=x.device)
-        rows = x.flatten(1).long()
-        return self.log_pmf[cell, rows].where(counted(rows, self.space.end), 0).sum(1)
+        at = places(self.coding.symbols(x), self.log_pmf.shape[1])
+        return F.pad(self.log_pmf.flatten(), (0, 1))[at].sum(1) + self.coding.log_within(x).sum(1)
 
     def draw(self, noise: Noise) -> Tensor:
         """(rows, *shape)."""
         pmf = D.Categorical(logits=self.log_pmf.expand(noise.rows, -1, -1), validate_args=False)
-        return as_symbols(draw(pmf, noise), self.space)
+        return self.coding.values(draw(pmf, noise), noise)
 
 
 class Normals(nn.Module):
@@ -131,63 +132,9 @@ class Normals(nn.Module):
         return self.space.from_model(u.reshape(-1, *self.space.shape))
 
 
-class Columns(nn.Module):
-    """A table's columns: log_pmf (columns, most categories) of categories; mean and std of numbers in the user's units."""
-
-    def __init__(self, space: Table) -> None:
-        super().__init__()
-        self.space, n = space, len(space.columns)
-        most = max([len(c.categories) for c in space.columns] + [1])
-        self.log_pmf = nn.Parameter(torch.zeros(n, most, dtype=torch.float64), requires_grad=False)
-        for row, column in zip(self.log_pmf, space.columns):
-            row[: len(column.categories)] = -math.log(len(column.categories) or 1)
-        self.mean = nn.Parameter(torch.tensor([c.mean for c in space.columns], dtype=torch.float64), requires_grad=False)
-        self.std = nn.Parameter(torch.tensor([c.scale for c in space.columns], dtype=torch.float64), requires_grad=False)
-
-    def fit(self, x: Tensor, smoothing: float) -> None:
-        """Smoothed frequencies, means and standard deviations of what is observed, column by column."""
-        for i, column in enumerate(self.space.columns):
-            seen = x[:, i][~x[:, i].isnan()].double()
-            if column.categories:
-                counts = torch.bincount(seen.long(), minlength=len(column.categories)).double()
-                self.log_pmf[i, : len(counts)] = smoothed(counts, smoothing)
-            elif len(seen):
-                mean, std = moments_of((seen[:, None] - column.mean) / column.scale)
-                self.mean[i], self.std[i] = column.mean + column.scale * mean[0], column.scale * std[0]
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """(B, columns) → (B,)."""
-        return torch.stack([self._column(x[:, i].double(), i) for i in range(x.shape[1])], 1).sum(1)
-
-    def _column(self, x: Tensor, i: int) -> Tensor:
-        column, (mean, std), seen = self.space.columns[i], (self.mean[i], self.std[i]), ~x.isnan()
-        if column.categories:
-            log_p = self.log_pmf[i][x.nan_to_num(0).long()]
-        elif column.type == "integer":
-            log_p = log_interval((x - 0.5 - mean) / std, (x + 0.5 - mean) / std)
-        else:
-            log_p = log_normal((x - mean) / std, std)
-        return torch.where(seen, log_p, 0)
-
-    def draw(self, noise: Noise) -> Tensor:
-        """(rows, columns)."""
-        numbers = self.mean + self.std * noise.normal(len(self.mean)).to(self.mean)
-        codes = draw(D.Categorical(logits=self._logits().expand(noise.rows, -1, -1), validate_args=False), noise)
-        whole, coded = (torch.tensor([c.type == t for c in self.space.columns]) for t in ("integer", "categorical"))
-        numbers = torch.where(whole.to(numbers.device), (numbers + 0.5).floor(), numbers)
-        return torch.where(coded.to(numbers.device), codes.to(numbers), numbers)
-
-    def _logits(self) -> Tensor:
-        sizes = torch.tensor([max(len(c.categories), 1) for c in self.space.columns], device=self.log_pmf.device)
-        beyond = torch.arange(self.log_pmf.shape[1], device=sizes.device) >= sizes[:, None]
-        return self.log_pmf.masked_fill(beyond, -math.inf)
-
-
-def describe_cells(space: Space) -> Symbols | Normals | Columns:
+def describe_cells(space: Space) -> Symbols | Normals:
     """The cells of a space, each with its own distribution."""
-    if isinstance(space, Table):
-        return Columns(space)
-    return Normals(space) if space.measure == "density" else Symbols(space)
+    return Normals(space) if space.measure == "density" and space.coding is None else Symbols(space)
 
 
 def moments_of(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,13 +146,3 @@ def moments_of(u: Tensor) -> tuple[Tensor, Tensor]:
 def log_normal(t: Tensor, std: Tensor) -> Tensor:
     """log of the normal density at t standard deviations from the mean."""
     return -0.5 * (t.square() + math.log(2 * math.pi)) - std.log()
-
-
-def log_interval(a: Tensor, b: Tensor) -> Tensor:
-    """log (Φ(b) − Φ(a)) for a < b, from the tail in which neither term is near one."""
-    flip = a > 0
-    low, high = torch.where(flip, -b, a), torch.where(flip, -a, b)
-    top = torch.special.log_ndtr(high)
-    return top + torch.log(-torch.expm1(torch.special.log_ndtr(low) - top))
-
-

@@ -8,37 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from likeli.errors import Unsupported
-from likeli.spaces import Space, counted
+
+def places(codes: Tensor, symbols: int) -> Tensor:
+    """Where each cell's symbol stands among cells × symbols, and the place after them all where it is missing."""
+    cells = codes.shape[1]
+    at = codes + symbols * torch.arange(cells, device=codes.device)
+    return at.masked_fill(codes < 0, cells * symbols)
 
 
-def symbols_of(space: Space, who: str) -> int:
-    """Symbols of a cell.
-
-    Raises:
-        Unsupported: the cells are not all of one finite set.
-    """
-    if space.symbols and space.shape:
-        return space.symbols
-    raise Unsupported(f"{who} needs cells of finitely many symbols (pixels, binary, tokens), not {space.kind()}; use gmm")
+def one_hot(codes: Tensor, symbols: int) -> Tensor:
+    """(b, cells) → (b, cells·symbols) float64; zeros where a symbol is missing."""
+    return (F.one_hot(codes.clamp(min=0), symbols) * (codes >= 0)[..., None]).flatten(1).double()
 
 
-def as_symbols(cells: Tensor, space: Space) -> Tensor:
-    """Symbols (rows, cells) as values of the space."""
-    return space.check(cells.reshape(-1, *space.shape))
+def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:
+    """log (count + α) / Σ (count + α) over the last axis."""
+    return (counts + smoothing).log() - (counts + smoothing).sum(-1, keepdim=True).log()
 
 
-def places(block: Tensor, symbols: int, end: int | None = None) -> Tensor:
-    """Where each cell's symbol stands among cells × symbols; behind all of them for a cell after its row's end."""
-    cells = block.shape[1]
-    at = block.long() + symbols * torch.arange(cells, device=block.device)
-    return at if end is None else at.masked_fill(~counted(block, end), cells * symbols)
-
-
-def one_hot(block: Tensor, symbols: int, end: int | None = None) -> Tensor:
-    """(b, cells) → (b, cells·symbols) float64; zeros for a cell after its row's end."""
-    rows = F.one_hot(block.long(), symbols)
-    return (rows if end is None else rows * counted(block, end)[..., None]).flatten(1).double()
+def present(sizes: tuple[int, ...]) -> Tensor:
+    """1 where a cell has the symbol and 0 where it only has fewer, (cells, most symbols) float64."""
+    return (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).double()
 
 
 def after_end(log_pmf: Tensor, before: Tensor, end: int | None) -> Tensor:
@@ -48,13 +38,3 @@ def after_end(log_pmf: Tensor, before: Tensor, end: int | None) -> Tensor:
     certain = torch.full_like(log_pmf, -math.inf)
     certain[:, end] = 0
     return torch.where((before == end).any(1, keepdim=True), certain, log_pmf)
-
-
-def smoothed(counts: Tensor, smoothing: float) -> Tensor:
-    """log (count + α) / Σ (count + α) over the last axis."""
-    return (counts + smoothing).log() - (counts + smoothing).sum(-1, keepdim=True).log()
-
-
-def uniform_log_pmf(k: int, cells: int, symbols: int) -> Tensor:
-    """The pmf of a model that has seen nothing."""
-    return torch.full((k, cells, symbols), -math.log(symbols), dtype=torch.float64)

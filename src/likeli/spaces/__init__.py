@@ -1,10 +1,11 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
-from likeli.spaces.base import Space, counted, ended, extents
+from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
 from likeli.spaces.labels import Labels
+from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
 from likeli.spaces.table import Column, Mixed, Table
@@ -20,11 +21,13 @@ __all__ = [
     "CategoricalCells",
     "Cells",
     "Characters",
+    "Coding",
     "Column",
     "Counts",
     "DiscretisedLogistic",
     "Gaussian",
     "Labels",
+    "Marginal",
     "Mixed",
     "MixtureDensity",
     "NegativeBinomial",
@@ -37,6 +40,7 @@ __all__ = [
     "Table",
     "Tokens",
     "ZeroInflatedNegativeBinomial",
+    "coding_of",
     "counted",
     "ended",
     "extents",

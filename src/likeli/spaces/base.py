@@ -29,6 +29,45 @@ Measure = Literal["density", "mass", "mixed"]
 MAX_COUNT = 2**53  # the largest whole number below which float64 has them all
 
 
+class Coding(ABC):
+    """Every cell of a row as one of finitely many symbols: log p(x) = log P(symbols) + Σ_i log p(x_i | its symbol).
+
+    Attributes:
+        sizes: symbols of each cell, (cells,).
+    """
+
+    sizes: tuple[int, ...]
+
+    @abstractmethod
+    def symbols(self, x: Tensor) -> Tensor:
+        """(B, *shape) in the user's units → (B, cells) int64 from 0, −1 where a cell is missing or after its row's end."""
+
+    @abstractmethod
+    def log_within(self, x: Tensor) -> Tensor:
+        """log p(x_i | its symbol), (B, cells) float64: 0 where the symbol says all, or the cell is missing."""
+
+    @abstractmethod
+    def values(self, symbols: Tensor, noise: Noise) -> Tensor:
+        """Values (B, *shape) in the user's units; where a symbol is an interval, a place in it is drawn."""
+
+
+class ValueCoding(Coding):
+    """Symbols that are the values 0 … `space.symbols` − 1 themselves."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.sizes = space, (space.symbols,) * space.dimensions
+
+    def symbols(self, x: Tensor) -> Tensor:
+        rows = x.reshape(len(x), -1).long()
+        return rows if self.space.end is None else rows.masked_fill(~counted(rows, self.space.end), -1)
+
+    def log_within(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), len(self.sizes), dtype=torch.float64, device=x.device)
+
+    def values(self, symbols: Tensor, noise: Noise) -> Tensor:
+        return self.space.check(symbols.reshape(-1, *self.space.shape))
+
+
 class Space(Configurable, ABC):
     """The set one example is drawn from.  A kind of data is a subclass, in one file with its heads.
 
@@ -43,6 +82,7 @@ class Space(Configurable, ABC):
         alphabet: what symbols spell, if they spell text.
         amounts: how much each symbol holds, by unit, where that tells more than cells: `symbol`, `byte` of text; else empty.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
+        coding: cells as symbols where these are not the values themselves; see `coding_of`.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
     Arguments:
@@ -53,6 +93,7 @@ class Space(Configurable, ABC):
     measure: Measure
     symbols: int = 0
     spacing: float | None = None
+    coding: Coding | None = None
     unit: Tensor | None = None
     widths: tuple[int, ...] | None = None
     blank: int | None = None
@@ -234,6 +275,18 @@ def extents(space: Space, x: Tensor) -> dict[str, Tensor]:
     """How much rows (B, length) hold, (B,) whole numbers by the units of `space.amounts`; what stands after an end counts 0."""
     seen = counted(x, space.end)
     return {name: (torch.tensor(each, device=x.device)[x.long()] * seen).sum(1) for name, each in space.amounts.items()}
+
+
+def coding_of(space: Space, who: str) -> Coding:
+    """The space's cells as symbols, for `who` needs them.
+
+    Raises:
+        Unsupported: the cells have no finite sets of symbols.
+    """
+    if space.coding is None and not (space.symbols and space.shape):
+        needs = "cells of finitely many symbols (pixels, binary, tokens, a table)"
+        raise Unsupported(f"{who} needs {needs}, not {space.kind()}; use gmm")
+    return space.coding or ValueCoding(space)
 
 
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:

@@ -19,22 +19,26 @@ from likeli.spaces.head import Cells, Observation, open_uniform
 Number = float | tuple[float, ...]
 Scale = Literal["fixed", "learned", "cells", "decoder"]
 FEWEST_PIXELS = 16  # columns from which whole numbers up to 255 are thought to be a picture
+FARTHEST = 80.0  # on a stretched scale: sinh is 3e34 there, and its square still a float32
 NARROWEST = 1e-3  # standard deviation, in model units: likelihoods of repeated values would grow without bound below
 
 
 class Real(Space):
     """Real vectors or images: u = (x − mean) / scale, so log p(x) = log p(u) − Σ log scale.
 
+    A stretched column has u = asinh((x − mean)/scale) instead, linear about its middle and logarithmic in its tails, and
+    log|∂u/∂x| = −log scale − ½ log(1 + ((x − mean)/scale)²).
+
     Arguments:
         shape: one example.
         mean, scale: standardisation, one number or one per cell (row-major).
         names: column names, for messages and files.
+        stretch: for each column, whether it is stretched; none if empty.
     """
 
     measure = "density"
     obstacle = ""
     spacing = 0.0
-    unit: Tensor
     rank = 5
 
     @classmethod
@@ -50,18 +54,27 @@ class Real(Space):
         return ""
 
     def __init__(
-        self, shape: tuple[int, ...], mean: Number = 0.0, scale: Number = 1.0, names: tuple[str, ...] = ()
+        self,
+        shape: tuple[int, ...],
+        mean: Number = 0.0,
+        scale: Number = 1.0,
+        names: tuple[str, ...] = (),
+        stretch: tuple[bool, ...] = (),
     ) -> None:
         super().__init__(shape, names)
-        self.mean, self.scale = mean, scale
-        self._mean, self.unit = _cells(mean, self.shape, "mean"), _cells(scale, self.shape, "scale")
-        require(bool((self.unit > 0).all()), "scale", "positive numbers", scale)
+        self.mean, self.scale, self.stretch = mean, scale, tuple(stretch)
+        self._mean, self._scale = _cells(mean, self.shape, "mean"), _cells(scale, self.shape, "scale")
+        require(bool((self._scale > 0).all()), "scale", "positive numbers", scale)
+        require(len(self.stretch) in (0, *self.shape), "stretch", "none, or one a column", stretch)
+        self._bent = torch.tensor(self.stretch) if any(self.stretch) else None
+        self.unit = None if any(self.stretch) else self._scale
         require(len(self.names) in (0, self.shape[0] if self.shape else 1), "names", "one per column", names)
 
         u_max = float(torch.finfo(torch.float32).max)
-        self._low, self._high = self._mean - self.unit * u_max, self._mean + self.unit * u_max
-        coarse = float((self._mean.abs() / self.unit).max()) > 1e3  # float32 in user units would lose the data's digits
-        self._coarse = coarse or not 1e-30 < float(self.unit.min()) <= float(self.unit.max()) < 1e30
+        self._low, self._high = self._mean - self._scale * u_max, self._mean + self._scale * u_max
+        coarse = float((self._mean.abs() / self._scale).max()) > 1e3  # float32 in user units would lose the data's digits
+        coarse = coarse or not 1e-30 < float(self._scale.min()) <= float(self._scale.max()) < 1e30
+        self._coarse = coarse or self._bent is not None
 
     def head(self) -> Observation:
         return Gaussian().on(self)
@@ -76,18 +89,30 @@ class Real(Space):
         self._refuse(x, far, what, "numbers that fit float32 once standardised")
         return x
 
+    def _standard(self, x: Tensor) -> Tensor:
+        return (x.double() - self._mean.to(x.device)) / self._scale.to(x.device)
+
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        return ((x.double() - self._mean.to(x.device)) / self.unit.to(x.device)).to(dtype)
+        v = self._standard(x)
+        return (v if self._bent is None else torch.where(self._bent.to(x.device), v.asinh(), v)).to(dtype)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        """log ∂u/∂x of each cell, (B, *shape) float64 or what broadcasts to it; not looked at where x is missing."""
+        slope = -self._scale.to(x.device).log()
+        if self._bent is None:
+            return slope
+        v = self._standard(x).nan_to_num(0)
+        return slope - torch.where(self._bent.to(x.device), v.hypot(torch.ones_like(v)).log(), 0)
 
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        u = self.to_model(x, dtype)
-        log_unit, missing = self.unit.to(x.device).log().expand(self.shape), u.isnan()
-        if missing.any():
-            return u, -torch.where(missing, 0, log_unit).flatten(1).sum(1).to(dtype)
-        return u, -log_unit.sum().expand(len(u)).to(dtype)
+        u, slope = self.to_model(x, dtype), self.log_slope(x).expand(len(x), *self.shape)
+        return u, torch.where(u.isnan(), 0, slope).flatten(1).sum(1).to(dtype)
 
     def from_model(self, u: Tensor) -> Tensor:
-        x = u.double() * self.unit.to(u.device) + self._mean.to(u.device)
+        v = u.double()
+        if self._bent is not None:
+            v = torch.where(self._bent.to(u.device), v.clamp(-FARTHEST, FARTHEST).sinh(), v)
+        x = v * self._scale.to(u.device) + self._mean.to(u.device)
         return x if self._coarse else x.to(u.dtype)
 
 
@@ -122,11 +147,12 @@ class RealCells(Cells):
         u = self.space.to_model(x, self.location.dtype)
         missing = u.isnan()
         e = (u.masked_fill(missing, 0) - self.location) * (-self.log_width).exp()
-        log_unit = self.space.unit.to(u.device).log().to(u.dtype)
-        return (self.standard_log_prob(e) - self.log_width - log_unit).masked_fill(missing, 0)
+        slope = self.space.log_slope(x).to(u.dtype)
+        return (self.standard_log_prob(e) - self.log_width + slope).masked_fill(missing, 0)
 
     @property
     def mean(self) -> Tensor:
+        """E[x|z], (B, *shape) in the user's units; of a stretched column the median."""
         return self.space.from_model(self.location)
 
     def draw(self, noise: Noise) -> Tensor:

@@ -1,12 +1,13 @@
 """Rows of named columns of several types, and their head: reals, whole numbers and categories, any of them possibly missing.
 
-A row is (columns,) float64: categories as codes 0 … K−1, NaN for a missing cell.  log p(x) of a row is a density in its real
-columns and a mass in the others; a missing cell contributes nothing, which integrates it out.
+A row is (columns,) float64: categories as codes 0 … K−1, NaN for a missing cell.  log p(x) of a row is a mass in its whole
+numbers, categories and the exact values that many rows of a real column share, and a density in all else; a missing cell
+contributes nothing, which integrates it out.  Networks and continuous densities see a number on the scale of its column's
+own distribution, u = Φ⁻¹(F̂(x)), so that neither spikes nor heavy tails nor units reach them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.functional import pad
 
 from likeli.config import Configurable
 from likeli.errors import InputError, nearest, require
@@ -22,11 +22,8 @@ from likeli.random import Noise
 from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.head import CategoricalCells, Cells, Observation
-from likeli.spaces.pixels import NARROWEST_BINS, component_places, draw_logistic, log_bin_mass
-from likeli.spaces.real import draw_gaussian_mixture, gaussian_mixture_log_prob, gaussian_parts
+from likeli.spaces.marginal import Marginal, Marginals
 
-INITIAL_WIDTH = 0.5  # of reals and whole numbers at the start, in standard deviations of the column
-HARMONICS = 128  # with which the mean of a floor is exact to 1e−5 at the narrowest scale
 MISSING_TEXT = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "?", "null", "NULL", "None", "<NA>"})
 
 
@@ -36,9 +33,10 @@ class Column(Configurable):
     Arguments:
         name: as in the file's header.
         type: `real` (a density), `integer` or `categorical` (a mass).
-        mean, scale: standardisation u = (x − mean)/scale of a real or integer column.
+        mean, scale: of the normal that gives a real or integer column its `marginal` where there is none.
         categories: the texts that the codes 0 … K−1 stand for.
         missing: whether the network gets an indicator of a missing cell.
+        marginal: the column's distribution by itself, as `Marginal.found` finds it in training rows.
     """
 
     def __init__(
@@ -49,6 +47,7 @@ class Column(Configurable):
         scale: float = 1.0,
         categories: tuple[str, ...] = (),
         missing: bool = False,
+        marginal: Marginal | None = None,
     ) -> None:
         self.name, self.type, self.mean, self.scale, self.missing = name, type, mean, scale, missing
         self.categories = tuple(categories)
@@ -56,6 +55,15 @@ class Column(Configurable):
         require(scale > 0, "scale", "a positive number", scale)
         require((type == "categorical") == bool(self.categories), f"column {name}", "categories if categorical", categories)
         require(len(set(self.categories)) == len(self.categories), f"column {name}", "distinct categories", categories)
+        self.marginal = marginal or self._unseen()
+        symbols = len(self.marginal.mass)
+        fits = not categories or self.marginal.low == self.marginal.high == tuple(range(len(categories)))
+        require(fits, f"column {name}, marginal", f"the codes of {len(categories)} categories", f"{symbols} cells")
+
+    def _unseen(self) -> Marginal:
+        if self.categories:
+            return Marginal.even(len(self.categories))
+        return Marginal.normal(self.mean, self.scale, self.type == "integer")
 
     @property
     def width(self) -> int:
@@ -71,6 +79,7 @@ class Table(Space):
     """
 
     rank = 4
+    obstacle = ""
 
     @classmethod
     def recognise(cls, x: Tensor) -> str | None:
@@ -82,24 +91,18 @@ class Table(Space):
         self.columns = tuple(columns)
         require(len(self.columns) >= 1, "columns", "at least one column", "none")
         super().__init__((len(self.columns),), tuple(c.name for c in self.columns))
-        self.widths = tuple(c.width for c in self.columns)
         require(len(set(self.names)) == len(self.names), "columns", "distinct names", ", ".join(self.names))
-        self._mean = torch.tensor([c.mean for c in self.columns], dtype=torch.float64)
-        self._scale = torch.tensor([c.scale for c in self.columns], dtype=torch.float64)
-        self._discrete = torch.tensor([c.type != "real" for c in self.columns])
-        self.measure = "mass" if self._discrete.all() else "mixed" if self._discrete.any() else "density"
-        self.unit = self._scale if self.measure == "density" else None
+        self.discrete = torch.tensor([c.type != "real" for c in self.columns])
+        self.categorical = torch.tensor([bool(c.categories) for c in self.columns])
+        self.widths = tuple(c.width for c in self.columns)
+        self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete)
+        atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
+        self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
         self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
 
     @property
     def model_shape(self) -> tuple[int, ...]:
         return (sum(c.width for c in self.columns),)
-
-    @property
-    def obstacle(self) -> str:
-        """Names the first categorical column, which no density can see."""
-        name = next((c.name for c in self.columns if c.type == "categorical"), None)
-        return "" if name is None else f"column {name} is categorical and has no continuous form"
 
     def head(self) -> Observation:
         return Mixed().on(self)
@@ -115,7 +118,7 @@ class Table(Space):
         self._refuse(x, x.isinf(), what, "finite numbers")
         if not missing:
             self._refuse(x, x.isnan(), what, "a value in every cell (this family cannot take missing cells)")
-        whole, top = self._discrete.to(x.device), self._top.to(x.device)
+        whole, top = self.discrete.to(x.device), self._top.to(x.device)
         self._refuse(x, whole & (x != x.round()) & ~x.isnan(), what, "whole numbers")
         low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
         outside = whole & ((x < low) | (x > top))
@@ -125,9 +128,9 @@ class Table(Space):
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, columns) → (B, features): standardised numbers and one-hot categories (0 where missing), missing indicators."""
+        """(B, columns) → (B, features): numbers on their scales, one-hot categories (0 where missing), indicators."""
         gone = x.isnan()
-        u = torch.where(gone, 0, (x.double() - self._mean.to(x.device)) / self._scale.to(x.device))
+        u = self.marginals.scale(x.double(), x.new_full((), 0.5).double())[0].masked_fill(gone, 0)
         parts = []
         for i, column in enumerate(self.columns):
             if column.type == "categorical":
@@ -140,32 +143,32 @@ class Table(Space):
         return torch.cat([p.to(dtype) for p in parts], 1)
 
     def continuous(self, x: Tensor, noise: Noise, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """u = (x + n − mean)/scale with n ~ U[0, 1) in integer columns and 0 in real ones."""
-        if self.obstacle:
-            return super().continuous(x, noise, dtype)
-        x, mean, scale = x.double(), self._mean.to(x.device), self._scale.to(x.device)
-        rounding = torch.finfo(dtype).eps * (x - mean).abs() + 4 * torch.finfo(torch.float64).eps * (x.abs() + mean.abs())
-        n = torch.where(self._discrete.to(x.device), within_bin(noise.uniform(*self.shape), rounding), 0)
-        log_scale = torch.where(x.isnan(), 0, scale.log())
-        return ((x + n - mean) / scale).to(dtype), -log_scale.sum(1).to(dtype)
+        """u = Φ⁻¹(F̂(x + n)), n ~ U[0, 1), column by column: a whole number, a category or an atom is an interval of its mass.
+
+        Under N(0, I) the bound is that of independent columns, exactly.
+        """
+        mass = self.marginals.mass.to(x.device).T.gather(0, self.marginals.symbols(x).clamp(min=0))
+        bins = (mass * self.marginals.log_within(x).exp()).clamp(min=torch.finfo(dtype).tiny)
+        rounding = torch.finfo(dtype).eps / 2 + 64 * torch.finfo(torch.float64).eps  # of F̂: |dF/du · u| < ¼, and Φ's own
+        n = within_bin(noise.uniform(*self.shape), rounding / bins)
+        u, log_slope = self.marginals.scale(x.double(), n)
+        return u.to(dtype), log_slope.sum(1).to(dtype)
 
     def from_model(self, u: Tensor) -> Tensor:
-        """Standardised numbers and codes (B, columns), or features as `to_model` gives them → float64 values of the types."""
-        u = u if u.shape[1] == len(self.columns) else self._from_features(u)
-        x = u.double() * self._scale.to(u.device) + self._mean.to(u.device)
-        x = torch.where(self._discrete.to(u.device), x.floor(), x)
-        low = torch.where(self._top == MAX_COUNT, -MAX_COUNT, 0).to(u.device)
-        return torch.where(self._discrete.to(u.device), x.clamp(low, self._top.to(u.device)), x)
+        """Numbers on their columns' scales (B, columns), or features as `to_model` gives them → float64 values of the types."""
+        if u.shape[1] == len(self.columns):
+            return self._valid(self.marginals.unscale(u))
+        blocks = u.split(self.widths, 1)
+        x = self.marginals.unscale(torch.stack([b[:, 0] for b in blocks], 1))
+        for i, column in enumerate(self.columns):
+            if column.categories:
+                x[:, i] = blocks[i][:, : len(column.categories)].argmax(1)
+        return self._valid(x)
 
-    def _from_features(self, u: Tensor) -> Tensor:
-        """(B, features) → (B, columns): the largest of a one-hot's numbers; missing indicators are dropped.
-
-        `to_model` puts a whole number at the low edge of its bin, so half a bin is added for `from_model` to round it.
-        """
-        blocks = u.split([c.width for c in self.columns], 1)
-        pairs = zip(blocks, self.columns)
-        cells = [b[:, : len(c.categories)].argmax(1).to(u) if c.categories else b[:, 0] for b, c in pairs]
-        return torch.stack(cells, 1) + torch.where(self._discrete, 0.5 / self._scale, 0).to(u)
+    def _valid(self, x: Tensor) -> Tensor:
+        top = self._top.to(x.device)
+        low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
+        return torch.where(self.discrete.to(x.device), torch.minimum(torch.maximum(x, low), top), x)
 
     def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
         """Named columns as rows of codes and numbers, (B, columns) float64; columns are matched by name, others are left out.
@@ -232,37 +235,20 @@ def _plain(values: Any) -> Iterable[Any]:
 
 
 class Mixed(Observation):
-    """Reals are Gaussian or mixtures of them, whole numbers mixtures of logistics cut into unit bins, categories categorical.
+    """Every column categorical over the cells of its marginal: P(cell k | z) = softmax(log mass + l(z))_k.
 
-    Arguments:
-        components: logistics in the mixture of a whole number.
-        real_components: Gaussians in the mixture of a real.
+    At l = 0 the columns are independent and as they are by themselves.
     """
 
     spaces = (Table,)
-    real: Tensor
-    integer: Tensor
-    categorical: Tensor
-
-    def __init__(self, components: int = 2, real_components: int = 1) -> None:
-        super().__init__()
-        self.components, self.real_components = components, real_components
-        require(components >= 1, "components", "at least 1", components)
-        require(real_components >= 1, "real_components", "at least 1", real_components)
+    log_mass: Tensor
 
     @property
     def channels(self) -> int:
-        several = self.real_components > 1
-        return max(2, 3 * self.components, 3 * self.real_components * several, *(len(c.categories) for c in self.space.columns))
+        return max(self.space.marginals.sizes)
 
     def bind(self) -> None:
-        columns = self.space.columns
-        for kind in ("real", "integer", "categorical"):
-            self.register_buffer(kind, torch.tensor([i for i, c in enumerate(columns) if c.type == kind]).long(), False)
-        self.register_buffer("centre", torch.tensor([c.mean for c in columns], dtype=torch.double), False)
-        self.register_buffer("unit", torch.tensor([c.scale for c in columns], dtype=torch.double), False)
-        sizes = torch.tensor([len(columns[i].categories) for i in self.categorical])
-        self.register_buffer("absent", torch.arange(self.channels)[:, None] >= sizes, False)
+        self.register_buffer("log_mass", self.space.marginals.mass.log().T.contiguous(), persistent=False)
 
     def read(self, out: Tensor) -> MixedCells:
         return MixedCells(out, self)
@@ -272,69 +258,26 @@ class MixedCells(Cells):
     """Columns of several types, independent given z.
 
     Arguments:
-        out: (B, channels, columns); a column reads as many channels as its type needs.
-        head: gives the columns' types and units.
+        out: (B, channels, columns); a column reads as many channels as its marginal has cells.
+        head: gives the columns' marginals.
     """
 
     def __init__(self, out: Tensor, head: Mixed) -> None:
         super().__init__(out)
-        self.head = head
-        few = head.real_components
-        reals = out[:, : 3 * few, head.real] if few > 1 else pad(out[:, :2, head.real], (0, 0, 0, 1))
-        self.reals = gaussian_parts(reals.unflatten(1, (3, few)))
-        parts = out[:, : 3 * head.components, head.integer].unflatten(1, (3, head.components)).unbind(1)
-        self.places, self.log_weight = parts[0] + component_places(head.components, parts[0]), parts[2].log_softmax(1)
-        log_unit = head.unit[head.integer].log().to(out.dtype)
-        self.log_bins = (parts[1] + math.log(INITIAL_WIDTH) + log_unit).clamp(min=NARROWEST_BINS)
-        self.symbols = CategoricalCells(out[:, :, head.categorical].masked_fill(head.absent, -torch.inf))
+        self.marginals, self.categories = head.space.marginals, head.space.categorical
+        self.symbols = CategoricalCells(out + head.log_mass.to(out.dtype))
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        head, missing = self.head, x.isnan()
-        x = x.double().masked_fill(missing, 0)
-        u = ((x - head.centre) / head.unit).to(self.out.dtype)
-        parts = [self._real(u[:, head.real]), self._integer(u[:, head.integer])]
-        parts.append(self.symbols.cell_log_prob(x[:, head.categorical]))
-        return self._assemble(parts).masked_fill(missing, 0)
-
-    def _real(self, u: Tensor) -> Tensor:
-        return gaussian_mixture_log_prob(u, *self.reals) - self.head.unit[self.head.real].log().to(u.dtype)
-
-    def _integer(self, u: Tensor) -> Tensor:
-        unit = self.head.unit[self.head.integer].to(u.dtype)
-        inverse = (-self.log_bins).exp()
-        return (log_bin_mass((u[:, None] - self.places) * (inverse * unit), inverse) + self.log_weight).logsumexp(1)
-
-    def _assemble(self, parts: list[Tensor]) -> Tensor:
-        order = torch.cat([self.head.real, self.head.integer, self.head.categorical])
-        return torch.cat(parts, 1)[:, order.argsort()]
-
-    def _draw_normal(self, noise: Noise) -> Tensor:
-        location, log_width, _ = self.reals
-        return location[:, 0] + log_width[:, 0].exp() * noise.normal(location.shape[2]).to(location)
+        codes = self.marginals.symbols(x)
+        log_p = self.symbols.cell_log_prob(codes.clamp(min=0)) + self.marginals.log_within(x).to(self.out.dtype)
+        return log_p.masked_fill(codes < 0, 0)
 
     @property
     def mean(self) -> Tensor:
         """E[x|z] of numbers, and the most probable code of categories, (B, columns)."""
-        head = self.head
-        location, _, log_weight = self.reals
-        real = (log_weight.exp() * location).sum(1).double() * head.unit[head.real] + head.centre[head.real]
-        middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
-        whole = (self.log_weight.double().exp() * mean_floor(middle, self.log_bins.double().exp())).sum(1)
-        return self._assemble([real, whole, self.symbols.out.argmax(1).double()])
+        middle = ((self.marginals.low + self.marginals.high) / 2).nan_to_num(posinf=0).to(self.out.device)
+        numbers = torch.einsum("bck,ck->bc", self.symbols.log_pmf().double().exp(), middle)
+        return torch.where(self.categories.to(self.out.device), self.symbols.out.argmax(1).double(), numbers)
 
     def draw(self, noise: Noise) -> Tensor:
-        head = self.head
-        u = draw_gaussian_mixture(noise, *self.reals) if head.real_components > 1 else self._draw_normal(noise)
-        real = u.double() * head.unit[head.real] + head.centre[head.real]
-        middle = self.places.double() * head.unit[head.integer] + head.centre[head.integer]
-        whole = draw_logistic(noise, middle, self.log_bins.double().exp(), self.log_weight).floor()
-        return self._assemble([real, whole, self.symbols.draw(noise).double()])
-
-
-def mean_floor(location: Tensor, scale: Tensor) -> Tensor:
-    """E⌊V⌋ of a logistic V: E V − ½ + Σ_n E sin(2πnV)/(πn), by the Fourier series of the fractional part."""
-    n = torch.arange(1, HARMONICS + 1, device=location.device, dtype=location.dtype)
-    t = 2 * math.pi * n
-    decay = math.pi * scale[..., None] * t
-    characteristic = torch.where(decay < 700, decay / decay.clamp(max=700).sinh(), 0)
-    return location - 0.5 + (characteristic * (t * (location[..., None] % 1)).sin() / (math.pi * n)).sum(-1)
+        return self.marginals.values(self.symbols.draw(noise), noise)
