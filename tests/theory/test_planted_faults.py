@@ -13,7 +13,10 @@ from likeli.gaussian import missing as conditional
 from likeli.latent import chain as hierarchy
 from likeli.latent import codes as latent
 from likeli.latent import estimators
-from likeli.models import autoencoder, gmm, hvae, independent, markov_hvae, ppca, vae
+from likeli.models import autoencoder, autoregressive, gmm, hvae, independent, markov_hvae, ppca, vae
+from likeli.nn.causal import CausalBlock
+from likeli.nn.masked import MADE
+from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability import information
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
@@ -314,6 +317,50 @@ def unbiased_covariance(m):
         return better._replace(factor=better.factor * math.sqrt(500 / 499)), floored
 
     m.setattr(gmm, "maximise", unbiased)
+
+
+@fault("masses-sum-to-one")
+def a_factor_that_counts_twice(m):
+    raised(m, autoregressive.Autoregressive, "log_prob", 2e-6)
+
+
+@fault("only-earlier-cells-are-read")
+def a_mask_that_lets_a_cell_see_itself(m):
+    original = MADE.forward
+    m.setattr(MADE, "forward", lambda self, x, c, order: original(self, x, c, order) + 1e-9 * x[:, None])
+
+
+@fault("only-earlier-cells-are-read")
+def convolutions_that_miss_a_column(m):
+    original = GatedPixelCNN.forward
+
+    def blind(self, x, c, order):
+        return original(self, x.index_fill(1, order[:1], 0), c, order)
+
+    m.setattr(GatedPixelCNN, "forward", blind)
+
+
+@fault("kept-is-computed")
+def a_cache_that_loses_the_first_cell(m):
+    original = CausalBlock.step
+
+    def forgetful(self, h, t, cache):
+        if t:
+            cache[1][:, :, 0] = 0
+        return original(self, h, t, cache)
+
+    m.setattr(CausalBlock, "step", forgetful)
+
+
+@fault("holes-are-summed-out")
+def holes_left_where_they_are(m):
+    m.setattr(autoregressive, "last", lambda order, missing: order)
+
+
+@fault("codes-pay-log-p")
+def a_pmf_of_what_comes_after(m):
+    original = autoregressive.Autoregressive.next_log_pmf
+    m.setattr(autoregressive.Autoregressive, "next_log_pmf", lambda self, x, i: original(self, x.flip(1), i))
 
 
 @pytest.mark.parametrize("name", FAULTS)

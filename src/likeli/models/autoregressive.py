@@ -26,7 +26,8 @@ from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, 
 from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN, "transformer": CausalTransformer}
-HIDDEN = {"made": (512, 512), "conv": (32,) * 5, "transformer": (128,) * 4}
+HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "transformer": (128,) * 4}
+MOST_WEIGHTS = 2**24  # of a perceptron from all cells to all cells, which then costs more than attention
 COMPONENTS = 5  # of the mixtures that describe a number
 
 
@@ -37,7 +38,7 @@ class CausalBackbone(Configurable):
         network: made (masked perceptron), conv (gated masked convolutions, for images) or transformer; chosen from the space
             if not given.
         hidden: width of each layer or block; chosen with the network if not given.
-        dropout: probability of zeroing a hidden feature in training.
+        dropout: probability of zeroing a hidden feature in training; None for 0.2 on images of several levels and 0 elsewhere.
 
     Raises:
         InputError: an unknown network, a width below 1, a dropout outside [0, 1).
@@ -47,13 +48,13 @@ class CausalBackbone(Configurable):
         self,
         network: Literal["made", "conv", "transformer"] | None = None,
         hidden: tuple[int, ...] | None = None,
-        dropout: float = 0.0,
+        dropout: float | None = None,
     ) -> None:
         self.network, self.hidden, self.dropout = network, None if hidden is None else tuple(hidden), dropout
         require(network is None or network in NETWORKS, "network", f"one of {', '.join(NETWORKS)}", network)
         require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "widths of at least 1", hidden)
         require(hidden is None or len(set(hidden)) == 1, "hidden", "layers of one width", hidden)
-        require(0 <= dropout < 1, "dropout", "a number in [0, 1)", dropout)
+        require(dropout is None or 0 <= dropout < 1, "dropout", "a number in [0, 1)", dropout)
 
 
 class Autoregressive(GenerativeModel, Sequential):
@@ -101,12 +102,13 @@ class Autoregressive(GenerativeModel, Sequential):
         require(ensemble == 1 or self.follows == "any", "ensemble", "1 unless order is any", ensemble)
         self.head = (head or finer(space.head())).on(space)
         self.features, cells = Condition(condition), space.dimensions
-        name = self.backbone.network or ("made" if space.blank is None else "transformer")
-        hidden = self.backbone.hidden or HIDDEN[name]
-        network = NETWORKS[name]
+        name = self.backbone.network or suited(space, self.head.channels)
+        hidden, network = self.backbone.hidden or HIDDEN[name], NETWORKS[name]
         require(self.follows == "natural" or network.any_order, "order", f"natural with network {name}", order)
+        usual = 0.2 if name == "conv" and space.symbols > 2 else 0.0
+        rate = usual if self.backbone.dropout is None else self.backbone.dropout
         told = {"presence": self.follows == "any"} if network.any_order else {}
-        self.net = network(space, self.features.width, self.head.channels, hidden, self.backbone.dropout, **told)
+        self.net = network(space, self.features.width, self.head.channels, hidden, rate, **told)
         orders = [torch.arange(cells), *(permutation(cells, k, "cells") for k in range(1, ensemble))]
         self.register_buffer("orders", torch.stack(orders), persistent=False)
 
@@ -274,6 +276,14 @@ class Autoregressive(GenerativeModel, Sequential):
     def _finish(self, x: Tensor) -> Tensor:
         x = x.reshape(-1, *self.space.shape)
         return self.space.check(x)
+
+
+def suited(space: Space, channels: int) -> str:
+    """The network that did best on such data: convolutions on images, attention on symbols, a perceptron on columns."""
+    if space.symbols and len(space.shape) - (space.shape[0] == 1) == 2 and space.model_shape == space.shape:
+        return "conv"
+    weights = math.prod(space.model_shape) * space.dimensions * channels
+    return "transformer" if space.symbols and space.model_shape != space.shape or weights > MOST_WEIGHTS else "made"
 
 
 def finer(head: Observation) -> Observation:
