@@ -283,7 +283,7 @@ def suited(space: Space, channels: int) -> str:
     if space.symbols and len(space.shape) - (space.shape[0] == 1) == 2 and space.model_shape == space.shape:
         return "conv"
     weights = math.prod(space.model_shape) * space.dimensions * channels
-    return "transformer" if space.symbols and space.model_shape != space.shape or weights > MOST_WEIGHTS else "made"
+    return "transformer" if (space.symbols and space.model_shape != space.shape) or weights > MOST_WEIGHTS else "made"
 
 
 def finer(head: Observation) -> Observation:
