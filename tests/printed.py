@@ -39,6 +39,7 @@ SMOKE = {  # words that a verb gets after its own: the last one counts
     "demo": "--jobs 1",
     "evaluate": "--rows 8",
     "distil": "--quiet --updates 2",
+    "sampler": "--evaluations 2 --samplers euler --starts 8",
     "levels": "--rows 4 --levels 2 --draws 1",
     "diagnose": "--rows 40",
 }

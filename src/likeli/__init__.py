@@ -33,6 +33,7 @@ _PUBLIC = {
     "likeli.models.hvae": "LadderBackbone",
     "likeli.models.ddpm": "NoiseObjective",
     "likeli.diffusion.networks": "DenoiserBackbone",
+    "likeli.diffusion.flow_error": "flow_errors",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",

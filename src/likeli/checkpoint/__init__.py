@@ -12,12 +12,13 @@ code.
 """
 
 from likeli.checkpoint.disk import lock
-from likeli.checkpoint.folder import from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
+from likeli.checkpoint.folder import annotate, from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
 from likeli.checkpoint.generation import Checkpoint
 from likeli.checkpoint.log import append_history, read_history, truncate_history
 
 __all__ = [
     "Checkpoint",
+    "annotate",
     "append_history",
     "from_pretrained",
     "inspect",

@@ -43,7 +43,7 @@ def card(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> str:
     return "\n\n".join(s for s in sections if s) + "\n"
 
 
-_PARTS = (("Data", "data"), ("Training", "training"), ("Metrics", "metrics"))
+_PARTS = (("Data", "data"), ("Training", "training"), ("Sampling in few steps", "samplers"), ("Metrics", "metrics"))
 
 
 def _facts(model: GenerativeModel, step: int) -> dict[str, str]:

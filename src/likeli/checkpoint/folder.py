@@ -20,6 +20,8 @@ from likeli.checkpoint.generation import (
     MANIFEST,
     PARTIAL,
     SERIAL,
+    STATE,
+    STATE_TENSORS,
     Checkpoint,
     contents,
     generations,
@@ -79,6 +81,33 @@ def save(
         finish_replacement(folder)
         remove_generations(folder, generations(folder)[:-keep])
     return parent / name_of(serial)
+
+
+def annotate(folder: Path | str, info: Mapping[str, Any]) -> Path:
+    """Add to what a run's newest generation says of itself, in a generation that takes its place: every weight keeps its bits.
+
+    What is added holds for these weights: training on writes a generation without it.
+
+    Arguments:
+        folder: the run folder.
+        info: plain values; a name that is there already is replaced.
+
+    Returns:
+        The new generation's folder.
+
+    Raises:
+        InputError: not a run folder, in use by another writer, or not writable.
+        CheckpointError: as `load`.
+    """
+    folder = Path(folder)
+    require(FOLDER in _names(folder), str(folder), f"a run folder, with {FOLDER}", "none")
+    with input_errors(), nullcontext() if locking.held(folder) else locking.lock(folder):
+        found, there = read(folder), generations(folder)
+        state = found.state if STATE in found.files else None
+        tensors = found.state_tensors if STATE_TENSORS in found.files else None
+        added = save(found.model, folder, info=found.info | dict(info), state=state, state_tensors=tensors, keep=len(there) + 1)
+        remove_generations(folder, [int(found.path.name)])
+    return added
 
 
 def load(folder: Path | str, *, device: str | torch.device = "cpu") -> GenerativeModel:

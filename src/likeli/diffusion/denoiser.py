@@ -130,11 +130,14 @@ def clipped(denoise: Denoise, least: Tensor, largest: Tensor) -> Denoise:
 class Conditional(nn.Module, ABC):
     """Anything that turns (z, point, y) into a Prediction.
 
+    `divides_by_alpha` says whether x̂ is had from ε̂, so that the network's error in it grows as σ/α towards the noise.
+
     Arguments:
         schedule: t → (α, σ).
     """
 
     errs_at_small_noise: ClassVar[bool] = False
+    divides_by_alpha: bool = False
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
@@ -171,7 +174,7 @@ class Denoiser(Conditional):
         super().__init__(schedule)
         require(predict in get_args(Predict), "predict", f"one of {', '.join(get_args(Predict))}", predict)
         require(data > 0, "data", "a positive number", data)
-        self.net, self.predict, self.data = net, predict, data
+        self.net, self.predict, self.data, self.divides_by_alpha = net, predict, data, predict in ("eps", "score")
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
         gamma, at = level_of(at, z), at.like(z)

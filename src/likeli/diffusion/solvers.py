@@ -9,6 +9,7 @@ so that a method only has to say how x̂ runs between λ_t and λ_s.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -183,8 +184,10 @@ class Adams(Sampler):
         self.order, self.correct, self.spread = order, correct, spread
 
     def tuned(self, steps: int) -> Sampler:
-        order = self.order or (2 if steps <= SECOND else 3)
-        return Adams(order, steps >= 12 if self.correct is None else self.correct, self.spread)
+        settled = copy.copy(self)
+        settled.order = self.order or (2 if steps <= SECOND else 3)
+        settled.correct = steps >= 12 if self.correct is None else self.correct
+        return settled
 
     def step(self, denoise: Denoise, z: Tensor, t: Point, s: Point, noise: Noise, memory: Any) -> tuple[Tensor, Any]:
         known: Turned | None = memory

@@ -115,13 +115,13 @@ class VDM(GaussianDiffusion):
         *,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
-        grid: Grid | tuple[float, ...] = "time",
+        grid: Grid | tuple[float, ...] | None = None,
         clip: tuple[float, float] | None = None,
     ) -> Iterator[State]:
         if isinstance(self.schedule, MonotoneByCell):
             name = as_sampler(sampler or self.default_sampler).kind()
             require(name in BY_CELL, "sampler", f"{' or '.join(BY_CELL)}, as each cell has its own noise level", name)
-            require(isinstance(grid, tuple) or grid == "time", "grid", "time, as each cell has its own log SNR", grid)
+            require(isinstance(grid, tuple) or grid in (None, "time"), "grid", "time, as each cell has its own log SNR", grid)
         return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:

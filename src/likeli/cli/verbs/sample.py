@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from likeli.checkpoint import Checkpoint
     from likeli.contract import GenerativeModel
+    from likeli.diffusion.flow_error import FlowError
     from likeli.spaces import Space
 
 SUFFIXES = (".png", ".npy", ".csv", ".txt")
@@ -53,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     add_text_arguments(parser)
     steps = parser.add_argument_group("for diffusion models")
     steps.add_argument("--steps", type=int, metavar="N", help="evaluations of the network, or as many levels as the model has")
-    how = "how to step: adams, ancestral, ddim ... [the model's own; for fewer steps than its own adams, below 8 euler]"
+    how = "how to step: adams, ancestral, ddim ... [what `likeli sampler RUN` stored, or the model's own]"
     steps.add_argument("--sampler", metavar="NAME", help=how)
     steps.add_argument("--grid", metavar="NAME", help="how the steps are spaced: time, log_snr, karras, optimal")
     steps.add_argument("--animate", metavar="FILE.webp", help="also write the way from noise to images as a moving picture")
@@ -74,6 +75,9 @@ def run(args: argparse.Namespace) -> None:
     if args.animate is not None:
         check_animation(model)
     options = call_options(model.draw, [*step_options(args), *args.dotted["sample"]], "sample") | _kept(args, saved)
+    choice = _recommended(saved, options)
+    if choice is not None:
+        options |= choice.options()
     y = parse_label(args.label, model)
     check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
     if text is None or text.alphabet is None:
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
-    about = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape)}
+    about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape)}
     if text is not None and args.out is None:
         texts = text.decode(x)
         emit(args, about | {"texts": texts}, set_out(texts)[:-1])
@@ -94,7 +98,11 @@ def run(args: argparse.Namespace) -> None:
         with new_file(args.animate, overwrite=args.overwrite) as path:
             captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
             path.write_bytes(animation(shown, model.space, captions=captions))
-    emit(args, about, f"{n} samples in {args.out}")
+    how = ""
+    if choice is not None:
+        about["sampler"] = choice.row()
+        how = f", by {choice.name} on {choice.grid} in {choice.steps} steps, as likeli sampler recommends for this run"
+    emit(args, about, f"{n} samples in {args.out}{how}")
 
 
 def step_options(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -115,6 +123,16 @@ def step_options(args: argparse.Namespace) -> list[tuple[str, str]]:
         require(args.grid in names, "grid", f"one of {', '.join(names)}", args.grid)
         require(args.steps is not None, "steps", f"a number of them with grid {args.grid}", "nothing")
     return [(k, str(v)) for k in ("steps", "sampler", "grid") if (v := getattr(args, k)) is not None]
+
+
+def _recommended(saved: Checkpoint, options: Mapping[str, Any]) -> FlowError | None:
+    """What `likeli sampler` stored with the run for about so many steps, where neither a sampler nor a grid is named."""
+    from likeli.diffusion.flow_error import recommended
+
+    kept = saved.info.get("samplers")
+    if kept is None or "steps" not in options or "sampler" in options or "grid" in options:
+        return None
+    return recommended(kept, options["steps"])
 
 
 def check_animation(model: GenerativeModel) -> None:
