@@ -18,7 +18,7 @@ from printed import ROOT, brief, place, shell
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
-SILENT = {"text", "{toctree}", "mermaid"}
+SILENT = {"text", "{toctree}", "{figure}", "mermaid"}
 __all__ = ["place"]
 
 
@@ -35,6 +35,7 @@ def python(code, line, names, page):
     test = doctest.DocTestParser().get_doctest(code, names, page.name, page.name, line - 1)
     failures = []
     doctest.DocTestRunner().run(test, out=failures.append, clear_globs=False)
+    names.update(test.globs)  # a test runs in a copy
     assert not failures, "".join(failures)
 
 
@@ -52,7 +53,8 @@ def test_every_block_runs(page, place):
             (place / "config.yaml").write_text(code)
             assert main(["fit", "--config", "config.yaml", "--print-config"]) == 0, where
         else:
-            assert language in SILENT, f"{where}: a block needs a language, one of python, sh, yaml, text; it has {language!r}"
+            known = language.split(" ")[0] in SILENT
+            assert known, f"{where}: a block needs a language, one of python, sh, yaml, text; it has {language!r}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[p.stem for p in PAGES])
@@ -65,6 +67,27 @@ def test_no_command_hides_where_nothing_runs(page):
         if line.startswith("likeli "):
             assert line.split()[1] in commands(), f"{page.name}: {line}"
             assert page.stem == "cli", f"{page.name}: run it: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.stem for p in PAGES])
+def test_formulas_are_typeset_and_pictures_are_there(page):
+    """No indented block outside a list; dollars come in pairs; a figure's file is in the repository."""
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
+    assert not re.findall(r"\n\n {4}\S.*", text)
+    display = re.findall(r"^\$\$\n(.*?)\n\$\$$", text, re.MULTILINE | re.DOTALL)
+    assert text.count("$$") == 2 * len(display)
+    assert all(formula.count("{") == formula.count("}") for formula in display)
+    assert text.replace("$$", "").count("$") % 2 == 0
+    for language, code, _ in blocks(page):
+        named = re.match(r"\{figure\} (\S+)", language)
+        assert named is None or (page.parent / named[1]).is_file()
+
+
+def test_every_page_is_on_the_index():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    trees = re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL)
+    listed = [name for tree in trees for name in re.findall(r"^[\w-]+$", tree, re.MULTILINE)]
+    assert sorted(listed) == sorted(p.stem for p in (ROOT / "docs").glob("*.md") if p.stem != "index")
 
 
 def test_the_synopsis_names_every_verb():
