@@ -24,7 +24,7 @@ LAYERS = [
     "contract gaussian",
     "nn data checkpoint",
     "latent",
-    "diffusion",
+    "diffusion discrete",
     "models",
     "evaluation training",
     "theory",

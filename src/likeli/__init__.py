@@ -34,6 +34,7 @@ _PUBLIC = {
     "likeli.models.ddpm": "NoiseObjective",
     "likeli.diffusion.networks": "DenoiserBackbone",
     "likeli.diffusion.flow_error": "flow_errors",
+    "likeli.discrete.backbone": "SymbolBackbone",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",
@@ -44,7 +45,7 @@ _PUBLIC = {
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 _TORCH_FREE = {"likeli.errors", "likeli.config"}
 _ROOMS = {
-    *["checkpoint", "config", "contract", "data", "diffusion", "errors", "evaluation", "gaussian", "latent"],
+    *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "errors", "evaluation", "gaussian", "latent"],
     *["models", "nn", "probability", "random", "spaces", "theory", "training"],
 }
 

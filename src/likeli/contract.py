@@ -199,6 +199,13 @@ class Stepwise(Protocol):
         ...
 
 
+@runtime_checkable
+class Qualified(Protocol):
+    """A family some of whose ways to sample do not draw from its p(x): `qualification` of the options says so, or is empty."""
+
+    def qualification(self, **options: Any) -> str: ...
+
+
 class GenerativeModel(Configurable, nn.Module, ABC):
     """A distribution over one `Space`.
 
@@ -360,7 +367,7 @@ def known_cells(model: GenerativeModel, given: Any, n: int) -> Tensor:
         Unsupported: the family draws whole examples only.
     """
     if "given" not in signature(model.draw).parameters:
-        raise Unsupported(f"{model.kind()} draws whole examples and cannot hold cells fixed; autoregressive can")
+        raise Unsupported(f"{model.kind()} draws whole examples only; autoregressive and discrete_diffusion hold cells fixed")
     x = held_cells(model.space, given).to(model.device)
     require(len(x) in (1, n), "given", f"{n} rows or one", f"{len(x)} rows")
     return x.expand(n, *model.space.shape)
@@ -377,9 +384,7 @@ def row_noise(
 
 
 def _rows(y: Tensor | None, rows: list[int], first: int, n: int) -> Tensor | None:
-    if y is None:
-        return None
-    return y[torch.tensor(rows).sub(first).clamp(0, n - 1)]  # rows outside the request only fill the block
+    return None if y is None else y[torch.tensor(rows).sub(first).clamp(0, n - 1)]  # others only fill the block
 
 
 @contextmanager

@@ -111,6 +111,18 @@ def standard_error(draws: Tensor) -> Tensor:
     return draws.std(0) / math.sqrt(len(draws)) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
 
 
+def spread_mean(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard error of draws (K, B) whose places are spread evenly, (B,) each; NaN for one draw.
+
+    The error is from all draws or from neighbours.  Neither knows that the draws are spread, so that it is overstated; of the
+    two, which a rare large draw may escape, the larger is taken.
+    """
+    if len(draws) == 1:
+        return draws[0], torch.full_like(draws[0], math.nan)
+    neighbours = (draws.diff(dim=0).square().mean(0) / (2 * len(draws))).sqrt()
+    return draws.mean(0), torch.maximum(neighbours, standard_error(draws))
+
+
 def _weighted(weight: Tensor, at: Point, cells: Tensor) -> Tensor:
     """Σ_cells w c, (B,): one weight, one a row, or one a cell (and row)."""
     if weight.ndim > at.t.ndim:

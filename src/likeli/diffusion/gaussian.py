@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
-from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, standard_error, terminal_kl
+from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, spread_mean, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
 from likeli.diffusion.denoiser import Conditional, Denoise, clipped
 from likeli.diffusion.probability_flow import flow, log_density
@@ -309,20 +309,12 @@ class GaussianDiffusion(LatentVariableModel):
         return LogLikelihood(value, knows, self.space.measure, stderr, means, self.space.dimensions, errors)
 
     def _averaged_bound(self, x: Tensor, y: Tensor | None, samples: int) -> tuple[Tensor, Tensor]:
-        """The mean over draws with evenly spread times and ‖ε‖, and its standard error from all draws or from neighbours.
-
-        Neither knows that the draws are spread, so that it is overstated; of the two, which a rare large draw may escape, the
-        larger is taken.
-        """
+        """The mean over draws with evenly spread times and ‖ε‖, and its standard error."""
         noise = Ambient(x)
         first, second = noise.uniform().double(), noise.uniform().double()
         shells = [((second + k * GOLDEN) % 1).clamp(1e-6, 1 - 1e-6) for k in range(samples)]
         times = [(first + k / samples) % 1 for k in range(samples)]
-        draws = torch.stack([self.bound(x, t, y, noise=noise, shell=s).value for t, s in zip(times, shells)])
-        if samples == 1:
-            return draws[0], torch.full_like(draws[0], math.nan)
-        neighbours = (draws.diff(dim=0).square().mean(0) / (2 * samples)).sqrt()
-        return draws.mean(0), torch.maximum(neighbours, standard_error(draws))
+        return spread_mean(torch.stack([self.bound(x, t, y, noise=noise, shell=s).value for t, s in zip(times, shells)]))
 
     def _ode(
         self, x: Tensor, y: Tensor | None, samples: int, probes: int | None, rtol: float

@@ -9,6 +9,7 @@ from likeli.models.autoregressive import Autoregressive
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
+from likeli.models.discrete_diffusion import DiscreteDiffusion
 from likeli.models.distilled import Distilled
 from likeli.models.edm import EDM
 from likeli.models.factor_analysis import FactorAnalysis
@@ -37,6 +38,7 @@ __all__ = [
     "Autoregressive",
     "CategoricalMixture",
     "DensityModel",
+    "DiscreteDiffusion",
     "Distilled",
     "FactorAnalysis",
     "Flow",

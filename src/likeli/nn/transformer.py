@@ -18,22 +18,26 @@ class Block(nn.Module):
     Arguments:
         width: features of a token.
         dropout: probability of zeroing a hidden feature in training.
+        steered: whether a, b, g come from the noise level; else they are numbers of the block's own.
 
     Source: Peebles & Xie (2022), arXiv:2212.09748, adaLN-Zero.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, steered: bool = True) -> None:
         super().__init__()
         self.heads = heads_of(width)
-        self.steer = nn.Linear(width, 6 * width)
+        self.steer = nn.Linear(width, 6 * width) if steered else None
+        self.own = None if steered else nn.Parameter(torch.tensor([0.0, 0, 1, 0, 0, 1]).repeat_interleave(width))
         self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.steer.weight)
-        nn.init.zeros_(self.steer.bias)
+        if self.steer is not None:
+            nn.init.zeros_(self.steer.weight)
+            nn.init.zeros_(self.steer.bias)
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        a_1, b_1, g_1, a_2, b_2, g_2 = self.steer(e)[:, None].chunk(6, -1)
+    def forward(self, h: Tensor, e: Tensor | None) -> Tensor:
+        steer = self.own if self.steer is None else self.steer(e)[:, None]
+        a_1, b_1, g_1, a_2, b_2, g_2 = steer.chunk(6, -1)
         h = h + g_1 * self.leave(attend(self.enter(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1)), self.heads))
         inner = gelu(self.first(torch.addcmul(b_2, layer_norm(h, h.shape[-1:]), 1 + a_2)), approximate="tanh")
         return h + g_2 * self.last(self.dropout(inner))

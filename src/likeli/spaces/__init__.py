@@ -1,7 +1,7 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
-from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
+from likeli.spaces.base import Coding, Space, cell_sizes, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
 from likeli.spaces.labels import Labels
@@ -40,6 +40,7 @@ __all__ = [
     "Table",
     "Tokens",
     "ZeroInflatedNegativeBinomial",
+    "cell_sizes",
     "coding_of",
     "counted",
     "ended",

@@ -74,6 +74,7 @@ class Space(Configurable, ABC):
     Attributes of a kind:
         measure: whether p(x) is a density, a probability mass, or a density of some cells and a mass of others.
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
+        sizes: the same of each cell where they differ; empty where they do not, or are not all finitely many.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
         widths: features of each cell in model units, where they differ.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
@@ -92,6 +93,7 @@ class Space(Configurable, ABC):
 
     measure: Measure
     symbols: int = 0
+    sizes: tuple[int, ...] = ()
     spacing: float | None = None
     coding: Coding | None = None
     unit: Tensor | None = None
@@ -238,6 +240,11 @@ class Space(Configurable, ABC):
             wide = x.long()
             self._refuse(wide, (wide < 0) | (wide > last), what, expected)
         return x
+
+
+def cell_sizes(space: Space) -> tuple[int, ...]:
+    """How many values 0, 1, … each cell can take, cell by cell; empty where some cell's are not finitely many."""
+    return (space.symbols,) * space.dimensions if space.symbols and space.shape else space.sizes
 
 
 def held_cells(space: Space, given: Any) -> Tensor:

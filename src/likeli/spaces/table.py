@@ -98,6 +98,8 @@ class Table(Space):
         self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete)
         atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
         self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
+        if self.categorical.all():
+            self.sizes = tuple(len(c.categories) for c in self.columns)
         self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
 
     @property

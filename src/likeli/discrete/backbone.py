@@ -1,0 +1,53 @@
+"""The network that guesses symbols: which one for which cells."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from likeli.config import Configurable
+from likeli.discrete.corruption import Corruption
+from likeli.errors import require
+from likeli.nn.bidirectional import SymbolImage, SymbolTransformer
+from likeli.spaces import Space
+
+
+class SymbolBackbone(Configurable):
+    """The network of a diffusion of symbols.
+
+    Arguments:
+        network: transformer over all cells, or for images a unet; auto takes that for images of at least 8 × 8 cells.
+        hidden: equal widths of a transformer's blocks, or a U-Net's channels at each resolution; chosen if not given.
+        dropout: probability of zeroing a hidden feature in training.
+        timed: whether the network is told the time; chosen if not given: [MASK] tells it enough, other corruptions need it.
+    """
+
+    def __init__(
+        self,
+        network: Literal["auto", "transformer", "unet"] = "auto",
+        hidden: tuple[int, ...] | None = None,
+        dropout: float = 0.0,
+        timed: bool | None = None,
+    ) -> None:
+        require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
+        require(0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
+        self.network, self.hidden, self.dropout, self.timed = network, hidden, dropout, timed
+
+    def on(self, space: Space, corruption: Corruption, condition: Space | None, timed: bool) -> nn.Module:
+        """The network for cells of a space.
+
+        Raises:
+            InputError: a U-Net for what is no image, widths that differ.
+        """
+        image = len(space.shape) in (2, 3) and bool(space.symbols)
+        large = image and min(space.shape[-2:]) >= 8
+        network = ("unet" if large else "transformer") if self.network == "auto" else self.network
+        require(network == "transformer" or image, "network", "transformer, since x is not an image", network)
+        if network == "unet":
+            return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), condition, self.dropout, timed)
+        hidden = self.hidden or (128, 128, 128, 128)
+        require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
+        states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
+        outputs, alike = corruption.states - corruption.masks, bool(space.symbols)
+        return SymbolTransformer(states, outputs, hidden, condition, self.dropout, timed, alike)

@@ -1,0 +1,375 @@
+"""Diffusion of symbols: masked, uniform or among neighbours, with a bound on log p(x) of T levels or of infinitely many."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch import distributions as D
+from torch.distributions import Distribution
+
+from likeli.contract import Elbo, Knows, LogLikelihood, joined, known_cells
+from likeli.diffusion.bound import low_discrepancy, spread_mean
+from likeli.discrete.backbone import SymbolBackbone
+from likeli.discrete.corruption import (
+    LOG_ZERO,
+    Absorbing,
+    Corruption,
+    DiscretisedGaussian,
+    UniformCorruption,
+    log_odds_lost,
+    log_one_hot,
+)
+from likeli.discrete.drawing import draw_symbols, tempered
+from likeli.discrete.elbo import Guess, Reverse, forgetting_kl, jump_integral, level_sum
+from likeli.discrete.lengths import Lengths, behind, length_of
+from likeli.discrete.orders import Order, chain_rule
+from likeli.discrete.samplers import (
+    AncestralSymbols,
+    BlockUnmasking,
+    CachedUnmasking,
+    ConfidenceUnmasking,
+    Remasking,
+    SymbolSampler,
+)
+from likeli.discrete.survival import CosineSurvival, LearnedSurvival, LogLinearSurvival, OrderedMasks, Survival
+from likeli.errors import InputError, Unsupported, require
+from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
+from likeli.probability.draw import at_least_single
+from likeli.random import Ambient, Noise
+from likeli.spaces import CategoricalCells, Space, cell_sizes
+
+CHAIN = 128  # levels of the chain that is walked when time is continuous
+CORRUPTIONS: dict[str, Callable[[], Corruption]] = {
+    "absorbing": Absorbing, "uniform": UniformCorruption, "discretised_gaussian": DiscretisedGaussian,
+}  # fmt: skip
+SURVIVALS: dict[str, Callable[[], Survival]] = {
+    "log_linear": LogLinearSurvival, "cosine": CosineSurvival, "learned": LearnedSurvival, "ordered": OrderedMasks,
+}  # fmt: skip
+SAMPLERS: dict[str, Callable[[], SymbolSampler]] = {
+    "ancestral": AncestralSymbols, "cached": CachedUnmasking, "confidence": ConfidenceUnmasking,
+    "remasking": Remasking, "blocks": BlockUnmasking,
+}  # fmt: skip
+SamplerName = Literal["ancestral", "cached", "confidence", "remasking", "blocks"]
+
+
+class DiscreteDiffusion(LatentVariableModel):
+    """Symbols are forgotten one cell at a time, and a network that sees all cells brings them back.
+
+    Where rows are of unequal length, p(x) = P(length) · p(symbols|length): what is behind the end is seen, and never predicted.
+    Trained on its bound, in nats: with [MASK] in continuous time the mean of −log p(x_i|z) over n masked cells, times D.
+
+    Arguments:
+        space: tokens, binary, grey levels, or a table whose columns are all categorical.
+        corruption: absorbing puts [MASK], uniform any symbol, discretised_gaussian a neighbouring level; or any `Corruption`.
+        schedule: log_linear, cosine, learned (by the bound of `steps` levels), ordered (one cell a level, which makes the model
+            autoregressive); or any `Survival`.
+        steps: T for the bound of T levels; None for continuous time.
+        backbone: the network.
+        condition: what y is, if anything.
+
+    Raises:
+        Unsupported: some cells are not of finitely many symbols.
+
+    Source: Austin et al. (2021), arXiv:2107.03006; Sahoo et al. (2024), arXiv:2406.07524; Shi et al. (2024), arXiv:2406.04329;
+        Schiff et al. (2024), arXiv:2412.10193, for uniform corruption in continuous time.
+    """
+
+    loss_in_nats = True
+    graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
+    train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+
+    def __init__(
+        self,
+        space: Space,
+        corruption: Literal["absorbing", "uniform", "discretised_gaussian"] | Corruption = "absorbing",
+        schedule: Literal["log_linear", "cosine", "learned", "ordered"] | Survival = "log_linear",
+        steps: int | None = None,
+        backbone: SymbolBackbone | None = None,
+        condition: Space | None = None,
+    ) -> None:
+        super().__init__(space)
+        if not cell_sizes(space):
+            raise Unsupported(
+                f"{self.kind()} takes cells of finitely many symbols (tokens, pixels, categorical columns), and not all "
+                f"cells of this {space.kind()} are so; vae and hvae take them"
+            )
+        require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
+        self.__dict__["corruption"], self.__dict__["schedule"] = corruption, schedule  # what acts is made from them below
+        self.steps, self.backbone, self.condition = steps, backbone, condition
+        sizes = [k - (space.end is not None) for k in cell_sizes(space)]
+        self.kernel = (CORRUPTIONS[corruption]() if isinstance(corruption, str) else corruption).on(sizes)
+        self.lengths = None if space.end is None else Lengths(space.dimensions)
+        self.survival = (SURVIVALS[schedule]() if isinstance(schedule, str) else schedule).on(space.dimensions, steps)
+        backbone = backbone or SymbolBackbone()
+        timed = not self.kernel.masks if backbone.timed is None else backbone.timed
+        require(timed or self.kernel.masks, "timed", "true, since without [MASK] z does not say how noisy it is", timed)
+        require(self.kernel.masks or not self.survival.by_cell, "schedule", "one for all cells without [MASK]", "ordered")
+        self.net = backbone.on(space, self.kernel, condition, timed)
+        self.levels = space.dimensions if self.survival.by_cell else steps
+        self.depth = self.levels or CHAIN
+
+    @property
+    def knows_here(self) -> Knows:
+        """Exact with ordered masks, where the bound is the chain rule."""
+        return Knows.EXACT if self.survival.by_cell else Knows.LOWER_BOUND
+
+    # --- the network ---------------------------------------------------------------------------------------------------
+
+    def guess(self, y: Tensor | None = None, over: Tensor | None = None) -> Guess:
+        """z (B, D), α → log g, (B, D, states): the network's law of every cell given the others.
+
+        Where there is a [MASK], a cell that does not show it is known.  `over` (B, D) are cells behind the end of a row.
+        """
+        kernel = self.kernel
+
+        def guessed(z: Tensor, alpha: Tensor) -> Tensor:
+            level = log_odds_lost(alpha.double().reshape(len(alpha), -1).mean(1)).to(self.dtype)
+            logits = at_least_single(self.net(z if over is None else z.masked_fill(over, kernel.states), level, y))
+            log_g = logits.masked_fill(~kernel.valid[:, : logits.shape[2]], LOG_ZERO).log_softmax(-1)
+            if not kernel.masks:
+                return log_g
+            log_g = nn.functional.pad(log_g, (0, 1), value=LOG_ZERO)
+            return torch.where((z == kernel.states - 1)[..., None], log_g, log_one_hot(z, kernel.states, log_g.dtype))
+
+        return guessed
+
+    def _parts(self, x: Tensor, fixed: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Symbols (B, D), which of them are predicted and which are behind the end (B, D), and log P(length) (B,).
+
+        Predicted are those with more than one symbol that stand before the end and are not fixed.
+        """
+        cells, symbols = self.space.dimensions, x.reshape(len(x), -1).long()
+        require(all(0 <= i < cells for i in fixed), "fixed", f"cells from 0 to {cells - 1}", fixed)
+        length = length_of(symbols, self.space.end)
+        over, free = behind(length, cells), (self.kernel.sizes > 1).clone()
+        free[list(fixed)] = False
+        log_p = torch.zeros(len(x), dtype=self.dtype, device=x.device)
+        if self.lengths is not None:
+            log_p = self.lengths.log_prob(length, fixed)
+        return symbols.masked_fill(over, 0), free & ~over, over, log_p
+
+    # --- the chain -----------------------------------------------------------------------------------------------------
+
+    def infer(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x as symbols, and which of them are behind the end, (B, D) each: all that q needs."""
+        symbols, _, over, _ = self._parts(x)
+        return symbols, over
+
+    def walk(
+        self, noise: Noise, y: Tensor | None = None, *, context: Any = None, choose: Choose | None = None
+    ) -> Iterator[Step]:
+        kernel, z, shape = self.kernel, None, (noise.rows, self.space.dimensions)
+        x, over = (None, torch.zeros(shape, dtype=torch.bool, device=self.device)) if context is None else context
+        if context is None and self.lengths is not None:
+            nothing = torch.full(shape, -1, device=self.device)
+            over = behind(self.lengths.draw(noise, nothing, self.space.end or 0), shape[1])
+        guess, still = self.guess(y, over), log_one_hot(torch.zeros(1, 1, device=self.device), kernel.states, self.dtype)
+        t = torch.linspace(0, 1, self.depth + 1, dtype=torch.float64, device=self.device)
+        alphas = [a.expand(noise.rows, *a.shape) for a in self.survival(t)]
+        x = None if x is None else log_one_hot(x, kernel.states, self.dtype)
+        for level in range(self.depth, 0, -1):
+            if z is None:
+                p = kernel.log_pi.to(self.dtype).expand(noise.rows, -1, -1)
+                q = None if x is None else kernel(x, alphas[level])
+            else:
+                ends = alphas[level], alphas[level + 1]
+                p = kernel.bridge(guess(z, ends[1]), z, *ends)
+                q = None if x is None else kernel.bridge(x, z, *ends)
+            p, q = torch.where(over[..., None], still, p), None if q is None else torch.where(over[..., None], still, q)
+            laws = [None if w is None else D.Independent(D.Categorical(logits=w, validate_args=False), 1) for w in (p, q)]
+            law = laws[0] if laws[1] is None else laws[1]
+            z = draw_symbols(p if q is None else q, noise) if choose is None else choose(level, law)
+            yield Step(level, laws[0], laws[1], z, (z, alphas[1], over))
+
+    def observation(self, state: tuple[Tensor, Tensor, Tensor], y: Tensor | None = None) -> Distribution:
+        """p(x|z_1) given the length: the network's law of each cell and what z_1 says of it."""
+        (z, alpha, over), end = state, self.space.end
+        log_p = self.kernel.bridge(self.guess(y, over)(z, alpha), z, torch.ones_like(alpha), alpha)
+        log_p = log_p[..., : self.kernel.states - self.kernel.masks]
+        if end is not None:
+            log_p = nn.functional.pad(log_p, (0, 1), value=LOG_ZERO)
+            log_p = torch.where(over[..., None], log_one_hot(over * end, end + 1, log_p.dtype), log_p)
+        return CategoricalCells(log_p.mT.reshape(len(z), -1, *self.space.shape), end)
+
+    def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
+        """The bound through all levels of the chain, log P(length) in its reconstruction."""
+        found = super().elbo(x, y, context=context, noise=noise)
+        return Elbo(found.reconstruction + self._parts(x)[3], found.kl)
+
+    # --- the bound -----------------------------------------------------------------------------------------------------
+
+    def bound(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, noise: Noise | None = None, fixed: tuple[int, ...] = ()
+    ) -> Elbo:
+        """One draw of the bound at one time a row; log P(length), the KL of all levels below the top, and that of the top.
+
+        Arguments:
+            x: (B, *shape).
+            t: (B,) in [0, 1), float64: where it looks.
+            y: the condition.
+            noise: where z is drawn from; torch's ambient generator if not given.
+            fixed: cells that are seen as they are: the bound is then on log p(the others|these).
+        """
+        z, free, over, log_length = self._parts(x, fixed)
+        noise, reverse = noise or Ambient(x), Reverse(self.kernel, self.survival, self.guess(y, over))
+        if self.levels is None:
+            below = jump_integral(reverse, z, t, free, noise)
+        else:
+            below = level_sum(reverse, z, t, free, noise, self.levels)
+        top = forgetting_kl(reverse, z, free).to(below)
+        return Elbo(log_length.to(below), torch.stack([below, top], 1))
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
+        return -self.bound(x, low_discrepancy(len(x), x.device), y).value
+
+    def measure_likelihood(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        method: Literal["bound", "chain_rule"] = "bound",
+        samples: int = 16,
+        order: Order | tuple[int, ...] = "left_to_right",
+        fixed: tuple[int, ...] = (),
+    ) -> LogLikelihood:
+        """The bound on log p(x), or log p(x) itself of the model that draws one cell after the other.
+
+        Arguments:
+            method: `bound`, of the chain; or `chain_rule`, exact for drawing along `order`, another model of the same network.
+            samples: draws of the bound for each example.
+            order: of the chain rule: left_to_right, confidence, or the cells' numbers, each once.
+            fixed: cells that are given: the number is then of log p(the others|these).
+
+        Raises:
+            InputError: samples < 1, no such cell, not an order.
+            Unsupported: a chain rule without [MASK].
+        """
+        require(samples >= 1, "samples", "at least 1", samples)
+        measure, dimensions, (z, free, over, log_length) = self.space.measure, self.space.dimensions, self._parts(x, fixed)
+        ordered = isinstance(self.survival, OrderedMasks)
+        if method == "chain_rule" or ordered:
+            if not self.kernel.masks:
+                raise Unsupported("the chain rule needs a state that says what is not yet drawn; corruption=absorbing has one")
+            cells = self.survival.rank.argsort().tolist() if ordered and method == "bound" else order
+            known = isinstance(cells, str) or sorted(cells) == list(range(dimensions))
+            require(known, "order", f"each cell from 0 to {dimensions - 1} once", order)
+            value = log_length + chain_rule(self.guess(y, over), z, free, self.kernel.states - 1, cells)
+            return LogLikelihood(value.to(self.dtype), Knows.EXACT, measure, dimensions=dimensions)
+        noise = Ambient(x)
+        first = noise.uniform().double()
+        times = [(first + k / samples) % 1 for k in range(samples)]
+        draws = torch.stack([self.bound(x, t, y, noise=noise, fixed=fixed).value for t in times])
+        value, stderr = spread_mean(draws)
+        return LogLikelihood(value, Knows.LOWER_BOUND, measure, stderr, dimensions=dimensions)
+
+    def log_conditional(self, x: Any, given: Any, y: Any = None, **options: Any) -> LogLikelihood:
+        """What is known of log p(the free cells | the given ones): as `log_likelihood`, with some cells of each row fixed.
+
+        Arguments:
+            x: (B, *shape) in the user's units.
+            given: (B, *shape) or one row for all, as of `sample`: what a cell has in x, or -1 (NaN in a table) where free.
+            y: the condition.
+            options: what `log_likelihood` takes.
+
+        Raises:
+            InputError: what is given is not in x.
+        """
+        x = self.space.check(x).to(self.device)
+        held, y = held_symbols(known_cells(self, given, len(x))), self.check_condition(y, len(x))
+        wrong = ((held >= 0) & (held != x.flatten(1))).reshape(x.shape)
+        if wrong.any():
+            raise InputError(f"given: expected what x has, or free cells, got another symbol at {self.space.locate(x, wrong)}")
+        patterns, of = (held >= 0).unique(dim=0, return_inverse=True)
+        parts, rows = [], []
+        for i, pattern in enumerate(patterns):
+            rows.append(torch.nonzero(of == i)[:, 0])
+            fixed = tuple(torch.nonzero(pattern)[:, 0].tolist())
+            parts.append(self.log_likelihood(x[rows[-1]], None if y is None else y[rows[-1]], fixed=fixed, **options))
+        back = torch.cat(rows).argsort()
+        whole = joined(parts, len(x))
+        return replace(whole, value=whole.value[back], stderr=None if whole.stderr is None else whole.stderr[back])
+
+    # --- samples -------------------------------------------------------------------------------------------------------
+
+    def _states(
+        self,
+        noise: Noise,
+        y: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        sampler: SamplerName | SymbolSampler | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        given: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Every state z (rows, D) on the way to data, see `draw`."""
+        require(steps is None or steps >= 1, "steps", "at least 1", steps)
+        chosen = self._sampler(sampler)
+        require(self.kernel.masks or not chosen.needs_masks, "sampler", "ancestral, as there is no [MASK]", chosen.kind())
+        tempered(torch.zeros(1), temperature, top_p)  # refuses what is out of range before any work
+        kernel, end, shape = self.kernel, self.space.end, (noise.rows, self.space.dimensions)
+        held = torch.full(shape, -1, device=self.device) if given is None else held_symbols(given)
+        over = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        if self.lengths is not None and end is not None:
+            over = behind(self.lengths.draw(noise, held, end), shape[1])
+        guess = self.guess(y, over)
+
+        def shaped_guess(z: Tensor, alpha: Tensor) -> Tensor:
+            return tempered(guess(z, alpha), temperature, top_p).clamp(min=LOG_ZERO)
+
+        law = guess if (temperature, top_p) == (1, 1) else shaped_guess
+        held = torch.where((kernel.sizes == 1) | over, 0, held)
+        z = torch.where(held >= 0, held, draw_symbols(kernel.log_pi.expand(noise.rows, -1, -1), noise))
+        steps = self.levels if steps is None else steps
+        for state in chain([z], chosen.run(Reverse(kernel, self.survival, law), z, held < 0, noise, steps)):
+            yield state if end is None else state.masked_fill(over, end)
+
+    def draw(
+        self,
+        noise: Noise,
+        y: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        sampler: SamplerName | SymbolSampler | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        given: Tensor | None = None,
+    ) -> Tensor:
+        """x at the end of the chain, by default that which the bound is of.
+
+        Arguments:
+            steps: levels; the model's own if not given, in continuous time as many as cells (for blocks and the cached sampler
+                infinitely many).
+            sampler: cached (the chain, its idle levels passed over), ancestral, confidence, remasking or blocks.
+            temperature, top_p: of the network's probabilities; draws of others than 1 are not draws of the model.
+            given: (rows, *shape), symbols that stay, -1 (NaN in a table) where free.
+        """
+        (z,) = deque(self._states(noise, y, steps=steps, sampler=sampler, temperature=temperature, top_p=top_p, given=given), 1)
+        return self.space.check(z.reshape(-1, *self.space.shape))
+
+    def _sampler(self, sampler: SamplerName | SymbolSampler | None) -> SymbolSampler:
+        """A sampler, the one of that name, or the model's own."""
+        if isinstance(sampler, SymbolSampler):
+            return sampler
+        name = sampler or ("cached" if self.kernel.masks else "ancestral")
+        require(name in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", name)
+        return SAMPLERS[name]()
+
+    def qualification(self, **options: Any) -> str:
+        """Says so of temperatures, cut tails, and samplers with a law of their own."""
+        parts = [f"{name} {options[name]:g}" for name in ("temperature", "top_p") if options.get(name, 1) != 1]
+        parts += [law] if (law := self._sampler(options.get("sampler")).law) else []
+        return f"not draws of the model that the bound is of: {', '.join(parts)}" if parts else ""
+
+
+def held_symbols(given: Tensor) -> Tensor:
+    """Known cells as symbols, -1 where one is free: (B, *shape) → (B, D) int64."""
+    flat = given.flatten(1)
+    return flat.nan_to_num(-1).long() if flat.is_floating_point() else flat.long()
