@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .PHONY: demo test test-isa verify lint docs bench peers clean
-demo: $(STAMP)  ## five families and two yardsticks on real digits, ranked, with a report in runs/demo
+demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
 test: $(STAMP) lint  ## style, types and the default test suite

@@ -14,6 +14,7 @@ from torch import Tensor
 from likeli.contract import GenerativeModel, evaluating
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
+from likeli.models.autoregressive import Autoregressive
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
@@ -47,7 +48,7 @@ def impute(
     p(x_o, z)/q(z|x_o): right as `samples` grows, and as far as the diagnostics say before.
 
     Arguments:
-        model: gmm, ppca, factor_analysis, or a vae.
+        model: gmm, ppca, factor_analysis, autoregressive of any order (exact), or a vae.
         x: (B, *shape), NaN where a cell is missing.
         n: draws.
         y: (B, *condition.shape), for a conditional model.
@@ -67,8 +68,13 @@ def impute(
     require(batch >= 1, "batch", "at least 1", batch)
     if isinstance(model, LinearGaussian):
         return Imputation(model.sample_conditional(x, n, seed=seed), None)
+    if isinstance(model, Autoregressive):
+        x = model.space.check(x, missing=True)
+        y, given = model.check_condition(y, len(x)), x.repeat(n, *[1] * len(model.space.shape))
+        y = None if y is None else y.repeat(n, *[1] * (y.ndim - 1))
+        return Imputation(model.sample(len(given), y, given=given, seed=seed).reshape(n, *x.shape), None)
     if not (isinstance(model, LatentVariableModel) and model.takes_missing):
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, factor_analysis and vae can")
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, factor_analysis and autoregressive can")
     x = model.space.check(x, missing=True).to(model.device)
     y = model.check_condition(y, len(x))
     parts = []

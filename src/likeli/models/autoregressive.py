@@ -27,6 +27,7 @@ from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN, "transformer": CausalTransformer}
 HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "transformer": (128,) * 4}
+MOST_COLUMNS = 64  # up to here attention over columns costs seconds, and gains nats
 MOST_WEIGHTS = 2**24  # of a perceptron from all cells to all cells, which then costs more than attention
 COMPONENTS = 5  # of the mixtures that describe a number
 
@@ -103,7 +104,8 @@ class Autoregressive(GenerativeModel, Sequential):
         self.head = (head or finer(space.head())).on(space)
         self.features, cells = Condition(condition), space.dimensions
         name = self.backbone.network or suited(space, self.head.channels)
-        hidden, network = self.backbone.hidden or HIDDEN[name], NETWORKS[name]
+        usual_hidden = HIDDEN[name] if space.symbols or name == "made" else (64,) * 3
+        hidden, network = self.backbone.hidden or usual_hidden, NETWORKS[name]
         require(self.follows == "natural" or network.any_order, "order", f"natural with network {name}", order)
         usual = 0.2 if name == "conv" and space.symbols > 2 else 0.0
         rate = usual if self.backbone.dropout is None else self.backbone.dropout

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, pad
+from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from likeli.nn.masked import CausalNetwork, CellFeatures
-from likeli.nn.transformer import attend, heads_of
+from likeli.nn.transformer import heads_of
 from likeli.spaces import Space
 
 REACH = 4  # cells that the short convolution before each attention mixes
@@ -36,18 +36,22 @@ class CellMap(nn.Module):
 class CausalBlock(nn.Module):
     """h + attention(conv(norm h)), then h + two linear layers of norm h; conv mixes each cell with the three read before it.
 
+    All heads share one key and one value of a cell: drawing waits for memory, and so reads less of it.
+
     Arguments:
         width: features of a cell.
         dropout: probability of zeroing a feature that a branch adds, in training.
 
-    Source: Vaswani et al. (2017), arXiv:1706.03762; So et al. (2021), arXiv:2109.08668, for the convolution.
+    Source: Vaswani et al. (2017), arXiv:1706.03762; So et al. (2021), arXiv:2109.08668, for the convolution; Shazeer (2019),
+    arXiv:1911.02150, for the shared keys.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads_of(width)
         self.mix = nn.Parameter(torch.eye(REACH)[-1:].T.repeat(1, width))  # (REACH, width): the cell itself at the start
-        self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.sizes = [width, width // self.heads, width // self.heads]
+        self.enter, self.leave = nn.Linear(width, sum(self.sizes)), nn.Linear(width, width)
         self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.gains = nn.Parameter(torch.ones(2, width))
         self.dropout = nn.Dropout(dropout)
@@ -59,26 +63,43 @@ class CausalBlock(nn.Module):
         """All cells at once, (B, t, width) → (B, t, width)."""
         u = pad(layer_norm(h, h.shape[-1:]) * self.gains[0], (0, 0, REACH - 1, 0))
         mixed = sum(u[:, k : k + h.shape[1]] * self.mix[k] for k in range(REACH))
-        return self._rest(h + self.dropout(self.leave(attend(self.enter(mixed), self.heads, causal=True))))
+        q, k, v = self.enter(mixed).split(self.sizes, -1)
+        attended = look_back(q.unflatten(2, (self.heads, -1)).transpose(1, 2), k, v)
+        return self._rest(h + self.dropout(self.leave(attended.transpose(1, 2).flatten(2))))
 
     def step(self, h: Tensor, t: int, cache: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Cell number t alone, (B, width), after those whose keys, values and norms are in the cache."""
         keys, values, recent = cache
         recent.copy_(recent.roll(-1, 1))
         recent[:, -1] = layer_norm(h, h.shape[-1:]) * self.gains[0]
-        q, keys[:, :, t], values[:, :, t] = self.enter((recent * self.mix).sum(1)).reshape(len(h), 3, self.heads, -1).unbind(1)
-        weights = (q[:, :, None] * q.shape[-1] ** -0.5 @ keys[:, :, : t + 1].mT).softmax(-1)
-        return self._rest(h + self.leave((weights @ values[:, :, : t + 1]).flatten(1)))
+        q, keys[:, t], values[:, t] = self.enter((recent * self.mix).sum(1)).split(self.sizes, -1)
+        q = q.unflatten(1, (self.heads, -1))
+        weights = (q * q.shape[-1] ** -0.5 @ keys[:, : t + 1].mT).softmax(-1)
+        return self._rest(h + self.leave((weights @ values[:, : t + 1]).flatten(1)))
 
     def cache(self, rows: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Room for keys and values (rows, heads, cells, width / heads), and for the last norms (rows, REACH, width)."""
-        width = len(self.gains[0])
-        shape = (rows, self.heads, cells, width // self.heads)
-        return self.mix.new_zeros(shape), self.mix.new_zeros(shape), self.mix.new_zeros(rows, REACH, width)
+        """Room for keys and values (rows, cells, width / heads), and for the last norms (rows, REACH, width)."""
+        keys, values = (self.mix.new_empty(rows, cells, size) for size in self.sizes[1:])
+        return keys, values, self.mix.new_zeros(rows, REACH, self.sizes[0])
 
     def _rest(self, h: Tensor) -> Tensor:
         inner = gelu(self.first(layer_norm(h, h.shape[-1:]) * self.gains[1]), approximate="tanh")
         return h + self.dropout(self.last(inner))
+
+
+def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ/√d) v over a cell and those before it, with one key for all heads.
+
+    Arguments:
+        q: (B, heads, n, d).
+        k, v: (B, n, d).
+    """
+    n = q.shape[2]
+    if q.device.type == "cpu" and (n <= 64 or q.dtype == torch.bfloat16):  # where torch's kernel takes longer
+        scores = ((q * q.shape[-1] ** -0.5).flatten(1, 2) @ k.mT).unflatten(1, (-1, n))
+        weights = (scores + scores.new_full((n, n), -torch.inf).triu(1)).softmax(-1).to(v.dtype)
+        return (weights.flatten(1, 2) @ v).unflatten(1, (-1, n))
+    return scaled_dot_product_attention(q, k[:, None].expand_as(q), v[:, None].expand_as(q), is_causal=True)
 
 
 class CausalTransformer(CausalNetwork):
