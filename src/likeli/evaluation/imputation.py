@@ -74,7 +74,7 @@ def impute(
         y = None if y is None else y.repeat(n, *[1] * (y.ndim - 1))
         return Imputation(model.sample(len(given), y, given=given, seed=seed).reshape(n, *x.shape), None)
     if not (isinstance(model, LatentVariableModel) and model.takes_missing):
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, factor_analysis and autoregressive can")
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, vae and autoregressive can")
     x = model.space.check(x, missing=True).to(model.device)
     y = model.check_condition(y, len(x))
     parts = []
