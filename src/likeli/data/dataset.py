@@ -134,6 +134,22 @@ def refuse_missing(x: Tensor, space: Space, name: str, who: str, lines: Sequence
     )
 
 
+def split_parts(sizes: dict[str, int], seed: int, fractions: Fractions) -> tuple[Tensor, Tensor, Tensor]:
+    """Row numbers of the three parts where a source brings its own test or validation part after its training part.
+
+    What it does not bring is taken out of the training rows, in the proportion of `fractions`.
+
+    Arguments:
+        sizes: rows of `train`, `valid` and `test`, in the order in which they lie; what is not there is left out.
+    """
+    rows = dict(zip(sizes, torch.arange(sum(sizes.values())).split(list(sizes.values()))))
+    wanted = {part: 0.0 if part in rows and part != "train" else f for part, f in zip(("train", "valid", "test"), fractions)}
+    total = sum(wanted.values())
+    cut = split_rows(sizes["train"], seed, (wanted["train"] / total, wanted["valid"] / total, wanted["test"] / total))
+    train, valid, test = (rows["train"][part] for part in cut)
+    return train, rows.get("valid", valid), rows.get("test", test)
+
+
 def split_rows(n: int, seed: int, fractions: Fractions) -> tuple[Tensor, Tensor, Tensor]:
     """Row numbers of the training, validation and test parts.
 

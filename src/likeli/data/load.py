@@ -14,9 +14,10 @@ from torch import Tensor
 
 from likeli.config import build
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
-from likeli.data.dataset import Data, Fractions, refuse_missing, split_rows
+from likeli.data.dataset import Data, Fractions, refuse_missing, split_parts, split_rows
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
+from likeli.data.readers.idx import idx_parts, is_idx, read_idx, training_images
 from likeli.data.readers.images import read_folder
 from likeli.data.readers.npy import Archive, read_npy
 from likeli.data.readers.tables import Frame, fit_frame, from_pandas, read_csv, read_parquet
@@ -26,6 +27,8 @@ from likeli.spaces import Alphabet, Labels, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
+_PART, _ROLE = "train|valid|val|test", "x|images?|data|y|labels?|targets?"
+ROLE = re.compile(f"(?P<first>{_PART})_(?P<of>{_ROLE})|(?P<role>{_ROLE})_(?P<last>{_PART})", re.IGNORECASE)
 SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -235,7 +238,7 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
         return read_hub(base[3:], given)
     path, _, key = base.partition(".npz:")
     if key:
-        return _from_archive(f"{path}.npz", key, labels)
+        return _from_archive(f"{path}.npz", key, labels, seed, fractions)
     if not os.path.lexists(base):
         raise InputError(
             f"data: {base!r} is neither a built-in source ({', '.join(SOURCES)}) nor a file or folder{nearest(base, SOURCES)}"
@@ -244,21 +247,78 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
     if suffix == ".txt" and not os.path.isdir(base):
         given |= {"context": given.pop("length")} if "length" in given else {}  # as earlier versions wrote it
         return read_text(base, given, seed, fractions)
-    require(not given, base, "no such option", ", ".join(given))
-    if os.path.isdir(base):
-        pictures, classes, notes = read_folder(base)
-        return Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
+    folder = os.path.isdir(base)
+    require(given.keys() <= ({"size"} if folder else set()), base, "no such option", ", ".join(given))
+    if is_idx(base) or (folder and training_images(Path(base))):
+        return _from_idx(Path(base), seed, fractions)
+    if folder:
+        size = str(given.get("size", "1"))
+        require(size.isdecimal(), "size", "a whole number of pixels", size)
+        pictures, classes, sizes, notes = read_folder(base, int(size) if "size" in given else None)
+        raw = Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
+        return _with_parts(raw, sizes, seed, fractions) if sizes else raw
     if suffix == ".npy":
         return Raw(name, as_tensor(read_npy(base), base))
     if suffix == ".npz":
-        return _from_archive(base, None, labels)
+        return _from_archive(base, None, labels, seed, fractions)
     if suffix in (".csv", ".tsv", ".parquet"):
         return Raw(name, read_parquet(base) if suffix == ".parquet" else read_csv(base))
     raise InputError(f"{base}: expected a folder of pictures or a file ending in {', '.join(SUFFIXES)}, got {suffix or name!r}")
 
 
-def _from_archive(path: str, key: str | None, labels: Any) -> Raw:
+def _from_idx(path: Path, seed: int, fractions: Fractions) -> Raw:
+    """A set of IDX files: the folder of one set, or its file of training images, or any one file."""
+    if path.is_dir():
+        sets = training_images(path)
+        require(len(sets) == 1, str(path), "one set of IDX files; name its file of training images", [p.name for p in sets])
+        (images,) = sets
+    else:
+        images = path
+    parts = {part: (read_idx(x), None if y is None else read_idx(y)) for part, x, y in idx_parts(images)}
+    return _of_parts(path.name, parts, seed, fractions)
+
+
+def _of_parts(name: str, parts: dict[str, tuple[Any, Any]], seed: int, fractions: Fractions) -> Raw:
+    """Rows that come in parts, (x, y or None) each, one after the other."""
+    tensors = {part: as_tensor(x, f"{name}: {part}") for part, (x, _) in parts.items()}
+    shapes = {part: tuple(x.shape[1:]) for part, x in tensors.items()}
+    require(len(set(shapes.values())) == 1, name, "parts of one shape", shapes)
+    labels = [y for _, y in parts.values()]
+    x, y = torch.cat(list(tensors.values())), None
+    if all(label is not None for label in labels):
+        lengths = {part: (len(x), len(label)) for (part, x), label in zip(tensors.items(), labels)}
+        require(all(a == b for a, b in lengths.values()), name, "a label for every row of every part", lengths)
+        y = np.concatenate([label[:, 0] if label.shape[1:] == (1,) else label for label in labels])
+    raw = Raw(name, x, y)
+    return _with_parts(raw, {part: len(x) for part, x in tensors.items()}, seed, fractions) if len(parts) > 1 else raw
+
+
+def _with_parts(raw: Raw, sizes: dict[str, int], seed: int, fractions: Fractions) -> Raw:
+    raw.split = split_parts(sizes, seed, fractions)
+    own = " and ".join(f"{'validation' if part == 'valid' else part} part ({sizes[part]:,} rows)" for part in list(sizes)[1:])
+    raw.warnings += [f"{raw.name}: its own {own} is kept as it is; the rest of the split is of its training rows"] * bool(own)
+    return raw
+
+
+def _own_parts(archive: Archive) -> dict[str, dict[str, str]]:
+    """The arrays of an archive by part and role, as `x_train` or `train_images` name them; empty without a training part."""
+    found: dict[str, dict[str, str]] = {}
+    for key in archive.keys:
+        match = ROLE.fullmatch(key)
+        if match:
+            word = (match["first"] or match["last"]).lower()
+            role = "y" if (match["of"] or match["role"]).lower() in ("y", "label", "labels", "target", "targets") else "x"
+            found.setdefault("valid" if word.startswith("val") else word, {})[role] = key
+    parts = {part: found[part] for part in ("train", "valid", "test") if "x" in found.get(part, {})}
+    return parts if "train" in parts else {}
+
+
+def _from_archive(path: str, key: str | None, labels: Any, seed: int, fractions: Fractions) -> Raw:
     archive = Archive(path)
+    parts = {} if key else _own_parts(archive)
+    if parts and labels is None:
+        read = {p: (archive.read(k["x"]), archive.read(k["y"]) if "y" in k else None) for p, k in parts.items()}
+        return _of_parts(os.path.basename(path), read, seed, fractions)
     names = {k.lower(): k for k in archive.keys}
     named = isinstance(labels, str) and labels in archive.keys
     arrays = [k for k in archive.keys if not (named and k == labels)]

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     require(args.steps is None or args.minutes is None, "steps, minutes", "one of the two", "both")
     options = {f: own_options(known, args.models, f, args.dotted) for f in args.models}
     load_plugins(args.plugin)
-    reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", *TEXT)}
+    reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", "size", *TEXT)}
     data = read_data(Plan(args.data, **reading, seed=args.seed or 0))
     with nullcontext(args.out) if args.out is not None else tempfile.TemporaryDirectory(prefix="likeli-") as folder:
         jobs = [
@@ -107,7 +107,7 @@ def own_options(known: Catalogue, families: list[str], family: str, given: dict[
 
 def fit_arguments(args: argparse.Namespace, family: str, own: dict[str, Pairs]) -> tuple[str, ...]:
     """The arguments of `likeli fit` for one family."""
-    plain = ("kind", "categorical", "steps", "minutes", "seed", *(name for name in TEXT if name != "cut"))
+    plain = ("kind", "categorical", "size", "steps", "minutes", "seed", *(name for name in TEXT if name != "cut"))
     given = {name: getattr(args, name) for name in plain}
     words = [args.data, "--model", family, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
     words += ["--cut"] if args.cut else []

@@ -53,6 +53,7 @@ def add_plan_arguments(parser: Parser) -> None:
     numbers = "columns of numbers whose values are names, such as 404,500"
     parser.add_argument("--categorical", metavar="COLUMN,…", help=numbers)
     parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
+    parser.add_argument("--size", type=int, metavar="N", help="scale and crop a folder's pictures to N x N")
     text = parser.add_argument_group("for text")
     text.add_argument("--context", type=int, metavar="N", help="symbols of a window, or of the longest line [64]")
     unit = "what a symbol is: char, byte, bpe; whole lines as rows: line, line-byte, line-bpe"

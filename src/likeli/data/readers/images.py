@@ -1,4 +1,4 @@
-"""A folder of pictures: one size, all grey or all in colour; subfolders are classes."""
+"""A folder of pictures, all grey or all in colour; subfolders are classes, or the parts of a split with classes in them."""
 
 from __future__ import annotations
 
@@ -18,43 +18,75 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 4096 * 4096
 GREY = frozenset({"1", "L"})
 CLEAR = "+clear"  # after the mode of a picture that has transparency, in a channel or as a colour of its palette
+PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+ORIENTATION, TURNED = 0x0112, range(5, 9)  # the EXIF tag, and its values that swap width and height
 
 
-def read_folder(folder: str | Path) -> tuple[np.ndarray, list[str] | None, list[str]]:
-    """(pictures uint8 (N, H, W) or (N, 3, H, W), class of each or None, warnings), in the order of their sorted names.
+def read_folder(folder: str | Path, edge: int | None = None) -> tuple[np.ndarray, list[str] | None, dict[str, int], list[str]]:
+    """(pictures uint8 (N, H, W) or (N, 3, H, W), class of each or None, rows of each part, warnings), by sorted names.
+
+    Arguments:
+        edge: scale pictures to a shorter side of so many pixels and cut out their middle square; as they are if not given.
 
     Raises:
         InputError: no pictures, sizes that differ, a damaged or huge picture; the file is named.
     """
     root = Path(folder)
-    parts = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
-    files = [p for p, names in parts.items() if not any(name.startswith(".") for name in names)]
-    require(len(files) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
-    classes = [parts[p][0] if len(parts[p]) > 1 else None for p in files]
+    places = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    places = {p: names for p, names in places.items() if not any(name.startswith(".") for name in names)}
+    require(len(places) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
+    notes, sizes = list[str](), dict[str, int]()
+    if {names[0] for names in places.values()} <= PARTS.keys() and any(names[0] == "train" for names in places.values()):
+        part = {p: PARTS[names[0]] for p, names in places.items()}
+        sizes = {k: list(part.values()).count(k) for k in ("train", "valid", "test") if k in part.values()}
+        places = {p: places[p][1:] for p in sorted(places, key=lambda p: list(sizes).index(part[p]))}
+    files = list(places)
+    classes = [names[0] if len(names) > 1 else None for names in places.values()]
     mixed = None in classes and any(classes)
     require(not mixed, str(folder), "pictures either in subfolders or beside each other", "both")
-    pictures, alpha = read_pictures(files)
-    notes = [f"{folder}: {alpha} pictures have transparency; they were laid over white"] * (alpha > 0)
+    pictures, notes = read_pictures(files, str(folder), edge)
     if pictures.ndim == 4 and (pictures[:, :1] == pictures[:, 1:]).all():
         pictures, more = pictures[:, 0], f"{folder}: colour pictures whose three channels are equal were taken as grey"
         notes.append(more)
-    return pictures, [str(c) for c in classes] if any(classes) else None, notes
+    if ((pictures == 0) | (pictures == 255)).all():
+        pictures, more = pictures // 255, f"{folder}: pictures of nothing but black and white were taken as binary, 0 and 1"
+        notes.append(more)
+    return pictures, [str(c) for c in classes] if any(classes) else None, sizes, notes
 
 
-def read_pictures(files: list[Path]) -> tuple[np.ndarray, int]:
-    """Pictures of one size, uint8 (N, H, W) when all are grey, else (N, 3, H, W), and how many had transparency."""
+def read_pictures(files: list[Path], what: str, edge: int | None = None) -> tuple[np.ndarray, list[str]]:
+    """Pictures of one size, uint8 (N, H, W) when all are grey, else (N, 3, H, W), and what was done to them."""
+    require(edge is None or 1 <= edge <= 4096, "size", "a whole number of pixels from 1 to 4096", edge)
     shapes = [_look(path) for path in files]
     (size, _), first = shapes[0], files[0]
     for path, (other, _) in zip(files, shapes):
-        require(other == size, str(path), f"{size[0]} x {size[1]} pixels as {first.name}", f"{other[0]} x {other[1]}")
+        hint = f"{other[0]} x {other[1]}; size={min(size)} scales and crops them all to {min(size)} x {min(size)}"
+        require(other == size or edge is not None, str(path), f"{size[0]} x {size[1]} pixels as {first.name}", hint)
+    clear = sum(mode.endswith(CLEAR) for _, mode in shapes)
+    notes = [f"{what}: {clear} pictures have transparency; they were laid over white"] * (clear > 0)
+    if edge is not None:
+        notes += _told(what, [s for s, _ in shapes], edge)
+        size = edge, edge
     grey = all(mode.removesuffix(CLEAR) in GREY for _, mode in shapes)
     shape = (len(files), size[1], size[0]) if grey else (len(files), 3, size[1], size[0])
     fits = int(np.prod(shape, dtype=object)) <= memory_limit()
     require(fits, str(first.parent), "pictures that fit into memory", f"{len(files)} of {size[0]} x {size[1]}")
     pictures = np.empty(shape, np.uint8)
-    for i, path in enumerate(files):
-        pictures[i] = _decode(path, size, grey)
-    return pictures, sum(mode.endswith(CLEAR) for _, mode in shapes)
+    for i, (path, (before, _)) in enumerate(zip(files, shapes)):
+        pictures[i] = _decode(path, before, grey, edge)
+    return pictures, notes
+
+
+def _told(what: str, sizes: list[tuple[int, int]], edge: int) -> list[str]:
+    """What scaling and cropping will do to pictures of these sizes."""
+    other = [size for size in sizes if size != (edge, edge)]
+    if not other:
+        return []
+    least, most = min(other, key=lambda s: s[0] * s[1]), max(other, key=lambda s: s[0] * s[1])
+    cut, wider = sum(w != h for w, h in other), sum(min(s) < edge for s in other)
+    done = f"{what}: {len(other)} of {len(sizes)} pictures ({least[0]} x {least[1]} to {most[0]} x {most[1]}) were scaled"
+    how = f", {wider} of them enlarged" * (wider > 0) + f", {cut} cropped to their middle" * (cut > 0)
+    return [f"{done} to {edge} x {edge}{how}"]
 
 
 @contextmanager
@@ -77,6 +109,7 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
     with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged") as picture:
         size, mode = picture.size, picture.mode
         clear = picture.has_transparency_data
+        size = size[::-1] if picture.getexif().get(ORIENTATION) in TURNED else size
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
@@ -84,15 +117,20 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
     return size, mode + CLEAR * clear
 
 
-def _decode(path: Path, size: tuple[int, int], grey: bool) -> np.ndarray:
-    with _opened(path, "the picture is damaged or truncated") as picture:
-        same = picture.size == size
-        if same and picture.has_transparency_data:
-            from PIL import Image
+def _decode(path: Path, size: tuple[int, int], grey: bool, edge: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps
 
+    with _opened(path, "the picture is damaged or truncated") as picture:
+        clear = picture.has_transparency_data
+        picture = ImageOps.exif_transpose(picture)  # as a viewer shows it
+        same = picture.size == size
+        if same and clear:
             over = Image.new("RGBA", size, "white")
             over.alpha_composite(picture.convert("RGBA"))
             picture = over
-        array = np.asarray(picture.convert("L" if grey else "RGB")) if same else np.empty(0)
+        picture = picture.convert("L" if grey else "RGB")
+        if edge is not None and size != (edge, edge):
+            picture = ImageOps.fit(picture, (edge, edge), Image.Resampling.LANCZOS)
+        array = np.asarray(picture) if same else np.empty(0)
     require(same, str(path), "the size it had a moment ago", "another")
     return array if grey else array.transpose(2, 0, 1)
