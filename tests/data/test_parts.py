@@ -52,6 +52,8 @@ def test_labels_in_a_column_and_a_validation_part(tmp_path):
     for part, truth in (("valid", X["test"][:6]), ("test", X["test"])):
         assert np.array_equal(data.split(part)[0].numpy(), truth)
     assert data.y.shape == (56,)
+    np.savez(tmp_path / "m.npz", train=X["train"], valid=X["test"][:6], test=X["test"])
+    assert [len(likeli.load_data(tmp_path / "m.npz").rows(p)) for p in ("train", "valid", "test")] == [40, 6, 10]
     np.savez(tmp_path / "n.npz", x_train=X["train"], y_train=Y["train"][:9], x_test=X["test"], y_test=Y["test"])
     with pytest.raises(InputError, match="a label for every row"):
         likeli.load_data(tmp_path / "n.npz")

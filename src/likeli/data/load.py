@@ -28,7 +28,7 @@ from likeli.spaces.arrays import as_tensor
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
 _PART, _ROLE = "train|valid|val|test", "x|images?|data|y|labels?|targets?"
-ROLE = re.compile(f"(?P<first>{_PART})_(?P<of>{_ROLE})|(?P<role>{_ROLE})_(?P<last>{_PART})", re.IGNORECASE)
+ROLE = re.compile(f"(?P<first>{_PART})_(?P<of>{_ROLE})|(?P<role>{_ROLE})_(?P<last>{_PART})|(?P<only>{_PART})", re.IGNORECASE)
 SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -306,8 +306,8 @@ def _own_parts(archive: Archive) -> dict[str, dict[str, str]]:
     for key in archive.keys:
         match = ROLE.fullmatch(key)
         if match:
-            word = (match["first"] or match["last"]).lower()
-            role = "y" if (match["of"] or match["role"]).lower() in ("y", "label", "labels", "target", "targets") else "x"
+            word = (match["first"] or match["last"] or match["only"]).lower()
+            role = "y" if (match["of"] or match["role"] or "x").lower() in ("y", "label", "labels", "target", "targets") else "x"
             found.setdefault("valid" if word.startswith("val") else word, {})[role] = key
     parts = {part: found[part] for part in ("train", "valid", "test") if "x" in found.get(part, {})}
     return parts if "train" in parts else {}

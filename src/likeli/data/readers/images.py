@@ -109,7 +109,7 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
     with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged") as picture:
         size, mode = picture.size, picture.mode
         clear = picture.has_transparency_data
-        size = size[::-1] if picture.getexif().get(ORIENTATION) in TURNED else size
+        size = size[::-1] if _orientation(picture) in TURNED else size
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
@@ -117,12 +117,20 @@ def _look(path: Path) -> tuple[tuple[int, int], str]:
     return size, mode + CLEAR * clear
 
 
+def _orientation(picture: Any) -> int:
+    """What EXIF says before any pixel is decoded; 1 is as it lies."""
+    known = picture.format != "PNG" or "exif" in picture.info  # Pillow would decode a PNG to look behind its pixels
+    orientation: int = picture.getexif().get(ORIENTATION, 1) if known else 1
+    return orientation
+
+
 def _decode(path: Path, size: tuple[int, int], grey: bool, edge: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with _opened(path, "the picture is damaged or truncated") as picture:
         clear = picture.has_transparency_data
-        picture = ImageOps.exif_transpose(picture)  # as a viewer shows it
+        if _orientation(picture) != 1:
+            picture = ImageOps.exif_transpose(picture)  # as a viewer shows it
         same = picture.size == size
         if same and clear:
             over = Image.new("RGBA", size, "white")
