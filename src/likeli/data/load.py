@@ -307,7 +307,8 @@ def _own_parts(archive: Archive) -> dict[str, dict[str, str]]:
         match = ROLE.fullmatch(key)
         if match:
             word = (match["first"] or match["last"] or match["only"]).lower()
-            role = "y" if (match["of"] or match["role"] or "x").lower() in ("y", "label", "labels", "target", "targets") else "x"
+            said = (match["of"] or match["role"] or "x").lower()
+            role = "y" if said.rstrip("s") in ("y", "label", "target") else "x"
             found.setdefault("valid" if word.startswith("val") else word, {})[role] = key
     parts = {part: found[part] for part in ("train", "valid", "test") if "x" in found.get(part, {})}
     return parts if "train" in parts else {}
