@@ -167,7 +167,9 @@ def masked(x: Tensor, p: Mixture, kind: Covariance, groups: list[Group], weight:
         n += r.sum((0, 2))
         weighted = r[..., None] * given.shift
         first += weighted.sum((0, 2))
-        second += (weighted.mT @ given.shift).sum(0) + torch.einsum("pk,pkij->kij", r.sum(2), given.covariance)
+        second += weighted.transpose(0, 1).flatten(1, 2).mT @ given.shift.transpose(0, 1).flatten(1, 2)
+        within = (r.sum(2)[..., None, None] * given.covariance).transpose(0, 1).flatten(1)
+        second.view(k, d * d).index_add_(1, given.places().flatten(), within)
     return Moments(n, first, kind.reduce(second), log_likelihood, p.means)
 
 

@@ -2,8 +2,12 @@
 
     x_m | x_o ~ N(μ_m + Σ_mo Σ_oo⁻¹ (x_o − μ_o),  Σ_mm − Σ_mo Σ_oo⁻¹ Σ_om)
 
-Rows are grouped by their pattern of missing cells; Σ_oo is kept in D dimensions with the identity in place of the missing
-block, so that patterns of any size share one batch.
+Rows are grouped by their pattern of missing cells.  Where fewer than half of the cells are missing it is their block of the
+precision Λ = Σ⁻¹ that is factored, (m/D)³ of the work, and nothing of Σ_oo is:
+
+    Var[x_m|x_o] = Λ_mm⁻¹,   E[x_m|x_o] = μ_m − Λ_mm⁻¹ Λ_mo (x_o − μ_o),   log|Σ_oo| = log|Σ| + log|Λ_mm|
+
+Blocks are padded with the identity, so that patterns of any size share one batch of linear algebra.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from likeli.spaces import Space
 
 ELEMENTS = 2**18  # numbers in one batch's largest tensor: about a core's share of cache
 ROWS = 512
+COARSEST = 1e-8  # relative error of a precision up to which it is used
 Piece = tuple[int, np.ndarray]  # a row with the pattern, and the rows that share it
 
 
@@ -46,12 +51,33 @@ class Conditioned(NamedTuple):
     Arguments:
         log_prob: (P, K, R) log p(x_o).
         shift: (P, K, R, D) E[x|x_o] − μ.
-        covariance: (P, K, D, D) of x given x_o, zero in observed rows and columns; None if not asked for.
+        covariance: (P, K, m, m) of x given x_o among `cells`, zero in observed rows and columns; None if not asked for.
+        cells: (P, m) the numbers of the cells that the covariance is of, all missing ones among them.
     """
 
     log_prob: Tensor
     shift: Tensor
     covariance: Tensor | None
+    cells: Tensor
+
+    def places(self) -> Tensor:
+        """(P, m, m) where the covariance stands in a flat (D·D,) one."""
+        return self.cells[:, :, None] * self.shift.shape[-1] + self.cells[:, None, :]
+
+
+class Precision(NamedTuple):
+    """Σ⁻¹ (K, D, D) and log|Σ| (K,)."""
+
+    matrix: Tensor
+    log_det: Tensor
+
+
+def precision(covariance: Tensor) -> Precision | None:
+    """Of K covariances, or None where one is so near to singular that it would be lost to rounding."""
+    variances, axes = torch.linalg.eigh(covariance)
+    if not bool((torch.finfo(variances.dtype).eps * variances[:, -1] <= COARSEST * variances[:, 0]).all()):
+        return None
+    return Precision((axes / variances[:, None]) @ axes.mT, variances.log().sum(1))
 
 
 def group_rows(observed: Tensor, components: int) -> list[Group]:
@@ -66,17 +92,20 @@ def group_rows(observed: Tensor, components: int) -> list[Group]:
     order = np.argsort(inverse.ravel(), kind="stable")
     runs = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
     pieces = [(int(p), run[i : i + ROWS]) for p, run in zip(first, runs) for i in range(0, len(run), ROWS)]
-    pieces.sort(key=lambda piece: -len(piece[1]))
-    return [_batch(mask, batch, observed.device) for batch in _batches(pieces, components, mask.shape[1])]
+    gaps = (~mask).sum(1)
+    pieces.sort(key=lambda piece: (-len(piece[1]), gaps[piece[0]]))  # like blocks beside each other
+    return [_batch(mask, batch, observed.device) for batch in _batches(pieces, gaps, components, mask.shape[1])]
 
 
-def _batches(pieces: list[Piece], components: int, d: int) -> Iterator[list[Piece]]:
+def _batches(pieces: list[Piece], gaps: np.ndarray, components: int, d: int) -> Iterator[list[Piece]]:
     start = 0
     while start < len(pieces):
-        longest = len(pieces[start][1])
-        take = max(1, ELEMENTS // (components * d * (d + longest)))
-        stop = start + 1  # a batch holds runs of at least half its longest, so that padding at most doubles the work
-        while stop < min(len(pieces), start + take) and 2 * len(pieces[stop][1]) >= longest:
+        longest, stop, block = len(pieces[start][1]), start, 0
+        while stop < len(pieces) and 2 * len(pieces[stop][1]) >= longest:  # so that padding at most doubles the work
+            missing = int(gaps[pieces[stop][0]])
+            block = max(block, missing if 2 * missing <= d else d)
+            if stop > start and (stop + 1 - start) * components * (longest * d + block**2) > ELEMENTS:
+                break
             stop += 1
         yield pieces[start:stop]
         start = stop
@@ -92,7 +121,9 @@ def _batch(mask: np.ndarray, batch: list[Piece], device: torch.device) -> Group:
     return Group(*(torch.from_numpy(a).to(device) for a in (observed, rows, real)))
 
 
-def condition(x: Tensor, observed: Tensor, mean: Tensor, covariance: Tensor, *, spread: bool = True) -> Conditioned:
+def condition(
+    x: Tensor, observed: Tensor, mean: Tensor, covariance: Tensor, inverse: Precision | None = None, *, spread: bool = True
+) -> Conditioned:
     """Condition K Gaussians on the observed cells of a group of rows.
 
     Arguments:
@@ -100,28 +131,58 @@ def condition(x: Tensor, observed: Tensor, mean: Tensor, covariance: Tensor, *, 
         observed: (P, D) bool.
         mean: (K, D).
         covariance: (K, D, D), positive definite.
+        inverse: of it, where that is known well; only blocks of missing cells are then factored, if they are the smaller ones.
         spread: whether the conditional covariances are wanted.
     """
-    o = observed.to(mean.dtype)[:, None]  # (P, 1, D)
-    tril = torch.linalg.cholesky(covariance * (o[..., None] * o[..., None, :]) + (1 - o).diag_embed())
     diff = torch.where(observed[:, None, None], x[:, None] - mean[:, None], 0)
+    missing = int((~observed).sum(1).max())
+    if inverse is not None and 2 * missing <= observed.shape[1]:
+        return _through_precision(diff, observed, missing, inverse, spread)
+    o = observed.to(mean.dtype)[:, None]  # (P, 1, D)
+    cells = torch.arange(observed.shape[1], device=observed.device).expand_as(observed)
+    tril = torch.linalg.cholesky(covariance * (o[..., None] * o[..., None, :]) + (1 - o).diag_embed())
     half = torch.linalg.solve_triangular(tril, diff.mT, upper=False)
     log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_prob = -0.5 * (half.square().sum(-2) + o.sum(-1)[..., None] * math.log(2 * math.pi)) - log_det[..., None]
-    missing = 1 - o[..., None]  # (P, 1, D, 1)
+    gap = 1 - o[..., None]  # (P, 1, D, 1)
     known = torch.linalg.solve_triangular(tril, o[..., None] * covariance, upper=False)
     shift = torch.where(observed[:, None, None], diff, (known.mT @ half).mT)
     if not spread:
-        return Conditioned(log_prob, shift, None)
-    return Conditioned(log_prob, shift, (covariance - known.mT @ known) * missing * missing.mT)
+        return Conditioned(log_prob, shift, None, cells)
+    return Conditioned(log_prob, shift, (covariance - known.mT @ known) * gap * gap.mT, cells)
+
+
+def _through_precision(diff: Tensor, observed: Tensor, missing: int, inverse: Precision, spread: bool) -> Conditioned:
+    """The same from blocks of `missing` cells and d = x_o − μ_o (P, K, R, D), zero elsewhere; Λ d is had for all rows at once.
+
+    log p(x_o) = −½ [dᵀ Λ d − |L⁻¹ (Λ d)_m|² + |o| log 2π + log|Σ| + log|Λ_mm|] with L Lᵀ = Λ_mm.
+    """
+    p, k, r, d = diff.shape
+    cells = observed.to(torch.int8).argsort(dim=1, stable=True)[:, :missing]  # the missing ones first
+    gap = ~observed.gather(1, cells)  # (P, m)
+    pulled = (diff.transpose(0, 1).reshape(k, p * r, d) @ inverse.matrix).reshape(k, p, r, d).transpose(0, 1)
+    at = cells[:, None, None].expand(p, k, r, missing)
+    there = pulled.gather(3, at) * gap[:, None, None]
+    both = gap[:, None, :, None] & gap[:, None, None, :]  # (P, 1, m, m)
+    block = inverse.matrix[:, cells[:, :, None], cells[:, None, :]].transpose(0, 1)
+    tril = torch.linalg.cholesky(torch.where(both, block, torch.eye(missing).to(block)))
+    half = torch.linalg.solve_triangular(tril, there.mT, upper=False)
+    square = (pulled * diff).sum(-1) - half.square().sum(-2)
+    log_det = inverse.log_det[:, None] + 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None]
+    count = observed.sum(1)[:, None, None].to(diff)
+    log_prob = -0.5 * (square + count * math.log(2 * math.pi) + log_det)
+    solved = torch.linalg.solve_triangular(tril.mT, half, upper=True).mT
+    shift = diff.scatter(3, at, torch.where(gap[:, None, None], -solved, diff.gather(3, at)))
+    return Conditioned(log_prob, shift, torch.cholesky_inverse(tril) * both if spread else None, cells)
 
 
 def conditioned(
     x: Tensor, groups: list[Group] | None, means: Tensor, covariances: Tensor, *, spread: bool = True
 ) -> Iterator[tuple[Group, Conditioned]]:
     """`condition` for every group of the rows of x (B, D), NaN where missing."""
+    inverse = precision(covariances)
     for group in group_rows(~x.isnan(), len(means)) if groups is None else groups:
-        yield group, condition(x[group.rows], group.observed, means, covariances, spread=spread)
+        yield group, condition(x[group.rows], group.observed, means, covariances, inverse, spread=spread)
 
 
 def column_moments(u: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -173,9 +234,11 @@ def conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor) -> Cond
         off = component - mean[:, None]
         within = torch.einsum("pkr,pkij->prij", w, given.covariance)
         between = torch.einsum("pkr,pkri,pkrj->prij", w, off, off)
+        places = given.places()[:, None].expand(within.shape).flatten(2)
+        between = between.flatten(2).scatter_add(2, places, within.flatten(2)).reshape(between.shape)
         rows = group.rows[group.real]
         out.weights[rows], out.means[rows] = w.mT[group.real], component.transpose(1, 2)[group.real]
-        out.mean[rows], out.covariance[rows] = mean[group.real], (within + between)[group.real]
+        out.mean[rows], out.covariance[rows] = mean[group.real], between[group.real]
     return out
 
 
