@@ -8,6 +8,7 @@ import pytest
 import likeli
 from likeli.cli import main
 from likeli.cli.contest import Contest
+from likeli.models import families
 from printed import in_this_process
 
 SMALL = likeli.CoderBackbone((8,))
@@ -60,6 +61,32 @@ def test_a_run_without_a_number_says_why(runs, capsys):
     assert found["notes"][0].split(":")[0] in page
     page_of(runs, "ae", capsys, code=2)  # nothing is written over
     page_of(runs, "ae", capsys, "--overwrite")
+
+
+def test_a_comparison_of_nothing_named_is_of_all_that_can(tmp_path, capsys, monkeypatch):
+    """A small table with a category and a hole: families without log p and those that refuse are rows with their reasons."""
+    monkeypatch.setattr(Contest, "_call", in_this_process)
+    rows = [f"{i % 7},{'uv'[i % 2]},{i / 3 if i % 9 else ''}" for i in range(120)]
+    (tmp_path / "t.csv").write_text("\n".join(["n,c,r", *rows]), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "t.csv"), "--steps", "1", "--quiet", "--json"]) == 0
+    found = {row["model"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert set(found) == set(families())
+    for name in ("independent", "categorical_mixture", "gmm", "ppca", "vae"):
+        assert found[name]["nats"] is not None, found[name]
+    assert "missing" in found["flow"]["notes"][0]
+    assert found["ae"]["nats"] is None
+    capsys.readouterr()
+    assert main(["list", "--on", str(tmp_path / "t.csv"), "--json"]) == 0
+    takes = {row["family"]: row["fits"] for row in json.loads(capsys.readouterr().out)["families"]}
+    assert takes["independent"]
+    assert not takes["flow"]
+
+
+def test_processes_of_a_contest_print_and_end_as_the_command_does(tmp_path):
+    contest = Contest([], 1, lambda line: None)
+    assert contest._call("list", "gmm", "--json")["name"] == "gmm"
+    assert "unknown family" in contest._call("list", "gmn", "--json")["error"]
 
 
 def test_a_comparison_that_is_kept_has_ranks_values_and_a_page(tmp_path, capsys, monkeypatch):

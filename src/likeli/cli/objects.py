@@ -11,6 +11,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,20 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
     with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # arithmetic there would load a compiler
         built()
     return built()
+
+
+def reasons_against(plan: Plan, data: Data, known: Catalogue) -> dict[str, str]:
+    """Why each family, with its defaults, cannot be fitted on the data; an empty text where it can."""
+    found = {}
+    for name in known.models:
+        try:
+            model = make_model(replace(plan, model={"class": name}), data, known)
+            if not model.takes_missing:
+                data.refuse_missing(name)
+            found[name] = ""
+        except LikeliError as error:
+            found[name] = str(error)
+    return found
 
 
 def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> dict[str, Any]:

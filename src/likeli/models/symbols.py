@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IMPOSSIBLE = -1e30  # a log-probability whose exp is 0, and which a file of finite weights can hold
+
 
 def places(codes: Tensor, symbols: int) -> Tensor:
     """Where each cell's symbol stands among cells × symbols, and the place after them all where it is missing."""
@@ -22,8 +24,9 @@ def one_hot(codes: Tensor, symbols: int) -> Tensor:
 
 
 def smoothed(counts: Tensor, smoothing: float | Tensor) -> Tensor:
-    """log (count + α) / Σ (count + α) over the last axis."""
-    return (counts + smoothing).log() - (counts + smoothing).sum(-1, keepdim=True).log()
+    """log (count + α) / Σ (count + α) over the last axis; a symbol that a cell does not have gets `IMPOSSIBLE`."""
+    log_p = (counts + smoothing).log() - (counts + smoothing).sum(-1, keepdim=True).log()
+    return log_p.clamp(min=IMPOSSIBLE)
 
 
 def present(sizes: tuple[int, ...]) -> Tensor:

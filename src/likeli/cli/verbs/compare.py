@@ -1,9 +1,12 @@
 """rank several families on one data set
 
+likeli compare table.csv --minutes 1
 likeli compare digits --models gmm,ppca,vae,vdm,flow --minutes 1
 likeli compare digits --models vae,flow --minutes 5 --model.vae.latent_dim 32 --likelihood.vae.samples 500 --out runs/contest
 
-With --out the runs stay, log p of every test row beside them, and report.html, a page with ranks, curves, samples and tests.
+Without --models every family takes part that says something of log p(x) and can be fitted on the data; why the others cannot
+stands below the table.  With --out the runs stay, log p of every test row beside them, and report.html, a page with ranks,
+curves, samples and tests.
 
 Each family is fitted on the training split and evaluated on the test split, by a process of one thread.  The rows say what
 kind of number they hold; a family that failed or was interrupted is a row that says why.  `seconds` is what the fit took.  The
@@ -21,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from likeli.cli.catalogue import Catalogue, catalogue
-from likeli.cli.contest import Contest, Job, Row, caveats, exit_code, ranked, ranks
-from likeli.cli.objects import load_plugins, read_data
+from likeli.cli.contest import Contest, Job, Row, caveats, empty_row, exit_code, ranked, ranks
+from likeli.cli.objects import load_plugins, read_data, reasons_against
 from likeli.cli.options import Pairs, Parser, model_spec, train_settings
 from likeli.cli.output import aligned, emit, log
 from likeli.cli.plan import TEXT, Plan
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_plan_arguments(parser)
-    parser.add_argument("--models", type=list[str], metavar="A,B,…", help="the families; see likeli list")
+    parser.add_argument("--models", type=list[str], metavar="A,B,…", help="the families; all that take the data if not given")
     parser.add_argument("--out", metavar="FOLDER", help="keep the runs there, with a report; they are thrown away if not given")
     parser.share("--overwrite", help="replace the runs in --out")
     parser.share("--jobs", default=1)
@@ -47,27 +50,51 @@ def run(args: argparse.Namespace) -> int:
     """Fit, evaluate, rank."""
     known = catalogue(tuple(args.plugin))
     require(args.data is not None, "data", "a source, such as digits", "nothing")
-    require(bool(args.models), "models", f"some of {', '.join(known.models)}, with commas between", "nothing")
+    require(args.models is None or bool(args.models), "models", f"some of {', '.join(known.models)}", "nothing")
     require(1 <= args.jobs <= 256, "jobs", "a number from 1 to 256", args.jobs)
     require(args.steps is None or args.minutes is None, "steps, minutes", "one of the two", "both")
-    options = {f: own_options(known, args.models, f, args.dotted) for f in args.models}
+    asked = list(known.models) if args.models is None else args.models
+    options = {f: own_options(known, asked, f, args.dotted) for f in asked}
     load_plugins(args.plugin)
     reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", "size", *TEXT)}
-    data = read_data(Plan(args.data, **reading, seed=args.seed or 0))
+    plan = Plan(args.data, **reading, seed=args.seed or 0)
+    data = read_data(plan)
+    refused = {} if args.models is not None else without_part(plan, data, known)
+    options = {f: own for f, own in options.items() if f not in refused}
+    require(bool(options), "data", "rows that some family takes", f"{data.name}, which none does")
     with nullcontext(args.out) if args.out is not None else tempfile.TemporaryDirectory(prefix="likeli-") as folder:
         jobs = [
             Job(f, fit_arguments(args, f, own), str(Path(folder) / f), dotted("likelihood", own)) for f, own in options.items()
         ]
         say = (lambda line: None) if args.quiet else (lambda line: log(f"likeli: {line}"))
         contest = Contest(jobs, args.jobs, say, keep=args.out is not None)
-        rows = ranked(contest.rows())
+        rows = ranked(contest.rows()) + [empty_row(f) | {"knows": "-", "notes": [why]} for f, why in refused.items()]
         places = ranks(jobs, rows)
         notes = caveats(rows, places)
-        page = _page(args, data, jobs, rows, places, notes) if args.out is not None and contest.stopped is None else None
+        kept = args.out is not None and contest.stopped is None
+        page = _page(args, data, jobs, rows[: len(jobs)], places, notes) if kept else None
     found = {"data": data.name, "rows": rows, "ranks": places, "notes": notes} | ({} if page is None else {"report": page})
-    lines = [ranking(rows, places), *notes, *([] if page is None else [f"open {page} in a browser"])]
+    ranking_of = [r for r in rows if r["model"] not in refused]
+    lines = [ranking(ranking_of, places), *notes, *absences(rows), *([] if page is None else [f"open {page} in a browser"])]
     emit(args, found, "\n".join(lines))
     return exit_code(contest, rows)
+
+
+def without_part(plan: Plan, data: Data, known: Catalogue) -> dict[str, str]:
+    """The families that a ranking on the data leaves out, and why."""
+    silent = [n for n, c in known.models.items() if str(known.attribute(c, "knows")).endswith("NOTHING")]
+    against = {name: why for name, why in reasons_against(plan, data, known).items() if why}
+    return against | dict.fromkeys(silent, "says nothing of log p(x), so it has no place in a ranking")
+
+
+def absences(rows: Sequence[Row]) -> list[str]:
+    """Why families have no number, a line for each reason."""
+    families: dict[str, list[str]] = {}
+    for row in rows:
+        if row["nats"] is None:
+            reason = "; ".join(row["notes"]).replace(f"{row['model']} ", "")
+            families.setdefault(reason, []).append(row["model"])
+    return [f"{', '.join(names)}: {reason}" for reason, names in families.items()]
 
 
 def _page(

@@ -3,6 +3,7 @@
 likeli list            every family, what it knows of log p(x), how it is fitted
 likeli list vae        the options of vae, as --model.NAME
 likeli list --data     what can be fitted
+likeli list --on digits  which families can be fitted on it, and why others cannot
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ WIDTH = 80
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("family", nargs="?", help="a family's name")
+    parser.add_argument("--on", metavar="DATA", help="say which families can be fitted on it, with their defaults")
     parser.add_argument("--data", action="store_true", help="list what can be fitted, in place of the families")
 
 
@@ -31,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     known = catalogue(tuple(args.plugin))
     if args.data:
         _sources(args)
+    elif args.on is not None:
+        _takers(args, known)
     elif args.family is None:
         rows = [family_row(known, name) for name in known.models]
         table = [[r["name"], kinds(r), r["strategy"]] for r in rows]
@@ -47,6 +51,21 @@ def run(args: argparse.Namespace) -> None:
         emit(args, row | {"options": options}, f"{head}\n\n{options_help(known, args.family)}")
 
 
+def _takers(args: argparse.Namespace, known: Catalogue) -> None:
+    """Which families take DATA."""
+    from likeli.cli.objects import load_plugins, read_data, reasons_against
+    from likeli.cli.plan import Plan
+
+    load_plugins(args.plugin)
+    plan = Plan(args.on)
+    data = read_data(plan)
+    found = reasons_against(plan, data, known)
+    rows = [{"family": name, "fits": not why, "reason": why} for name, why in found.items()]
+    table = [[name, "no" if why else "yes", kinds(family_row(known, name))] for name, why in found.items()]
+    text = explained(["family", "takes it", "log p(x)"], table, list(found.values()))
+    emit(args, {"data": data.name, "space": str(data.space), "families": rows}, f"{data.space}\n\n{text}")
+
+
 def _sources(args: argparse.Namespace) -> None:
     """What `likeli fit` takes as DATA."""
     from likeli.data import describe_sources
@@ -60,7 +79,7 @@ def _sources(args: argparse.Namespace) -> None:
 def explained(header: list[str], table: list[list[str]], about: list[str]) -> str:
     """An aligned table of 80 columns with what each line is about below it, further in."""
     head, rule, *lines = aligned(header, table).split("\n")
-    return "\n".join([head, rule, *(f"{line}\n{filled(words, 4)}" for line, words in zip(lines, about))])
+    return "\n".join([head, rule, *(f"{line}\n{filled(words, 4)}" if words else line for line, words in zip(lines, about))])
 
 
 def filled(words: str, indent: int) -> str:
