@@ -1,19 +1,24 @@
 """Autoregressive models against enumeration, gradients and each other."""
 
 import math
+import signal
 import warnings
+from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
 from scipy import stats
 
+import likeli
 from families import examples
-from likeli.errors import InputError, Unsupported
+from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
 from likeli.models.autoregressive import Autoregressive, CausalBackbone, choose, last, shaped
 from likeli.nn.causal import CausalTransformer
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, MixtureDensity, Pixels, Real, Table, Tokens
+from likeli.training import fit
 
 SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8)}
 CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) for n, k in (("p", 2), ("q", 3), ("r", 4))))
@@ -182,6 +187,67 @@ def test_a_code_pays_log_p_and_sees_nothing_it_should_not(network):
     assert torch.equal(model.next_log_pmf(other, 3), pmfs[3])
     with pytest.raises(Unsupported, match="a pmf for each symbol"):
         made(MIXED, "made").next_log_pmf(torch.zeros(1, 3), 0)
+
+
+def arithmetic(pmf, low, width):
+    """The parts of an interval, one a symbol, in exact arithmetic: probabilities cut to 2⁻²⁴, none of them to nothing."""
+    parts = [Fraction(max(round(v * 2**24), 1), 2**24) for v in pmf.exp().tolist()]
+    total, edges = sum(parts), [Fraction(0)]
+    for part in parts:
+        edges.append(edges[-1] + part / total)
+    return [(low + width * a, width * (b - a)) for a, b in pairwise(edges)]
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_an_arithmetic_code_is_read_back_and_within_one_per_cent_of_log_p(network):
+    """Rows of 6 × 6 cells; the 2 bits that an interval's number may need besides are counted apart."""
+    space = Pixels((6, 6), 4)
+    model, x = made(space, network), examples(space, 2)
+    for row, value in zip(x, model.log_likelihood(x).value):
+        low, width = Fraction(0), Fraction(1)
+        for i, symbol in enumerate(row.flatten().tolist()):
+            low, width = arithmetic(model.next_log_pmf(row[None], i)[0], low, width)[symbol]
+        bits = math.ceil(-math.log2(width)) + 1
+        word = math.ceil(low * 2**bits)
+        assert bits - 2 < 1.01 * -value.item() / math.log(2)
+        at, read, low, width = Fraction(word, 2**bits), torch.zeros_like(row), Fraction(0), Fraction(1)
+        for i in range(36):
+            parts = arithmetic(model.next_log_pmf(read[None], i)[0], low, width)
+            symbol = max(k for k, (start, _) in enumerate(parts) if start <= at)
+            read.view(-1)[i], (low, width) = symbol, parts[symbol]
+        assert torch.equal(read, row)
+
+
+@pytest.mark.parametrize("network", SMALL)
+def test_a_run_that_was_stopped_goes_on_to_the_bit(network, tmp_path, monkeypatch):
+    """Dropout on, so that the noise of a step has to be that of the step."""
+    x = examples(Pixels((4, 4), 4), 200)
+
+    def new():
+        with seeded(0):
+            return Autoregressive(Pixels((4, 4), 4), CausalBackbone(network, (16, 16), 0.2))
+
+    straight = new()
+    options = {"steps": 12, "batch": 16, "progress": False, "checkpoint_every": 0}
+    fit(straight, x, out=tmp_path / "straight", **options)
+    again = likeli.load(tmp_path / "straight")
+    assert torch.equal(again.log_likelihood(x).value, straight.log_likelihood(x).value)
+    taken = Autoregressive.loss
+
+    def stops(self, rows, y=None):
+        stops.calls += 1
+        if stops.calls == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return taken(self, rows, y)
+
+    stops.calls, model = 0, new()
+    with monkeypatch.context() as patch:
+        patch.setattr(Autoregressive, "loss", stops)
+        with pytest.raises(Interrupted):
+            fit(model, x, out=tmp_path / "stopped", **options)
+    resumed = new()
+    fit(resumed, x, out=tmp_path / "stopped", resume=True, **options)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), straight.parameters()))
 
 
 def followed(x, p, sizes):
