@@ -12,6 +12,7 @@ from scipy import stats
 
 import likeli
 from families import examples
+from likeli.cli.objects import call_options
 from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
 from likeli.models.autoregressive import Autoregressive, CausalBackbone, choose, last, shaped
@@ -342,6 +343,13 @@ def test_temperature_and_top_p_are_what_they_say_and_are_said_not_to_be_the_mode
             model.sample(1, **{name: value})
     with pytest.raises(Unsupported, match="only for cells of finitely many symbols"):
         made(MIXED).sample(1, temperature=0.5)
+
+
+def test_rows_are_no_option_of_a_command():
+    options = [("temperature", "0.5"), ("particles", "8")]
+    assert call_options(Autoregressive.draw, options, "sample") == {"temperature": 0.5, "particles": 8}
+    with pytest.raises(InputError, match=r"sample.given: no such option; it has temperature, top_p, particles"):
+        call_options(Autoregressive.draw, [("given", "3")], "sample")
 
 
 def test_a_symbol_of_mass_one_in_a_billion_is_drawn_as_often_as_it_should():

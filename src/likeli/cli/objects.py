@@ -170,7 +170,8 @@ def call_options(function: Callable[..., Any], pairs: Pairs, section: str) -> di
     Raises:
         InputError: an option that it does not have; the nearest is suggested.
     """
-    keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    named = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    keywords = [name for name in named if name != "given"]  # rows, which no option's text can hold
     hints = typing.get_type_hints(function)
     for name, _ in pairs:
         if name not in keywords:
