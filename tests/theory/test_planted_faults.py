@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from likeli.contract import Elbo
+from likeli.discrete import corruption, elbo, orders, survival
 from likeli.evaluation import collapse, two_sample
 from likeli.evaluation import rows as anomaly
 from likeli.gaussian import missing as conditional
@@ -14,14 +15,15 @@ from likeli.latent import chain as hierarchy
 from likeli.latent import codes as latent
 from likeli.latent import estimators
 from likeli.models import autoencoder, autoregressive, gmm, hvae, independent, markov_hvae, ppca, vae
+from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
 from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability import information
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
+from likeli.theory import discrete, linear, uses, variational
 from likeli.theory import hierarchy as levels
-from likeli.theory import linear, uses, variational
 from likeli.theory import truth as order
 from likeli.theory import uses as codes
 from likeli.theory import uses as strokes
@@ -361,6 +363,84 @@ def holes_left_where_they_are(m):
 def a_pmf_of_what_comes_after(m):
     original = autoregressive.Autoregressive.next_log_pmf
     m.setattr(autoregressive.Autoregressive, "next_log_pmf", lambda self, x, i: original(self, x.flip(1), i))
+
+
+@fault("closed-kernels-are-products")
+def rates_by_half(m):
+    original = corruption.Corruption.rates
+    m.setattr(corruption.Corruption, "rates", lambda self, z, dtype: original(self, z, dtype) / 2)
+
+
+@fault("corruption-ends-uniform")
+def a_favoured_symbol(m):
+    original = corruption.UniformCorruption.stationary
+    m.setattr(corruption.UniformCorruption, "stationary", lambda self: original(self) * torch.linspace(0.9, 1.1, self.states))
+
+
+@fault("corruption-ends-masked")
+def a_mask_that_leaks(m):
+    original = corruption.Absorbing.stationary
+    m.setattr(corruption.Absorbing, "stationary", lambda self: 0.99 * original(self) + 0.01 / self.states)
+
+
+@fault("enumerated-log-p-is-above-the-bound")
+def a_step_without_what_z_says(m):
+    original = corruption.Corruption.bridge
+    m.setattr(corruption.Corruption, "bridge", lambda self, g, z, s, t: original(self, g, z, s, s))
+
+
+@fault("walked-bound-is-that-over-all-paths")
+def likely_symbols_alone(m):
+    m.setattr(symbols, "draw_symbols", lambda log_p, noise: log_p.argmax(-1))
+
+
+@fault("loss-is-any-order-on-average")
+def the_number_of_masks_left_out(m):
+    original = elbo.corrupted
+
+    def without(kernel, x, *rest):
+        z, weight = original(kernel, x, *rest)
+        return z, weight * (z != x).sum(1)
+
+    m.setattr(elbo, "corrupted", without)
+
+
+@fault("masked-bound-is-any-order")
+def a_chain_that_sees_the_cell_itself(m):
+    original = orders.chain_rule
+    m.setattr(discrete, "chain_rule", lambda guess, x, *rest: original(lambda z, a: guess(x.flip(1), a), x, *rest))
+
+
+@fault("ordered-masks-are-autoregressive")
+def masks_in_the_other_order(m):
+    original = survival.OrderedMasks.forward
+
+    def backwards(self, t):
+        return original(self, t).flip(1)
+
+    m.setattr(survival.OrderedMasks, "forward", backwards)
+
+
+@fault("chain-rules-sum-to-one")
+def guesses_that_are_not_normalised(m):
+    original = symbols.DiscreteDiffusion.guess
+
+    def louder(self, *args):
+        guess = original(self, *args)
+        return lambda z, alpha: guess(z, alpha) + 0.01
+
+    m.setattr(symbols.DiscreteDiffusion, "guess", louder)
+
+
+@fault("masks-are-never-drawn")
+def a_guess_of_the_mask(m):
+    original = symbols.DiscreteDiffusion.guess
+
+    def masked(self, *args):
+        guess = original(self, *args)
+        return lambda z, alpha: guess(z, alpha).clamp(min=-3)
+
+    m.setattr(symbols.DiscreteDiffusion, "guess", masked)
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -248,6 +248,11 @@ class Autoregressive(GenerativeModel, Sequential):
         kept = choose(log_w.log_softmax(1), noise.uniform(2).to(self.device))
         return self._finish(x.reshape(noise.rows, particles, -1)[torch.arange(noise.rows), kept])
 
+    def qualification(self, **options: Any) -> str:
+        """Says so of temperatures and cut tails."""
+        parts = [f"{name} {options[name]:g}" for name in ("temperature", "top_p") if options.get(name, 1) != 1]
+        return f"not draws from the model: {', '.join(parts)}" if parts else ""
+
     def _check_draw(self, temperature: float, top_p: float, particles: int) -> None:
         require(0 < temperature <= 1e6, "temperature", "a number above 0", temperature)
         require(0 < top_p <= 1, "top_p", "a number above 0, at most 1", top_p)

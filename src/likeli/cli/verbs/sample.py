@@ -20,11 +20,11 @@ import sys
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.objects import call_options, check_fits, open_run, parse_label, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit, new_file
+from likeli.cli.output import check_new, emit, new_file, to_json, warn
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     add_text_arguments(parser)
     steps = parser.add_argument_group("for diffusion models")
     steps.add_argument("--steps", type=int, metavar="N", help="evaluations of the network, or as many levels as the model has")
-    how = "how to step: adams, ancestral, ddim ... [what `likeli sampler RUN` stored, or the model's own]"
+    how = "adams, ddim ...; of symbols cached, confidence ... [what `likeli sampler RUN` stored, or the model's own]"
     steps.add_argument("--sampler", metavar="NAME", help=how)
     steps.add_argument("--grid", metavar="NAME", help="how the steps are spaced: time, log_snr, karras, optimal")
     steps.add_argument("--animate", metavar="FILE.webp", help="also write the way from noise to images as a moving picture")
@@ -63,6 +63,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Sample and write."""
+    from likeli.contract import Qualified
+
     n = args.n if args.n is not None else 1 if args.out is None else 64
     require(n >= 1, "n", "a whole number of at least 1", n)
     require(args.seed >= 0, "seed", "a whole number from 0", args.seed)
@@ -74,10 +76,14 @@ def run(args: argparse.Namespace) -> None:
     require(text is not None or args.out is not None, "out", "--out FILE", "nothing")
     if args.animate is not None:
         check_animation(model)
-    options = call_options(model.draw, [*step_options(args), *args.dotted["sample"]], "sample") | _kept(args, saved)
+    options = call_options(model.draw, [*step_options(args, model), *args.dotted["sample"]], "sample") | _kept(args, saved)
     choice = _recommended(saved, options)
     if choice is not None:
         options |= choice.options()
+    note = model.qualification(**options) if isinstance(model, Qualified) else ""
+    beside = None if args.out is None else f"{args.out}.json"  # says what the file cannot say of itself
+    if note:
+        check_new(beside, overwrite=args.overwrite)
     y = parse_label(args.label, model)
     check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
     if text is None or text.alphabet is None:
@@ -85,9 +91,10 @@ def run(args: argparse.Namespace) -> None:
     else:
         x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
-    about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape)}
+    about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape), "note": note}
     if text is not None and args.out is None:
         texts = text.decode(x)
+        warn([note] if note else [])
         emit(args, about | {"texts": texts}, set_out(texts)[:-1])
         return
     with new_file(args.out, overwrite=args.overwrite) as path:
@@ -102,10 +109,13 @@ def run(args: argparse.Namespace) -> None:
     if choice is not None:
         about["sampler"] = choice.row()
         how = f", by {choice.name} on {choice.grid} in {choice.steps} steps, as likeli sampler recommends for this run"
-    emit(args, about, f"{n} samples in {args.out}{how}")
+    if beside is not None and (note or (args.overwrite and Path(beside).exists())):
+        with new_file(beside, overwrite=True) as path:
+            path.write_text(to_json(about | {"options": {k: str(v) for k, v in options.items()}}) + "\n", encoding="utf-8")
+    emit(args, about, f"{n} samples in {args.out}{how}{f'; {note}' * bool(note)}")
 
 
-def step_options(args: argparse.Namespace) -> list[tuple[str, str]]:
+def step_options(args: argparse.Namespace, model: GenerativeModel) -> list[tuple[str, str]]:
     """The options as `--sample.NAME VALUE` would give them.
 
     Raises:
@@ -117,12 +127,20 @@ def step_options(args: argparse.Namespace) -> list[tuple[str, str]]:
 
     require(args.steps is None or args.steps >= 1, "steps", "a whole number of at least 1", args.steps)
     if args.sampler is not None:
-        lookup(args.sampler, Sampler)  # type: ignore[type-abstract]
+        own = _names(get_type_hints(model.draw).get("sampler"))
+        require(not own or args.sampler in own, "sampler", f"one of {', '.join(own)} for {model.kind()}", args.sampler)
+        if not own:
+            lookup(args.sampler, Sampler)  # type: ignore[type-abstract]
     if args.grid is not None:
         names = Grid.__args__  # type: ignore[attr-defined]
         require(args.grid in names, "grid", f"one of {', '.join(names)}", args.grid)
         require(args.steps is not None, "steps", f"a number of them with grid {args.grid}", "nothing")
     return [(k, str(v)) for k in ("steps", "sampler", "grid") if (v := getattr(args, k)) is not None]
+
+
+def _names(hint: Any) -> list[str]:
+    """The words among what a type allows."""
+    return [name for part in get_args(hint) for name in ([part] if isinstance(part, str) else _names(part))]
 
 
 def _recommended(saved: Checkpoint, options: Mapping[str, Any]) -> FlowError | None:
