@@ -61,7 +61,7 @@ def test_what_is_beside_a_new_file_is_not_written_over(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--sampler", "adams"), "sampler: expected one of ancestral, cached, confidence, remasking, blocks for discrete_diffusion"),
+    (("--sampler", "adams"), "sampler: expected one of ancestral, cached, confidence, remasking, blocks for"),
     (("--sample.temperature", "-1"), "temperature: expected a positive number"),
     (("--sample.top_p", "0"), "top_p: expected above 0"),
     (("--steps", "0"), "steps: expected a whole number of at least 1"),
