@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from likeli.discrete.corruption import Absorbing, DiscretisedGaussian, UniformCorruption, log_of, log_one_hot, matrices
-from likeli.discrete.drawing import draw_symbols, tempered, uniform_48
 from likeli.discrete.survival import CosineSurvival, LearnedSurvival, LogLinearSurvival, OrderedMasks
 from likeli.errors import InputError
+from likeli.probability.draw import draw_symbols, tempered, uniform_48
 from likeli.random import Streams, seeded
 
 KERNELS = {"absorbing": Absorbing(), "uniform": UniformCorruption(), "gaussian": DiscretisedGaussian(0.2)}

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from likeli.config import Configurable, parameters_of
-from likeli.discrete.drawing import draw_symbols
 from likeli.errors import require
+from likeli.probability.draw import draw_symbols
 from likeli.random import Noise
 
 ANYWHERE = 1e-3  # share of a discretised Gaussian's jumps that goes to any symbol

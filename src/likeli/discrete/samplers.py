@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from likeli.config import Configurable
-from likeli.discrete.drawing import draw_symbols
 from likeli.discrete.elbo import Reverse
 from likeli.errors import require
+from likeli.probability.draw import draw_symbols
 from likeli.random import Noise
 
 

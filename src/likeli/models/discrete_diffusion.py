@@ -25,7 +25,6 @@ from likeli.discrete.corruption import (
     log_odds_lost,
     log_one_hot,
 )
-from likeli.discrete.drawing import draw_symbols, tempered
 from likeli.discrete.elbo import Guess, Reverse, forgetting_kl, jump_integral, level_sum
 from likeli.discrete.lengths import Lengths, behind, length_of
 from likeli.discrete.orders import Order, chain_rule
@@ -40,7 +39,7 @@ from likeli.discrete.samplers import (
 from likeli.discrete.survival import CosineSurvival, LearnedSurvival, LogLinearSurvival, OrderedMasks, Survival
 from likeli.errors import InputError, Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
-from likeli.probability.draw import at_least_single
+from likeli.probability.draw import at_least_single, draw_symbols, tempered
 from likeli.random import Ambient, Noise
 from likeli.spaces import CategoricalCells, Space, cell_sizes
 
