@@ -3,10 +3,10 @@
 `torch.distributions` draws from the global generator; here the noise is an argument, so that a sample depends on its own stream
 and a chain can be replayed.  Draws of continuous distributions are reparameterised: z = μ + σ·ε.
 
-Symbols are drawn in double precision.  A float32 Gumbel variable −log(−log u), u a multiple of 2⁻²⁴, never exceeds 16.7, so that
-argmax(log p + Gumbel) hardly ever gives a symbol whose probability is below 1e−7 of the most probable one's: 50,000 rare symbols
-may together be lost (Zheng et al., 2024, arXiv:2409.02908).  `draw_symbols` inverts the distribution function in float64 at a
-uniform number of 48 bits.
+Symbols are drawn in double precision.  A float32 Gumbel variable −log(−log u), u a multiple of 2⁻²⁴, never exceeds 16.7, so
+that argmax(log p + Gumbel) hardly ever gives a symbol whose probability is below 1e−7 of the most probable one's: 50,000 rare
+symbols may together be lost (Zheng et al., 2024, arXiv:2409.02908).  `draw_symbols` inverts the distribution function in float64
+at a uniform number of 48 bits.
 """
 
 from __future__ import annotations
