@@ -5,8 +5,8 @@ and a chain can be replayed.  Draws of continuous distributions are reparameteri
 
 Symbols are drawn in double precision.  A float32 Gumbel variable −log(−log u), u a multiple of 2⁻²⁴, never exceeds 16.7, so
 that argmax(log p + Gumbel) hardly ever gives a symbol whose probability is below 1e−7 of the most probable one's: 50,000 rare
-symbols may together be lost (Zheng et al., 2024, arXiv:2409.02908).  `draw_symbols` inverts the distribution function in float64
-at a uniform number of 48 bits.
+symbols may together be lost (Zheng et al., 2024, arXiv:2409.02908).  `draw_symbols` inverts the distribution function in
+float64 at a uniform number of 48 bits.
 """
 
 from __future__ import annotations
