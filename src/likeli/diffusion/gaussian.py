@@ -13,7 +13,7 @@ import warnings
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class GaussianDiffusion(LatentVariableModel):
     denoiser: Conditional
     default_sampler: Sampler | str
 
+    levels_by_cell: ClassVar[bool] = False  # whether a schedule may give each cell a level of its own
+
     def __init__(
         self,
         space: Space,
@@ -80,6 +82,10 @@ class GaussianDiffusion(LatentVariableModel):
         if isinstance(noise, Schedule):
             ends = torch.stack([g.detach().flatten() for g in noise.gamma_ends()])
             require(bool(ends.isfinite().all()), "noise", "a schedule of finite log SNR at both ends", (-ends[:, 0]).tolist())
+            cells = tuple(noise.at(0.0).alpha.shape)
+            allowed = ((), tuple(space.model_shape)) if self.levels_by_cell else ((),)
+            takes = "a schedule with one level for all cells" + f", or cells of {allowed[-1]}" * self.levels_by_cell
+            require(cells in allowed, "noise", takes, f"{noise.kind()} of cells {cells}")
         self.condition, self.depth, self.continuous, self.default_sampler = condition, levels, continuous, "ancestral"
         self.__dict__["noise"] = noise  # a schedule is the denoiser's, and not saved a second time
         self.proposal: Proposal | None = None

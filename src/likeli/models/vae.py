@@ -21,7 +21,7 @@ from likeli.errors import require
 from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
 from likeli.latent.prior import PriorFamily, make_prior
-from likeli.nn.conv import ConvDecoder, ConvEncoder
+from likeli.nn.conv import ConvDecoder, ConvEncoder, usual_stages
 from likeli.nn.embedding import Condition
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.probability.draw import at_least_single, draw
@@ -34,7 +34,8 @@ class CoderBackbone(Configurable):
     """The networks of an encoder and of the decoder that mirrors it.
 
     Arguments:
-        hidden: widths of the encoder's hidden layers, or channels of its stages.
+        hidden: widths of the encoder's hidden layers, or channels of its stages; None for two layers of 256, or as many stages
+            of 32, 64 and then 128 channels as halve the image to about 4 cells a side.
         network: mlp, or conv for images.
         activation: silu, relu, gelu, tanh or softplus (mlp only).
         dropout: probability of zeroing a hidden feature in training; None for 0.1 on images of several levels and 0 elsewhere.
@@ -45,15 +46,16 @@ class CoderBackbone(Configurable):
 
     def __init__(
         self,
-        hidden: tuple[int, ...] = (256, 256),
+        hidden: tuple[int, ...] | None = None,
         network: Literal["mlp", "conv"] = "mlp",
         activation: str = "silu",
         dropout: float | None = None,
     ) -> None:
-        self.hidden, self.network, self.activation, self.dropout = tuple(hidden), network, activation, dropout
-        require(all(h >= 1 for h in self.hidden), "hidden", "widths of at least 1", hidden)
+        self.hidden, self.network = hidden if hidden is None else tuple(hidden), network
+        self.activation, self.dropout = activation, dropout
+        require(all(h >= 1 for h in self.hidden or ()), "hidden", "widths of at least 1", hidden)
         require(network in ("mlp", "conv"), "network", "mlp or conv", network)
-        require(network == "mlp" or len(self.hidden) >= 1, "hidden", "at least one stage", hidden)
+        require(network == "mlp" or self.hidden != (), "hidden", "at least one stage", hidden)
         require(activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}", activation)
         require(dropout is None or 0 <= dropout < 1, "dropout", "a probability below 1", dropout)
 
@@ -171,6 +173,8 @@ class VAE(Hierarchy, Coded):
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
         given, space, hidden, activation = self.embed.width, self.space, self.backbone.hidden, self.backbone.activation
+        if hidden is None:
+            hidden = usual_stages(space.shape) if self.backbone.network == "conv" else (256, 256)
         usual = 0.1 if space.symbols > 2 and space.model_shape == space.shape else 0.0
         rate = usual if self.backbone.dropout is None else self.backbone.dropout
         if self.backbone.network == "conv":

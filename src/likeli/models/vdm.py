@@ -43,6 +43,7 @@ class VDM(GaussianDiffusion):
     """
 
     loss_in_nats = True
+    levels_by_cell: ClassVar[bool] = True
     train_defaults: ClassVar[dict[str, Any]] = {
         "lr": 5e-3,
         "ema": 0.995,

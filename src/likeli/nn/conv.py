@@ -31,6 +31,12 @@ def stage_sizes(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
     return [(math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in range(stages + 1)]
 
 
+def usual_stages(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of as many stages as halve an image to about 4 cells a side: 32, 64, 128, 128, …"""
+    side = min(image_shape(shape)[1:])
+    return tuple(min(32 * 2**i, 128) for i in range(max(1, round(math.log2(side / 4)))))
+
+
 class ConvEncoder(nn.Module):
     """An image and a row of features → (B, outputs): a residual block and a halving a stage, then one linear map.
 

@@ -21,6 +21,8 @@ from likeli.training.run import EMA, Run
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
+FEWEST_STEPS = 10  # below, a budget of minutes has hardly begun to train
+
 
 @dataclass
 class Session:
@@ -96,6 +98,7 @@ class Session:
         run, progress = self.run, self.run.progress
         run.step += 1
         progress.reason = row.pop("stop", None) or run.budget.spent(run.step, run.clock.seconds)
+        progress.first = row["loss"] if progress.first is None else progress.first
         total, count = progress.window
         progress.window, progress.row, progress.pending = (total + row["loss"], count + 1), row, True
 
@@ -194,11 +197,28 @@ class Session:
         self.notes += run.model.notes
         if run.progress.skipped:
             self.notes.append(f"{run.progress.skipped} of {run.step} steps were skipped, their gradients too large")
+        self.notes += self._doubts(reason)
         if run.model.strategy == "em" and reason in ("steps", "minutes", "iterations"):
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
         unit = self.journal.dimensions
         return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings, unit)
+
+
+    def _doubts(self, reason: str) -> list[str]:
+        """Why what was kept may be hardly trained at all."""
+        run, progress, found = self.run, self.run.progress, list[str]()
+        if not self.strategy.stochastic:
+            return found
+        if reason == "minutes" and run.step < FEWEST_STEPS:
+            each = run.clock.seconds / max(run.step, 1)
+            needs = "a smaller model, a smaller batch or a longer budget is needed"
+            found.append(f"the budget ended after {run.step} steps of {each:.3g} s: {needs}")
+        best, first = progress.best, progress.first
+        if best is not None and first is not None and not best["valid"] <= first:
+            worse = f"the best validation loss, {best['valid']:.4g}, is worse than the untrained model's {first:.4g}"
+            found.append(f"{worse}: train longer, or with a smaller --train.lr")
+        return found
 
 
 def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
