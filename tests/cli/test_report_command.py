@@ -1,5 +1,6 @@
 """`likeli report` writes one page on a run of any family, and `compare --out` one on several."""
 
+import html
 import json
 import re
 
@@ -22,6 +23,10 @@ def runs(tmp_path_factory):
     likeli.fit(likeli.AE(digits.space, 2, (8,)), digits, steps=2, out=folder / "ae")
     vae = likeli.VAE(digits.space, 2, SMALL, condition=digits.condition)
     likeli.fit(vae, digits, steps=30, log_every=1, out=folder / "vae")
+    (folder / "book.txt").write_text("To be, or not to be? " * 60)
+    book = likeli.load_data(folder / "book.txt", context=16)
+    text = likeli.Autoregressive(book.space, hidden=(8,))
+    likeli.fit(text, book, steps=2, out=folder / "text")
     return folder
 
 
@@ -51,6 +56,15 @@ def test_a_conditional_run_has_curves_and_tests_of_its_latents(runs, capsys):
     assert "Learning curves" in page
     assert re.search(r"the weights of step \d+ were kept", page)
     assert "--likelihood.samples=3" in page
+
+
+def test_a_run_of_text_shows_texts_and_one_of_a_table_its_columns(runs, capsys):
+    _, page = page_of(runs, "text", capsys)
+    model = likeli.load(runs / "text")
+    for text in model.space.decode(model.sample(3)):
+        assert text in html.unescape(page)
+    _, page = page_of(runs, "gmm", capsys, "--overwrite")
+    assert "<th scope=\"row\">x0</th>" in page
 
 
 def test_a_run_without_a_number_says_why(runs, capsys):

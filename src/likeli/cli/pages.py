@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from likeli.spaces import Space
 
 SHOWN, DRAWN = 64, 1000  # samples of images, and of what is cheaper to draw
+TEXTS = 5  # samples of text that are printed
 
 
 def contender(
@@ -40,6 +41,7 @@ def contender(
     from likeli.evaluation.two_sample import FEWEST, classifier_test
     from likeli.show.pictures import is_image
     from likeli.show.report import Contender
+    from likeli.spaces import Tokens
 
     if "error" in row:
         return Contender(row, role=role)
@@ -67,6 +69,8 @@ def contender(
         ledger(model, x, y, seed=seed),
         told_apart,
         alarms,
+        samples,
+        model.space.decode(samples[:TEXTS]) if samples is not None and isinstance(model.space, Tokens) else (),
     )
 
 
@@ -85,11 +89,14 @@ def write_page(
     path: Path | str, title: str, data: Data, entries: Sequence[Contender], notes: Sequence[str], commands: Sequence[str]
 ) -> None:
     """One self-contained HTML file."""
+    from likeli.show.marginals import marginals
     from likeli.show.report import Report
 
     parts = {"training": len(data.train), "validation": len(data.valid), "held out": len(data.test)}
     facts: Mapping[str, Any] = {"data": data.name, "one example": data.space.describe_shape()} | parts | {"seed": data.seed}
-    real = shown(data.split("test")[0][:DRAWN], data.space)
-    page = Report(title, facts, data.space.dimensions, entries, notes, real, commands).html()
+    x, _ = data.split("test")
+    sets = {"held-out data": x} | {e.row["model"]: e.drawn for e in entries if e.drawn is not None}
+    columns = marginals(sets, data.space) if len(sets) > 1 else []
+    page = Report(title, facts, data.space.dimensions, entries, notes, shown(x[:DRAWN], data.space), commands, columns).html()
     with new_file(str(path), overwrite=True) as target:
         target.write_text(page, encoding="utf-8")

@@ -56,15 +56,14 @@ def grid(
         gap: screen pixels between images.
         clear: whether the gaps are transparent, to lie on a page of any colour; else white.
     """
-    tiles = _bytes(x, space)
-    n, height, width, _ = tiles.shape
+    n, (height, width) = len(x), x.shape[-2:]
     zoom = zoom or max(1, round(48 / max(height, width)))
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = -(-n // columns)
     step_y, step_x = height * zoom + gap, width * zoom + gap
     require(rows * step_y * columns * step_x <= MAX_PIXELS, "n", f"a picture of at most {MAX_PIXELS} pixels; use .npy", n)
     sheet = np.full((rows * step_y + gap, columns * step_x + gap, 4), (*PAPER, 0), dtype=np.uint8)
-    for i, tile in enumerate(tiles.repeat(zoom, 1).repeat(zoom, 2)):
+    for i, tile in enumerate(_bytes(x, space).repeat(zoom, 1).repeat(zoom, 2)):
         top, left = gap + i // columns * step_y, gap + i % columns * step_x
         sheet[top : top + height * zoom, left : left + width * zoom, :3] = tile
         sheet[top : top + height * zoom, left : left + width * zoom, 3] = 255

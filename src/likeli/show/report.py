@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+from torch import Tensor
 
 from likeli.evaluation.ledger import Ledger
 from likeli.evaluation.likelihood import MEANING
@@ -41,6 +42,8 @@ class Contender:
         ledger: the parts of its number.
         told_apart: a classifier's attempt to tell its samples from held-out rows.
         alarms: what else the tests found.
+        drawn: the samples themselves, (n, *shape).
+        texts: a few of them, where they are text.
     """
 
     row: Mapping[str, Any]
@@ -54,6 +57,8 @@ class Contender:
     ledger: Ledger | None = None
     told_apart: ClassifierTest | None = None
     alarms: Sequence[str] = ()
+    drawn: Tensor | None = None
+    texts: Sequence[str] = ()
 
     def cells(self) -> list[str]:
         """Its numbers as the table shows them."""
@@ -103,6 +108,7 @@ class Report:
         notes: what a reader of the ranking must know.
         real: a picture of held-out examples.
         commands: how to do it again.
+        columns: of a table, what each looks like in the data and in samples (see `marginals`).
     """
 
     title: str
@@ -112,6 +118,7 @@ class Report:
     notes: Sequence[str] = ()
     real: Image.Image | str | None = None
     commands: Sequence[str] = ()
+    columns: Sequence[Sequence[str]] = ()
 
     def html(self) -> str:
         """The page."""

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
         row = empty_row(name) | {"knows": "nothing", "notes": [str(reason)]}
     row |= {"seconds": about.get("seconds"), "parameters": row["parameters"] or sum(p.numel() for p in model.parameters())}
     entry = contender(args.run_folder, row, x, y, seed=args.seed, rank=None if row["nats"] is None else 1)
-    words = " ".join(f"--likelihood.{key}={value}" for key, value in args.dotted["likelihood"])
+    given = [f"--likelihood.{key}={value}" for key, value in args.dotted["likelihood"]]
+    words = " ".join([*given, *([f"--rows={args.rows}"] if args.rows else []), *([f"--seed={args.seed}"] if args.seed else [])])
     commands = [f"likeli evaluate {args.run_folder} {words}".rstrip(), f"likeli report {args.run_folder} {words}".rstrip()]
     write_page(path, f"likeli: {name} of {data.name}", data, [entry], [], commands)
     emit(args, row | {"out": path}, f"{name}: {entry.words()}; open {path} in a browser")

@@ -17,6 +17,7 @@ from likeli.cli.objects import call_options, open_run, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit_rows
 from likeli.cli.verbs.evaluate import add_likelihood_arguments
+from likeli.progress import Gauge
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,12 +40,15 @@ def run(args: argparse.Namespace) -> None:
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
     x, y = rows_for(saved, args.data)
     columns: dict[str, list[Any]] = {"row": list(range(len(x))), "nats": [], "stderr": [], "knows": [], "measure": []}
+    gauge = Gauge(not args.json, f"scoring with {saved.model.kind()}", len(x), unit="rows")
     for part in score(saved.model, x, y, batch=args.batch, seed=args.seed, **options):
         n = len(part.value)
         columns["nats"] += part.value.tolist()
         columns["stderr"] += [None] * n if part.stderr is None else part.stderr.tolist()
         columns["knows"] += [part.knows.value] * n
         columns["measure"] += [part.measure] * n
+        gauge.advance(len(columns["nats"]))
+    gauge.close()
     if columns["knows"][0] != Knows.UNNORMALIZED.value:
         for name, amount in extents(saved.model.space, x).items():
             columns[f"bits_per_{name}"] = [-nats / (math.log(2) * n) for nats, n in zip(columns["nats"], amount.tolist())]
