@@ -89,7 +89,7 @@ def write_page(
     path: Path | str, title: str, data: Data, entries: Sequence[Contender], notes: Sequence[str], commands: Sequence[str]
 ) -> None:
     """One self-contained HTML file."""
-    from likeli.show.marginals import marginals
+    from likeli.evaluation.two_sample import marginals
     from likeli.show.report import Report
 
     parts = {"training": len(data.train), "validation": len(data.valid), "held out": len(data.test)}

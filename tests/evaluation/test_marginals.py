@@ -5,7 +5,7 @@ import math
 import torch
 
 import likeli
-from likeli.show.marginals import marginals
+from likeli.evaluation.two_sample import marginals
 from likeli.spaces import Pixels, Real, Tokens
 
 
