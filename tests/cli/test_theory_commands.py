@@ -10,7 +10,7 @@ from PIL import Image
 
 import likeli
 from likeli.cli import main
-from likeli.evaluation.collapse import diagnose_latents
+from likeli.evaluation.collapse import diagnose_latents, reading_of_y
 from likeli.latent.codes import decode_codes, embed, interpolate, traverse
 from likeli.show.pictures import grid
 from likeli.theory import check as verify
@@ -75,6 +75,22 @@ def test_diagnose_is_the_librarys(fitted, capsys):
     assert f"{truth.kl_by_level[0]:.3f}" in text
     assert f"{truth.active[0]} of 3" in text
     assert all(f"alarm: {alarm}" in text for alarm in truth.alarms)
+
+
+def test_diagnose_of_a_conditional_run_says_what_shuffling_y_costs(tmp_path, capsys):
+    """The numbers are the library's, on the same rows, and the line beside them is `evaluate`'s."""
+    folder = str(tmp_path / "run")
+    assert main(["fit", "digits", "--model", "vae", "--labels", "--steps", "2", "--quiet", "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", folder, "--rows", "80", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["reading_of_y"]
+    x, y = (part[:128] for part in likeli.load_data("digits").split("test"))
+    truth = reading_of_y(likeli.load(folder), x, y)
+    assert found == vars(truth)
+    assert truth.gap == pytest.approx(truth.own - truth.shuffled, abs=1e-9)
+    assert main(["diagnose", folder, "--rows", "80"]) == 0
+    text = capsys.readouterr().out
+    assert str(truth) in text and f"{truth.own:.3f} nats; {truth.shuffled:.3f} for another's y" in text
 
 
 @pytest.mark.parametrize("name,options,levels", [

@@ -1,7 +1,10 @@
 import math
+import warnings
 
 import pytest
+import torch
 
+import likeli
 from likeli.errors import InputError
 from likeli.training.settings import Budget, TrainSettings, default_steps, learning_rate, resolve, validation_interval
 
@@ -91,3 +94,31 @@ def test_bad_settings_are_named_in_one_line(given, words):
 def test_bad_budgets_are_named_in_one_line(given, words):
     with pytest.raises(InputError, match=words):
         Budget(**given)
+
+
+def test_bf16_says_how_it_compares_with_float32_and_changes_no_step():
+    """The measurement leaves weights, buffers and random numbers alone: with it and without, the same run bit for bit."""
+    data = likeli.load_data("ring8")
+    runs = []
+    for told in (True, False):
+        with likeli.seeded(1, "weights"):
+            model = likeli.ScoreSDE(data.space, hidden=(16,), times="importance")
+        with pytest.MonkeyPatch.context() as patch:
+            if not told:
+                patch.setattr("likeli.training.session.speed_of_bf16", lambda *_: 2.0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                done = likeli.fit(model, data, steps=4, seed=1, precision="bf16-mixed", progress=False)
+        assert sum("times the speed of float32, measured at the start" in note for note in done.notes) == 1
+        runs.append(([row["loss"] for row in done.rows], model.state_dict()))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(runs[0][1][k], v) for k, v in runs[1][1].items())
+    plain = likeli.fit(likeli.ScoreSDE(data.space, hidden=(16,)), data, steps=2, progress=False)
+    assert not any("float32" in note for note in plain.notes)
+
+
+def test_a_slower_bf16_is_warned_of(monkeypatch):
+    data = likeli.load_data("ring8")
+    monkeypatch.setattr("likeli.training.session.speed_of_bf16", lambda *_: 0.65)
+    with pytest.warns(UserWarning, match="at 0.65 times the speed of float32.*precision 32 is quicker"):
+        likeli.fit(likeli.FlowMatching(data.space, hidden=(8,)), data, steps=1, precision="bf16-mixed", progress=False)

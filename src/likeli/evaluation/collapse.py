@@ -26,7 +26,7 @@ from likeli.errors import Unsupported, require
 from likeli.evaluation.two_sample import FEWEST, ClassifierTest, classifier_test
 from likeli.latent.chain import LatentVariableModel, Step, log_q_table
 from likeli.probability.information import gaussian_kl
-from likeli.random import Ambient, seeded
+from likeli.random import Ambient, derive, permutation, seeded
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2015): a latent is active if the variance of its posterior mean is above this
 COLLAPSED_KL = 0.01  # nats
@@ -249,4 +249,46 @@ def _unknown(found: Collapse) -> str:
     return "" if found.information is not None else (
         f"the mutual information is near or above its ceiling log n = {math.log(found.rows):.2f} nats, so neither it nor the "
         "mismatch is known; use more rows, or read told_apart"
+    )
+
+
+SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
+
+
+@dataclass(frozen=True)
+class ReadingY:
+    """log p(x|y) of some rows, and the same with y shuffled among them.
+
+    Arguments:
+        own, shuffled: mean nats.
+        gap: own − shuffled.
+        stderr: of `gap` over rows, compared one by one.
+        rows: how many.
+    """
+
+    own: float
+    shuffled: float
+    gap: float
+    stderr: float
+    rows: int
+
+    def __str__(self) -> str:
+        told = f"with y shuffled among {self.rows} rows log p(x|y) falls by {self.gap:.3g} ± {self.stderr:.2g} nats"
+        return told if self.gap > 3 * self.stderr else f"{told}: no sign that the model reads y"
+
+
+def reading_of_y(model: GenerativeModel, x: Tensor, y: Tensor, *, seed: int = 0, **options: Any) -> ReadingY:
+    """Whether a conditional model reads y.
+
+    Arguments:
+        model: a conditional family with a log p(x|y).
+        x, y: two rows or more.
+        seed: of the shuffle and of the Monte Carlo draws, the same for both.
+        options: what the family's `log_likelihood` takes.
+    """
+    other = y[permutation(len(y), seed, "shuffled")]
+    own, wrong = (model.log_likelihood(x, of, seed=derive(seed, "evaluate"), **options).value.double() for of in (y, other))
+    gap = own - wrong
+    return ReadingY(
+        own.mean().item(), wrong.mean().item(), gap.mean().item(), (gap.std() / math.sqrt(len(gap))).item(), len(gap)
     )

@@ -16,12 +16,12 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure, join
 from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
 from likeli.errors import require
+from likeli.evaluation.collapse import SHUFFLED, reading_of_y
 from likeli.models.density import DensityModel
 from likeli.progress import Gauge, Shown
 from likeli.random import BLOCK, derive, permutation
 from likeli.spaces import Space, extents
 
-SHUFFLED = 128  # rows on which it is looked at whether a conditional model reads y
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
 
 MEANING = {
@@ -169,7 +169,7 @@ def evaluate(
     if seen < len(x):
         found.notes.append(f"{seen} of {len(x)} rows were looked at, drawn by the seed")
     if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
-        found.notes.append(_reading(model, x[:SHUFFLED], y[:SHUFFLED], seed, options))
+        found.notes.append(str(reading_of_y(model, x[:SHUFFLED], y[:SHUFFLED], seed=seed, **options)))
     found.notes.extend(["labels were left aside: the model is not conditional, so this is log p(x), not log p(x|y)"] * aside)
     return found
 
@@ -195,16 +195,6 @@ def paired(a: LogLikelihood, b: LogLikelihood) -> tuple[float, float]:
     """
     noise = sum((e.stderr.double().nan_to_num(0).square() for e in (a, b) if e.stderr is not None), torch.zeros(len(a.value)))
     return LogLikelihood(a.value.double() - b.value.double(), a.knows, a.measure, noise.sqrt()).mean()
-
-
-def _reading(model: GenerativeModel, x: Tensor, y: Tensor, seed: int, options: Mapping[str, Any]) -> str:
-    """Whether the model reads y: log p(x|y) of a few rows against the same with y shuffled, row by row."""
-    other = y[permutation(len(y), seed, "shuffled")]
-    own, wrong = (model.log_likelihood(x, of, seed=derive(seed, "evaluate"), **options).value for of in (y, other))
-    gap = (own - wrong).double()
-    mean, error = gap.mean().item(), (gap.std() / math.sqrt(len(gap))).item()
-    told = f"with y shuffled among {len(y)} rows log p(x|y) falls by {mean:.3g} ± {error:.2g} nats"
-    return told if mean > 3 * error else f"{told}: no sign that the model reads y"
 
 
 def summarise(
