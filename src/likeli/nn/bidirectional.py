@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from likeli.nn.embedding import NoiseLevel
-from likeli.nn.transformer import Block
+from likeli.nn.transformer import Block, heads_of, turns
 from likeli.nn.unet import UNet
 from likeli.spaces import Space
 
@@ -48,12 +48,14 @@ class SymbolTransformer(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1 if alike else cells, width, outputs))
         self.bias = nn.Parameter(torch.zeros(1 if alike else cells, outputs))
         nn.init.normal_(self.embed.weight, std=0.5)
+        turn = turns(cells, width // heads_of(width)) if alike else None  # columns of a table stand in no order
+        self.register_buffer("turn", turn, persistent=False)
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
         e = None if self.level is None else self.level(gamma if self.timed else torch.zeros_like(gamma), y)
         h = self.embed(z.long() + self.offset) + self.place
         for block in self.blocks:
-            h = block(h, e)
+            h = block(h, e, self.turn)
         h = layer_norm(h, h.shape[-1:])
         if self.alike:
             return h @ self.weight[0] + self.bias

@@ -35,10 +35,11 @@ class Block(nn.Module):
             nn.init.zeros_(self.steer.weight)
             nn.init.zeros_(self.steer.bias)
 
-    def forward(self, h: Tensor, e: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor | None, turn: Tensor | None = None) -> Tensor:
         steer = self.own if self.steer is None else self.steer(e)[:, None]
         a_1, b_1, g_1, a_2, b_2, g_2 = steer.chunk(6, -1)
-        h = h + g_1 * self.leave(attend(self.enter(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1)), self.heads))
+        qkv = self.enter(torch.addcmul(b_1, layer_norm(h, h.shape[-1:]), 1 + a_1))
+        h = h + g_1 * self.leave(attend(qkv, self.heads, turn))
         inner = gelu(self.first(torch.addcmul(b_2, layer_norm(h, h.shape[-1:]), 1 + a_2)), approximate="tanh")
         return h + g_2 * self.last(self.dropout(inner))
 
@@ -101,7 +102,23 @@ def heads_of(width: int) -> int:
     return next(heads for heads in range(max(1, width // HEAD), 0, -1) if width % heads == 0)
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
+def turns(places: int, features: int) -> Tensor:
+    """e^{i t ω_k}, (2, places, features/2) cosines and sines, ω_k from 1 down to 1/10,000: the places of a row as angles.
+
+    Source: Su et al. (2021), arXiv:2104.09864.
+    """
+    omega = 1e4 ** (-torch.arange(features // 2, dtype=torch.float64) / (features // 2))
+    angles = torch.arange(places, dtype=torch.float64)[:, None] * omega
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def turned(v: Tensor, turn: Tensor) -> Tensor:
+    """Pairs of features (…, places, features) turned by the angles of their places, so that q·k sees how far apart they are."""
+    (a, b), (c, s) = v[..., : 2 * turn.shape[2]].chunk(2, -1), turn.to(v)
+    return torch.cat([a * c - b * s, a * s + b * c, v[..., 2 * turn.shape[2] :]], -1)
+
+
+def attend(qkv: Tensor, heads: int, turn: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ/√d) v.
 
     torch's fused CPU kernel takes three times as long as plain products in bfloat16, and longer in float32 for few tokens.
@@ -109,9 +126,11 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     Arguments:
         qkv: (B, tokens, 3·width).
         heads: a divisor of the width.
+        turn: the places of the tokens as angles, see `turns`.
     """
     b, n, width = qkv.shape
     q, k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k = (q, k) if turn is None else (turned(q, turn), turned(k, turn))
     if qkv.device.type == "cpu" and (n <= 64 or qkv.dtype == torch.bfloat16):
         out = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).to(v.dtype) @ v
     else:
