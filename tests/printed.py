@@ -27,6 +27,7 @@ BUDGETS = [
     (r"\bsamples=\d+", "samples=2"),
     (r"--likelihood.samples \d+", "--likelihood.samples 2"),
     (r"--model (vdm|flow_matching)\b", r"--model \1 --model.hidden 8"),
+    (r"^(likeli compare .*\bvdm\b.*)$", r"\1 --likelihood.vdm.samples 1"),
     (r"-n \d+", "-n 4"),
     (r"\bverify( --slow)?$", "verify --only jensen"),
     (r"--method both", "--method both --likelihood.rtol 0.1 --likelihood.probes 1 --likelihood.samples 2"),
