@@ -10,10 +10,27 @@ import pandas as pd
 import pytest
 import torch
 
+import likeli
 from likeli.config import build, describe
 from likeli.errors import InputError
 from likeli.random import Ambient, Replay, seeded
-from likeli.spaces import Binary, BytePairs, Bytes, Characters, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
+from likeli.spaces import (
+    Binary,
+    BytePairs,
+    Bytes,
+    Characters,
+    Column,
+    Counts,
+    Gaussian,
+    Labels,
+    MixtureDensity,
+    Pixels,
+    Real,
+    Space,
+    StudentT,
+    Table,
+    Tokens,
+)
 
 TABLE = Table((
     Column("height", "real", mean=170.0, scale=8.0),
@@ -301,3 +318,42 @@ def test_a_unit_is_the_derivative_of_the_users_values(space):
     (slope,) = torch.autograd.grad(space.from_model(u).sum(), u)
     assert torch.allclose(space.unit.expand(space.shape), slope[0], rtol=1e-12)
     assert all(other.unit is None for other in (TABLE, NUMBERS, Counts((2,)), Pixels((2,)), Tokens(2, 3), Labels(3)))
+
+
+STRETCHED = Real((2,), mean=(1.0, -2.0), scale=(0.5, 3.0), stretch=(True, False))
+
+
+def test_a_stretched_column_is_asinh_with_its_jacobian():
+    x = torch.tensor([[1e6, 4.0], [-3.0, -2.0], [1.0, 0.0]], dtype=torch.float64)
+    u, log_det = STRETCHED.continuous(x, Ambient(x), torch.float64)
+    assert torch.allclose(u[:, 0], ((x[:, 0] - 1) / 0.5).asinh(), rtol=1e-12)
+    jacobian = torch.autograd.functional.jacobian(lambda v: STRETCHED.to_model(v, torch.float64), x)
+    expected = torch.stack([jacobian[i, :, i].det().abs().log() for i in range(3)])
+    assert torch.allclose(log_det, expected, rtol=1e-9)
+    assert torch.allclose(STRETCHED.from_model(u), x, rtol=1e-9)
+    assert STRETCHED.unit is None
+
+
+@pytest.mark.parametrize("head", [Gaussian(), StudentT(), MixtureDensity(2)])
+def test_heads_on_a_stretched_column_integrate_to_one(head):
+    """∫ p(x) dx of the stretched column by the trapezoid rule in u, where dx = scale·cosh(u) du."""
+    head = head.on(STRETCHED)
+    out = torch.randn(1, head.channels, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u = torch.linspace(-60, 60, 24001, dtype=torch.float64)
+    x = torch.stack([1 + 0.5 * u.sinh(), torch.full_like(u, math.nan)], 1)
+    p = head(out.expand(len(u), -1, -1)).cell_log_prob(x)[:, 0]
+    assert torch.trapezoid((p + (0.5 * u.cosh()).log()).exp(), u).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_heavy_tails_and_faults_of_a_density_are_told_when_data_are_read():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(1000, 2))
+    heavy = likeli.load_data(np.column_stack([rng.standard_t(1, 1000), z]))
+    assert heavy.space.stretch == (True, False, False)
+    assert any("asinh" in w for w in heavy.warnings)
+    assert likeli.load_data(np.column_stack([rng.standard_t(1, 1000), z]), kind="real:linear").space.stretch == ()
+    spiked = likeli.load_data(np.column_stack([np.where(rng.random(1000) < 0.3, 0, z[:, 0]), z]))
+    assert any("no bound" in w and "x0 (0 in 29%)" in w for w in spiked.warnings)
+    twice = likeli.load_data(np.column_stack([z, 3 * z[:, 0] + 1]))
+    assert any("columns x0 and x2" in w and "no bound" in w for w in twice.warnings)
+    assert not any("no bound" in w for w in likeli.load_data(z).warnings)

@@ -140,7 +140,7 @@ class DAE(Reconstructor):
         """
         unit = self.space.unit
         if unit is None or self.space.model_shape != self.space.shape:
-            raise Unsupported(f"the score needs real data, where log p(x) has a gradient; got {self.space.kind()}")
+            raise Unsupported(f"the score needs real data on a linear scale; got {self.space.kind()}")
         u = self._flat(x)
         score = (self.decoder(self.encoder(u)) - u) / self.noise_std**2
         return (score.reshape(x.shape) / unit.to(score.device)).to(score.dtype)

@@ -296,8 +296,8 @@ class MixtureDensityCells(Cells):
     def cell_log_prob(self, x: Tensor) -> Tensor:
         u = self.space.to_model(x, self.out.dtype)
         missing = u.isnan()
-        log_unit = self.space.unit.to(u.device).log().to(u.dtype)
-        return (gaussian_mixture_log_prob(u.masked_fill(missing, 0), *self.parts) - log_unit).masked_fill(missing, 0)
+        log_p = gaussian_mixture_log_prob(u.masked_fill(missing, 0), *self.parts)
+        return (log_p + self.space.log_slope(x).to(u.dtype)).masked_fill(missing, 0)
 
     @property
     def mean(self) -> Tensor:

@@ -120,7 +120,9 @@ def guard(run: Run, term: str, value: float, x: Tensor, y: Tensor | None = None)
     """Raise `Diverged`, naming the step, the term and the batch's range, unless `value` is finite."""
     if not math.isfinite(value):
         term = _culprit(run, x, y) if term == "loss" else term
-        raise Diverged(f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}")
+        told = f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}"
+        advice = f"try --train.lr {run.settings.lr / 3:.2g} or --train.clip 1" if run.model.strategy == "sgd" else ""
+        raise Diverged(f"{told}; {advice}" if advice else told)
 
 
 def _range(x: Tensor) -> str:
