@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from likeli.errors import InputError, nearest, require
+from likeli.errors import InputError, LikeliError, nearest, require
 
 _CLASSES: dict[str, type[Configurable]] = {}
 MAX_DEPTH = 32
+LARGEST = 2**31  # of a whole number: no size, level or step is larger
+TOO_MUCH = ("memory", "storage size", "overflow")  # what torch says of a tensor that cannot be
 C = TypeVar("C", bound="Configurable")
 
 
@@ -92,9 +94,16 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        if type(self).__init__ is checked:
-            args, kwargs = _fitting(type(self), args, kwargs)
-        init(self, *args, **kwargs)
+        if type(self).__init__ is not checked:
+            return init(self, *args, **kwargs)
+        args, kwargs = _fitting(type(self), args, kwargs)
+        try:
+            init(self, *args, **kwargs)
+        except (MemoryError, OverflowError, RuntimeError) as error:
+            words = str(error).lower()
+            if not isinstance(error, LikeliError) and any(w in words for w in TOO_MUCH):
+                raise InputError(f"{type(self).kind()}: expected sizes that fit into memory, got {_listed(kwargs)}") from error
+            raise
 
     return checked
 
@@ -113,7 +122,17 @@ def _fitting(cls: type[Configurable], args: tuple[Any, ...], kwargs: dict[str, A
     for name in arguments:
         if name not in known:
             raise InputError(f"{name[:80]}: unknown argument of {cls.kind()}{nearest(name, known)}")
-    return (), {k: coerce(_plainer(v, hints.get(k)), hints.get(k, Any), k) for k, v in arguments.items()}
+    fitting = {k: coerce(_plainer(v, hints.get(k)), hints.get(k, Any), k) for k, v in arguments.items()}
+    for name, value in fitting.items():
+        whole = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, int)]
+        require(all(abs(v) <= LARGEST for v in whole), name, "whole numbers of at most 2**31", value)
+    return (), fitting
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    """The numbers among the arguments, as they were given."""
+    numbers = [f"{k}={v}" for k, v in arguments.items() if isinstance(v, (int, tuple)) and not isinstance(v, bool)]
+    return ", ".join(numbers)[:200] or "these"
 
 
 def _plainer(value: Any, hint: Any) -> Any:

@@ -202,6 +202,9 @@ def _read(
         raw = _named(base, labels, seed, given, fractions)
         listed = ",".join(f"{'n' if k == 'N' else k}={v}" for k, v in written.items())
         canonical = f"{base}:{listed}" if listed else base
+    elif isinstance(tensors := getattr(source, "tensors", None), tuple):  # torch's TensorDataset
+        require(not options and len(tensors) in (1, 2), "data", "a TensorDataset of rows, or of rows and labels", len(tensors))
+        canonical, raw = None, Raw("tensors", as_tensor(tensors[0], "data"), *tensors[1:])
     elif is_texts(source):
         canonical, raw = None, read_text(source, options, seed, fractions)
     else:

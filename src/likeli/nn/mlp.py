@@ -8,10 +8,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from likeli.errors import require
 from likeli.nn.embedding import NoiseLevel
 from likeli.spaces import Space
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
+
+
+def check_layers(hidden: tuple[int, ...], dropout: float) -> None:
+    """Refuse hidden layers without a feature, and a dropout that is no probability below 1.
+
+    Raises:
+        InputError: one of the two.
+    """
+    require(all(width >= 1 for width in hidden), "hidden", "widths of at least 1", hidden)
+    require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
 
 
 class MLP(nn.Sequential):
@@ -27,6 +38,7 @@ class MLP(nn.Sequential):
     def __init__(
         self, inputs: int, outputs: int, hidden: tuple[int, ...] = (256, 256), activation: str = "silu", dropout: float = 0.0
     ) -> None:
+        check_layers(hidden, dropout)
         widths, layers = [inputs, *hidden], []
         for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), ACTIVATIONS[activation]()] + ([nn.Dropout(dropout)] if dropout else [])
