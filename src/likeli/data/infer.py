@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from likeli.spaces.arrays import as_tensor
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.table import texts_of
 
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 MAX_CLASSES = 10_000
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before
@@ -194,6 +196,24 @@ def refuse_constant(x: Tensor, what: str, names: tuple[str, ...]) -> None:
         raise InputError(f"{what}: column {column}: expected at least one value, got missing cells only; drop the column")
     first = value.gather(0, (~gone).int().argmax(0, keepdim=True))
     require(bool(((value != first) & ~gone).any()), what, "rows that differ", "all columns constant: no variance to model")
+
+
+def guesses(names: Sequence[str], columns: Sequence[Any], whole: list[bool], what: str) -> list[str]:
+    """What was guessed of a table's columns; whole numbers beside missing cells, often stored as decimals, become `whole`."""
+    told = []
+    for i, (name, column) in enumerate(zip(names, columns)):
+        if isinstance(column, list):
+            if any(column) and all(v is None or DATE.fullmatch(v) for v in column):
+                told.append(f"{name}: dates were taken as categories, one each; give numbers, such as days since a date")
+            continue
+        if whole[i] or not np.isnan(column.sum()):  # a sum is cheaper than a mask, for the many columns without a gap
+            continue
+        seen = column[~np.isnan(column)]
+        if len(seen) > 1 and bool((seen == np.round(seen)).all()) and np.ptp(seen) > 1:
+            whole[i] = True
+            how = "whole numbers beside missing cells were taken as integers, which have a mass; kind='real' takes reals"
+            told.append(f"{name}: {how}")
+    return [f"{what}: column {text}" for text in told]
 
 
 def fit_labels(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from likeli.data.columns import as_written
-from likeli.data.infer import Fitted, fit_space, fit_table, place, refuse_constant
+from likeli.data.infer import Fitted, fit_space, fit_table, guesses, place, refuse_constant
 from likeli.data.readers.npy import memory_limit, open_regular, read_utf8
 from likeli.errors import InputError, LikeliError, MissingExtra, nearest, require
 from likeli.spaces.arrays import pandas_column
@@ -35,7 +35,6 @@ from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
 Cells = np.ndarray | list[str | None]
 MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
 WHOLE = re.compile(r"[+-]?[0-9]+")
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
 CODE = re.compile(r"0[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
@@ -109,7 +108,7 @@ def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitte
     """
     require(len(frame.names) > 0, what, "at least one column", "none")
     if kind in (None, "table"):
-        _tell_guesses(frame, what)
+        frame.warnings += guesses(frame.names, frame.columns, frame.whole, what)
     texts = any(isinstance(c, list) for c in frame.columns)
     if kind not in (None, "table") or not (texts or any(frame.whole)):
         fitted = fit_space(frame.matrix(what), train, kind or "real", what, tuple(frame.names), frame.lines)
@@ -122,23 +121,6 @@ def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitte
         refuse_constant(fitted.x, what, fitted.space.names)
     fitted.warnings = frame.warnings + fitted.warnings
     return fitted
-
-
-def _tell_guesses(frame: Frame, what: str) -> None:
-    """Whole numbers beside missing cells, which most programs store as decimals, are integers; dates as texts are told."""
-    for i, (name, column) in enumerate(zip(frame.names, frame.columns)):
-        if isinstance(column, list):
-            if all(v is None or DATE.fullmatch(v) for v in column) and any(column):
-                told = "dates were taken as categories, one each; give numbers, such as days since a date"
-                frame.warnings.append(f"{what}: column {name}: {told}")
-            continue
-        if frame.whole[i] or not np.isnan(column.sum()):  # a sum is cheaper than a mask, for the many columns without a gap
-            continue
-        seen = column[~np.isnan(column)]
-        if len(seen) > 1 and bool((seen == np.round(seen)).all()) and np.ptp(seen) > 1:
-            frame.whole[i] = True
-            told = "whole numbers beside missing cells were taken as integers, which have a mass; kind='real' takes reals"
-            frame.warnings.append(f"{what}: column {name}: {told}")
 
 
 def _categories(column: list[str | None], what: str) -> tuple[str, ...]:
