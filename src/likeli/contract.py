@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
-from likeli.spaces import Space, ended
+from likeli.spaces import Space, ended, like_training
 from likeli.spaces.base import held_cells
 
 Measure = Literal["density", "mass", "mixed"]
@@ -250,7 +250,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
 
         Arguments:
             n: how many.
-            y: (n, *condition.shape) or one row for all, for a conditional model.
+            y: (n, *condition.shape) or one row for all, for a conditional model; else see `like_training`.
             given: (n, *shape) or one row for all, cells that are known, −1 (symbols, counts) or NaN where a cell is drawn.
             seed: the seed of the whole set.
             generator: takes the place of `seed` by drawing one from it.
@@ -262,8 +262,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             Unsupported: known cells, which the family cannot hold on to.
         """
         require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
-        if generator is not None:
-            seed = int(torch.randint(2**62, (), generator=generator))
+        seed = seed if generator is None else int(torch.randint(2**62, (), generator=generator))
+        y = like_training(self.condition, n, seed=seed, first=first) if y is None and self.condition else y
         y, known = self.check_condition(y, n), None if given is None else known_cells(self, given, n)
         start = first - first % BLOCK  # blocks are aligned, so that a row's place in its block never changes
         parts = []

@@ -16,6 +16,8 @@ import likeli
 from likeli.cli import main
 from likeli.cli.objects import keep_freed_memory
 from likeli.evaluation.likelihood import ROW
+from likeli.random import derive
+from likeli.spaces.labels import like_training
 
 TINY = ["--model.hidden", "8", "--steps", "6", "--train.batch", "32", "--train.valid_rows", "8", "--quiet"]
 
@@ -114,9 +116,29 @@ def test_labels(runs, tmp_path, capsys):
         run("sample", runs / "cvae", "--label", label, "--out", tmp_path / "b.npy", code=2)
         assert words in capsys.readouterr().err
     run("sample", runs / "vae", "--label", 3, "--out", tmp_path / "b.npy", code=2)
-    run("sample", runs / "cvae", "--out", tmp_path / "b.npy", code=2)
     run("fit", "gaussian", "--model", "ppca", "--labels", "--out", tmp_path / "x", code=2)
     assert not (tmp_path / "b.npy").exists()
+
+
+def test_labels_that_are_not_given(runs, tmp_path, capsys):
+    """Samples have them as often as the training rows, and a file of digits has none unless they are told."""
+    model = likeli.load(runs / "cvae")
+    drawn = output(capsys, "sample", runs / "cvae", "-n", 6, "--seed", 4, "--out", tmp_path / "s.csv")
+    y = like_training(model.condition, 6, seed=4)
+    assert drawn["labels"] == y.tolist()
+    header, *rows = list(csv.reader((tmp_path / "s.csv").open()))
+    assert header[-1] == "label"
+    assert [int(row[-1]) for row in rows] == y.tolist()
+    assert [float(row[0]) for row in rows] == model.sample(6, y, seed=4).flatten(1)[:, 0].tolist()
+    np.save(tmp_path / "x.npy", likeli.load_data("digits").x[:3].numpy())
+    for verb in ("score", "anomaly"):
+        run(verb, runs / "cvae", tmp_path / "x.npy", code=2)
+        assert "--label Y" in capsys.readouterr().err
+    scored = output(capsys, "score", runs / "cvae", tmp_path / "x.npy", "--label", 3)["nats"]
+    truth = model.log_likelihood(np.load(tmp_path / "x.npy"), 3, seed=derive(0, "evaluate")).value.tolist()
+    assert scored == pytest.approx(truth)
+    run("score", runs / "vae", tmp_path / "x.npy", "--label", 3, code=2)
+    assert "not conditional" in capsys.readouterr().err
 
 
 def test_scores_are_the_models_row_by_row(runs, tmp_path, capsys):

@@ -1,15 +1,18 @@
 """Bayes' rule from class densities: against scikit-learn's QDA where exact, labelled approximate where not."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
+import likeli
 from likeli.errors import InputError, Unsupported
 from likeli.evaluation.rows import classify
 from likeli.models.autoencoder import AE
 from likeli.models.gmm import GMM
 from likeli.models.vae import VAE, CoderBackbone
+from likeli.random import derive, seeded
 from likeli.spaces import Labels, Real
 from likeli.theory.truth import as_vae, fitted_ppca, linear_data
 
@@ -20,6 +23,19 @@ def two_classes():
     theirs = QuadraticDiscriminantAnalysis(store_covariance=True).fit(x.numpy(), np.repeat([0, 1], [100, 150]))
     ours = [GMM.from_parameters(Real((3,)), [1.0], m[None], c[None]) for m, c in zip(theirs.means_, theirs.covariance_)]
     return x, theirs, ours
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    rng = np.random.default_rng(0)
+    kind = np.repeat(["cat", "dog"], [60, 140])
+    frame = pandas.DataFrame({"a": rng.normal(size=200) + 2 * (kind == "dog"), "b": rng.normal(size=200), "kind": kind})
+    frame.index = [f"row {i}" for i in range(200)]
+    data = likeli.load_data(frame, labels="kind")
+    with seeded(0):
+        model = VAE(data.space, 1, CoderBackbone((8,)), condition=data.condition)
+    likeli.fit(model, data, steps=20, progress=False)
+    return model, frame
 
 
 def test_class_gaussians_are_qda(two_classes):
@@ -34,6 +50,23 @@ def test_without_a_prior_classes_are_equal(two_classes):
     x, _, ours = two_classes
     halves = classify(ours, x, prior=[0.5, 0.5]).log_posterior
     assert torch.equal(classify(ours, x).log_posterior, halves)
+
+
+def test_the_classes_shares_in_training_are_the_prior_and_are_named(labelled):
+    """Bayes' rule by hand, from the model's own log p(x|y)."""
+    model, frame = labelled
+    rows, shares = frame[["b", "a"]].iloc[::7], torch.tensor(model.condition.shares, dtype=torch.float64)
+    found = classify(model, rows, samples=3)
+    parts = [model.log_likelihood(rows, k, samples=3, seed=derive(0, "evaluate")).value for k in (0, 1)]
+    joint = torch.stack(parts, 1).double()
+    assert torch.allclose(found.log_posterior, (joint + shares.log()).log_softmax(1), atol=1e-9)
+    assert torch.equal(found.prior, shares)
+    assert found.note.startswith("prior: the classes' shares in training: dog 0.68, cat")
+    alike = classify(model, rows, prior="uniform", samples=3).log_posterior
+    assert torch.allclose(alike, joint.log_softmax(1), atol=1e-9)
+    assert list(found.frame.columns) == ["cat", "dog"]
+    assert list(found.frame.index) == list(rows.index)
+    assert np.array_equal(found.frame.to_numpy(), found.log_posterior.exp().numpy())
 
 
 def test_exact_bounds_give_the_exact_posterior_but_are_labelled_approximate():

@@ -97,22 +97,35 @@ def stored_data(info: Mapping[str, Any]) -> Data:
 
 
 def rows_for(
-    saved: Checkpoint, source: str | None, split: str = "test", first: int | None = None
+    saved: Checkpoint, source: str | None, split: str = "test", first: int | None = None, label: str | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The first rows (all if None) of a source, or of the run's own split: x, and y for a conditional model.
 
+    Arguments:
+        label: as `--label` gives it: the condition of every row, in place of the source's own.
+
     Raises:
-        InputError: rows that do not fit the run's space.
+        InputError: rows that do not fit the run's space, or no labels where the model needs them.
     """
     from likeli.data import load_rows
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
+    one = parse_label(label, model)
     if source is None:
         x, y = stored_data(saved.info).split(split)
     else:
-        who = {"who": model.kind(), "missing": model.takes_missing}
-        x, y = load_rows(source, model.space, labels=labels, condition=model.condition, **who)
-    return x[:first], None if y is None or model.condition is None else y[:first]
+        known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing}
+        known |= {} if one is not None else {"labels": labels, "condition": model.condition}
+        try:
+            x, y = load_rows(source, model.space, **known)
+        except InputError as error:
+            unlabelled = one is None and labels and (f"no column {labels!r}" in str(error) or "labels: expected" in str(error))
+            raise InputError(f"{error}{'; --label Y gives every row one' * bool(unlabelled)}") from error
+    if model.condition is None:
+        return x[:first], None
+    y = y if one is None else model.check_condition(one, len(x))
+    require(y is not None, "label", f"--label Y, since {model.kind()} is conditional and {source} has no labels", "nothing")
+    return x[:first], y if y is None else y[:first]
 
 
 def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from scipy import stats
@@ -22,6 +22,7 @@ from likeli.contract import GenerativeModel, Knows, Reconstructs, evaluating
 from likeli.errors import InputError, Unsupported, require
 from likeli.evaluation.likelihood import score
 from likeli.random import derive
+from likeli.spaces import Labels, Space
 
 
 @dataclass(frozen=True)
@@ -144,22 +145,38 @@ class Classes:
     Arguments:
         log_posterior: (B, K) in nats.
         exact: whether every log p(x|y) was exact; bounds and estimates leave p(y|x) approximate, to either side.
+        prior: (K,) p(y).
+        note: where the prior comes from.
+        names: of the classes, where they are known.
+        index: the rows' labels, where they were a data frame.
     """
 
     log_posterior: Tensor
     exact: bool
+    prior: Tensor
+    note: str
+    names: tuple[str, ...] = ()
+    index: Any = None
 
     @property
     def best(self) -> Tensor:
         """The most probable class, (B,)."""
         return self.log_posterior.argmax(1)
 
+    @property
+    def frame(self) -> Any:
+        """p(y|x) as a pandas DataFrame: a column for each class, by name where it has one, and the rows' own index."""
+        import pandas
+
+        columns = list(self.names) or list(range(self.log_posterior.shape[1]))
+        return pandas.DataFrame(self.log_posterior.exp().cpu().numpy(), index=self.index, columns=columns)
+
 
 def classify(
     model: GenerativeModel | Sequence[GenerativeModel],
     x: Any,
     *,
-    prior: Sequence[float] | Tensor | None = None,
+    prior: Sequence[float] | Tensor | Literal["uniform"] | None = None,
     batch: int = 256,
     seed: int = 0,
     **options: Any,
@@ -168,10 +185,11 @@ def classify(
 
     Arguments:
         model: conditional on labels, or a sequence of K unconditional models.
-        x: (B, *shape) in the user's units.
-        prior: (K,) p(y), summing to one; uniform if not given.
+        x: (B, *shape) in the user's units, or a data frame; the result's `frame` then has its index.
+        prior: (K,) p(y), summing to one, or `uniform`; if not given, the classes' shares of the rows that the model was fitted
+            to where it knows them, else uniform.  The result's `note` says which.
         batch: rows at a time.
-        seed: of Monte Carlo draws, the same ones for every class.
+        seed: of Monte Carlo draws.
         options: what the family's `log_likelihood` takes, such as `samples`.
 
     Raises:
@@ -184,25 +202,30 @@ def classify(
     silent = [m.kind() for m in models if m.knows in (Knows.NOTHING, Knows.UNNORMALIZED)]
     if silent:
         raise Unsupported(f"{silent[0]} has no normalised log p(x), so classes cannot be weighed against each other")
-    condition = models[0].condition
-    classes = condition.symbols if condition is not None and not condition.shape else 0
-    if one and not classes:
+    known = models[0].condition if one else Labels(len(models))
+    if known is None or not known.symbols or known.shape:
         raise InputError(f"model: expected one that is conditional on labels, or one a class, got {models[0].kind()}")
+    p, note = _prior(prior, known)
+    index = x.index if hasattr(x, "iloc") and hasattr(x, "index") else None
     x = models[0].space.check(x, missing=models[0].takes_missing)
-    count = classes if one else len(models)
     columns = []
-    for k in range(count):
+    for k in range(known.symbols):
         y = torch.full((len(x),), k) if one else None
         parts = list(score(models[0 if one else k], x, y, batch=batch, seed=seed, **options))
-        columns.append((torch.cat([p.value.double() for p in parts]), parts[0].knows is Knows.EXACT))
-    joint = torch.stack([values for values, _ in columns], 1) + _log_prior(prior, count).to(columns[0][0].device)
-    return Classes(joint.log_softmax(1), all(exact for _, exact in columns))
+        columns.append((torch.cat([part.value.double() for part in parts]), parts[0].knows is Knows.EXACT))
+    joint = torch.stack([values for values, _ in columns], 1) + p.log().to(columns[0][0].device)
+    return Classes(joint.log_softmax(1), all(exact for _, exact in columns), p, note, known.names, index)
 
 
-def _log_prior(prior: Sequence[float] | Tensor | None, count: int) -> Tensor:
-    if prior is None:
-        return torch.full((count,), -math.log(count), dtype=torch.float64)
+def _prior(prior: Sequence[float] | Tensor | str | None, known: Space) -> tuple[Tensor, str]:
+    """p(y) and where it comes from."""
+    count = known.symbols
+    if prior is None and known.shares:
+        return torch.tensor(known.shares, dtype=torch.float64), f"prior: the classes' shares in training: {known.proportion}"
+    if prior is None or isinstance(prior, str):
+        require(prior in (None, "uniform"), "prior", f"{count} probabilities, or uniform", prior)
+        return torch.full((count,), 1 / count, dtype=torch.float64), "prior: all classes alike"
     p = torch.as_tensor(prior, dtype=torch.float64)
     fits = tuple(p.shape) == (count,) and bool((p >= 0).all()) and abs(p.sum().item() - 1) < 1e-6
     require(fits, "prior", f"{count} probabilities that sum to 1", p.tolist())
-    return p.log()
+    return p, "prior: as given"

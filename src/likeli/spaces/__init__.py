@@ -4,7 +4,7 @@ from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
 from likeli.spaces.base import Coding, Space, cell_sizes, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
-from likeli.spaces.labels import Labels
+from likeli.spaces.labels import Labels, like_training, with_shares
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
@@ -45,4 +45,6 @@ __all__ = [
     "counted",
     "ended",
     "extents",
+    "like_training",
+    "with_shares",
 ]

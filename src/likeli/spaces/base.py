@@ -81,6 +81,7 @@ class Space(Configurable, ABC):
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
         unambiguous: whether one row alone stands for its datum; where several spell one text, P(row) is a lower bound.
         alphabet: what symbols spell, if they spell text.
+        shares, proportion: of each symbol among the rows of a model's fit, in numbers and in words; empty if not known.
         amounts: how much each symbol holds, by unit, where that tells more than cells: `symbol`, `byte` of text; else empty.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         coding: cells as symbols where these are not the values themselves; see `coding_of`.
@@ -101,6 +102,8 @@ class Space(Configurable, ABC):
     blank: int | None = None
     end: int | None = None
     unambiguous: bool = True
+    shares: tuple[float, ...] = ()
+    proportion: str = ""
     amounts: Mapping[str, Sequence[int]] = MappingProxyType({})
     alphabet: Alphabet | None = None
     rank: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likeli.errors import InputError, nearest, require
+from likeli.random import Streams, derive
 from likeli.spaces.arrays import as_tensor
 from likeli.spaces.base import Space
 
@@ -19,15 +21,25 @@ class Labels(Space):
     Arguments:
         classes: K.
         names: the classes' names.
+        shares: of each class among the rows that a model was last fitted to; not known if empty.
     """
 
     measure = "mass"
 
-    def __init__(self, classes: int, names: tuple[str, ...] = ()) -> None:
+    def __init__(self, classes: int, names: tuple[str, ...] = (), shares: tuple[float, ...] = ()) -> None:
         super().__init__((), names)
-        self.classes = self.symbols = classes
+        self.classes, self.shares = classes, tuple(shares)
+        self.symbols = classes
         require(classes >= 1, "classes", "at least 1", classes)
         require(len(self.names) in (0, classes), "names", f"{classes} names", names)
+        whole = len(self.shares) in (0, classes) and all(s >= 0 for s in shares) and abs(sum(shares) - bool(shares)) < 1e-6
+        require(whole, "shares", f"none, or {classes} numbers of at least 0 that sum to 1", shares)
+        largest = sorted(zip(self.shares, self.names or range(classes)), key=lambda pair: -pair[0])
+        more = f" and {len(largest) - 5} more" if len(largest) > 5 else ""
+        self.proportion = ", ".join(f"{name} {share:.2g}" for share, name in largest[:5]) + more
+
+    def describe_shape(self) -> str:
+        return "a label for each row, or one for all"
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -67,3 +79,24 @@ class Labels(Space):
 
     def from_model(self, u: Tensor) -> Tensor:
         return u.argmax(-1)
+
+
+def with_shares(condition: Space, y: Tensor) -> Space:
+    """A condition that knows how frequent its classes are among labels y (or rows of weights); another one as it is."""
+    if not isinstance(condition, Labels):
+        return condition
+    weight = condition.to_model(y, torch.float64).mean(0)
+    return Labels(condition.classes, condition.names, tuple((weight / weight.sum()).tolist()))
+
+
+def like_training(condition: Space, n: int, *, seed: int = 0, first: int = 0) -> Tensor | None:
+    """n labels drawn as often as among the rows that a model was fitted to, with a word; None where that is not known.
+
+    Label i is a function of (seed, first + i) alone.
+    """
+    if not condition.shares:
+        return None
+    warnings.warn(f"y: none given, so labels are drawn as often as in training: {condition.proportion}", stacklevel=3)
+    u = Streams(derive(seed, "labels"), range(first, first + n), torch.float64).uniform()
+    cdf = torch.tensor(condition.shares, dtype=torch.float64).cumsum(0)
+    return torch.searchsorted(cdf, u * cdf[-1], right=True).clamp(max=len(cdf) - 1)

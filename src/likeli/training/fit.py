@@ -12,6 +12,7 @@ from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import require
 from likeli.progress import Shown
 from likeli.random import seeded
+from likeli.spaces.labels import with_shares
 from likeli.training.batches import fingerprint, gather
 from likeli.training.engine import pick_device
 from likeli.training.history import History, Journal
@@ -72,6 +73,8 @@ def fit(
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
     train, valid = gather(model, data, y, sample_weight)
+    if model.condition is not None and train.y is not None:
+        model.condition = with_shares(model.condition, train.y)
     origin = data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
     with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):

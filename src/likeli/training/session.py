@@ -14,7 +14,7 @@ from typing import Any
 
 from likeli import checkpoint
 from likeli.config import describe
-from likeli.contract import ByEM
+from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
@@ -195,7 +195,7 @@ class Session:
         run, saved = self.run, checkpoint.read(self.folder)
         ours, theirs = self.info["training"], saved.info.get("training", {})
         longer = _longer(ours, theirs)
-        _same({"model": describe(run.model), **ours}, {"model": describe(saved.model), **theirs})
+        _same({"model": _asked_for(run.model), **ours}, {"model": _asked_for(saved.model), **theirs})
         run.restore(saved.model.state_dict(), saved.state, saved.state_tensors)
         self.journal.resume(saved.state["rows"])
         finished = saved.state["finished"] or ""
@@ -217,7 +217,6 @@ class Session:
         unit = self.journal.dimensions
         return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings, unit)
 
-
     def _doubts(self, reason: str) -> list[str]:
         """Why what was kept may be hardly trained at all."""
         run, progress, found = self.run, self.run.progress, list[str]()
@@ -232,6 +231,13 @@ class Session:
             worse = f"the best validation loss, {best['valid']:.4g}, is worse than the untrained model's {first:.4g}"
             found.append(f"{worse}: train longer, or with a smaller --train.lr")
         return found
+
+
+def _asked_for(model: GenerativeModel) -> dict[str, Any]:
+    """The model as it was before the fit: without the classes' shares, which the training rows decide."""
+    described = describe(model)
+    condition = described.get("condition")
+    return described | {"condition": condition and {k: v for k, v in condition.items() if k != "shares"}}
 
 
 def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:

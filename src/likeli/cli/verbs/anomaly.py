@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, overwrite=args.overwrite)
     saved = open_run(args)
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    known, labels = rows_for(saved, args.reference)
-    x, y = rows_for(saved, args.data)
+    known, labels = rows_for(saved, args.reference, label=args.label if args.reference else None)
+    x, y = rows_for(saved, args.data, label=args.label)
     detector = anomaly(saved.model, known, labels, rate=args.rate, batch=args.batch, seed=args.seed, **options)
     found = detector(x, y)
     low, high = detector.false_alarms

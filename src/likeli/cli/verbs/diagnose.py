@@ -25,7 +25,7 @@ SHOWN = 8  # latents of a level that the table names; --json has all
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.share("run_folder", "--data", "--split")
+    parser.share("run_folder", "--data", "--split", "--label")
     parser.add_argument("--rows", type=int, metavar="N", help="examples at most; the cost grows as N² [1000; deep, 300]")
     parser.share("--seed")
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from likeli.evaluation.collapse import SHUFFLED, diagnose_latents, reading_of_y
 
     saved = open_run(args)
-    x, y = rows_for(saved, args.data, args.split)
+    x, y = rows_for(saved, args.data, args.split, label=args.label)
     found = diagnose_latents(saved.model, x, y, rows=args.rows, seed=args.seed)
     few = slice(SHUFFLED)
     reading = None if y is None or len(x) < 2 else reading_of_y(saved.model, x[few], y[few], seed=args.seed)

@@ -30,7 +30,7 @@ HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parame
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.share("run_folder", "--data", "--split")
+    parser.share("run_folder", "--data", "--split", "--label")
     parser.add_argument("--rows", type=int, metavar="N", help="at most N rows of it, drawn by the seed; all if not given")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, with the rows looked at by then")
     parser.add_argument("--method", choices=["bound", "ode", "both"], help="how a diffusion measures log p(x) [bound]")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     way = [] if both or args.method is None else [("method", args.method)]
     options = call_options(function, [*way, *args.dotted["likelihood"]], "likelihood")
     options = {"batch": args.batch, "seed": args.seed} | options
-    x, y = rows_for(saved, args.data, args.split)
+    x, y = rows_for(saved, args.data, args.split, label=args.label)
     if both:
         order = drawn_rows(len(x), args.rows, args.seed).sort().values
         pair = bound_and_flow(saved.model, x[order], None if y is None else y[order], **options)

@@ -27,7 +27,7 @@ SPREAD_ROWS = 64  # rows that the posterior's spread is averaged over: a network
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.share("run_folder", "--data", "--split")
+    parser.share("run_folder", "--data", "--split", "--label")
     parser.add_argument("--rows", type=int, default=256, metavar="N", help="the first N rows of it [256]")
     parser.add_argument("--levels", type=int, default=16, metavar="N", help="noise levels to tell apart [16]")
     parser.add_argument("--draws", type=int, default=4, metavar="N", help="noises for each row and level [4]")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     require(args.rows >= 1, "rows", "at least 1", args.rows)
     check_new(args.out, overwrite=args.overwrite, suffixes=[".png"])
     saved = open_run(args)
-    x, y = rows_for(saved, args.data, args.split, args.rows)
+    x, y = rows_for(saved, args.data, args.split, args.rows, args.label)
     checked(saved.model, x[:1], None if y is None else y[:1])
     found = noise_levels(saved.model, x, y, levels=args.levels, draws=args.draws, seed=args.seed)
     few, times = slice(SPREAD_ROWS), [level.t for level in found.levels]

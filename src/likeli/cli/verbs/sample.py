@@ -4,7 +4,7 @@ likeli sample runs/vae -n 64 --out grid.png          images as a grid, two colum
 likeli sample runs/vae -n 1000 --out samples.npy     an array (n, ...) in the units of the data
 likeli sample runs/vae -n 1000 --out samples.csv     one line a sample
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
-likeli sample runs/labelled --label 3 --out threes.png       for a run with labels
+likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
 likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
 likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so
@@ -64,6 +64,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample and write."""
     from likeli.contract import Qualified
+    from likeli.spaces.labels import like_training
 
     n = args.n if args.n is not None else 1 if args.out is None else 64
     require(n >= 1, "n", "a whole number of at least 1", n)
@@ -85,20 +86,25 @@ def run(args: argparse.Namespace) -> None:
     if note:
         check_new(beside, overwrite=args.overwrite)
     y = parse_label(args.label, model)
+    if y is None and model.condition is not None:
+        y = like_training(model.condition, n, seed=args.seed)
+        require(y is not None, "label", f"--label with {model.condition.describe_shape()}", "nothing")
     check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
     if text is None or text.alphabet is None:
         x = sampled(model, n, y, args.seed, options)
     else:
         x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
+    drawn = {} if args.label is not None or y is None else _named_labels(saved, y)
     about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape), "note": note}
+    about |= {"labels": next(iter(drawn.values()))} if drawn else {}
     if text is not None and args.out is None:
         texts = text.decode(x)
         warn([note] if note else [])
         emit(args, about | {"texts": texts}, set_out(texts)[:-1])
         return
     with new_file(args.out, overwrite=args.overwrite) as path:
-        write(path, x, model.space)
+        write(path, x, model.space, drawn)
     if frames:
         from likeli.show.pictures import animation
 
@@ -235,8 +241,15 @@ def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str
     return [kept[i] for i in pick.tolist()]
 
 
-def write(path: Path, x: Tensor, space: Space) -> None:
-    """Samples as the kind of file that the path's suffix names."""
+def _named_labels(saved: Checkpoint, y: Tensor) -> dict[str, list[Any]]:
+    """The samples' labels under the name of the column that they had in the data, by name where the classes have names."""
+    names = () if saved.model.condition is None else saved.model.condition.names
+    column = saved.info.get("data", {}).get("labels") or "label"
+    return {str(column): [names[k] if names else k for k in y.tolist()]}
+
+
+def write(path: Path, x: Tensor, space: Space, labels: Mapping[str, list[Any]]) -> None:
+    """Samples as the kind of file that the path's suffix names; a .csv has their labels too."""
     from likeli import data
     from likeli.show.pictures import picture
     from likeli.spaces import Tokens
@@ -247,7 +260,7 @@ def write(path: Path, x: Tensor, space: Space) -> None:
     elif suffix == ".npy":
         data.write_npy(path, x.cpu().numpy())
     elif suffix == ".csv":
-        data.write_csv(path, data.columns_of(x, space))
+        data.write_csv(path, data.columns_of(x, space) | labels)
     elif isinstance(space, Tokens):
         path.write_text(set_out(space.decode(x)), encoding="utf-8")
     else:

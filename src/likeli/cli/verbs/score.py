@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
     parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
-    parser.share("--overwrite")
+    parser.share("--overwrite", "--label")
     add_likelihood_arguments(parser)
 
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, overwrite=args.overwrite)
     saved = open_run(args)
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    x, y = rows_for(saved, args.data)
+    x, y = rows_for(saved, args.data, label=args.label)
     columns: dict[str, list[Any]] = {"row": list(range(len(x))), "nats": [], "stderr": [], "knows": [], "measure": []}
     gauge = Gauge(not args.json, f"scoring with {saved.model.kind()}", len(x), unit="rows")
     for part in score(saved.model, x, y, batch=args.batch, seed=args.seed, **options):
