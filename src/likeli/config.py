@@ -210,7 +210,7 @@ def _grouped(arguments: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, A
         if len(inner) != 1 or inspect.isabstract(inner[0]):
             continue
         loose = {k: v for k, v in arguments.items() if k not in hints and k in parameters_of(inner[0])}
-        held = arguments.get(outer) or {}
+        held = {} if arguments.get(outer) is None else arguments[outer]
         if loose and isinstance(held, Mapping) and not loose.keys() & held.keys():
             rest = {k: v for k, v in arguments.items() if k not in loose}
             arguments = rest | {outer: {"class": inner[0].kind()} | dict(held) | loose}

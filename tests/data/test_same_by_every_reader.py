@@ -60,9 +60,10 @@ def test_a_data_set_of_tensors():
     (lambda s: likeli.AE(s, hidden=2**62), "hidden: expected whole numbers of at most"),
     (lambda s: likeli.VAE(s, 2**62), "latent_dim: expected whole numbers of at most"),
     (lambda s: likeli.DDPM(s, steps=2**62), "steps: expected whole numbers of at most"),
+    (lambda s: likeli.VDM(s, torch.ones(2)), "backbone: expected"),
     (lambda s: likeli.AE(s, hidden=(2**31, 2**31)), "ae: expected sizes that fit into memory, got .*hidden"),
 ])  # fmt: skip
-def test_sizes_that_cannot_be_are_one_line(make, words):
+def test_arguments_that_cannot_be_are_one_line(make, words):
     with pytest.raises(InputError, match=words) as caught:
         make(likeli.Real((3,)))
     assert "\n" not in str(caught.value)
