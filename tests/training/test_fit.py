@@ -12,7 +12,7 @@ from probes import MeanProbe, MixtureProbe, NoisyProbe, Rows, noisy, rows
 from likeli import checkpoint
 from likeli.contract import GenerativeModel, Knows
 from likeli.errors import InputError, LikeliError
-from likeli.models import GMM
+from likeli.models import GMM, gmm
 from likeli.spaces import Labels, Real, Space
 from likeli.training import fit
 from likeli.training.engine import Descent, training_loss
@@ -246,6 +246,21 @@ def test_minutes_follow_the_clock_and_the_schedule_with_them(monkeypatch):
     expected = [learning_rate(k / 60, TrainSettings(lr=0.01)) for k in range(61)]
     assert [row["lr"] for row in history.rows] == pytest.approx(expected, rel=1e-12)
     assert clock.now == 61
+
+
+def test_em_stops_before_a_pass_that_would_outlast_its_minutes(monkeypatch):
+    """Passes of 25 seconds in a minute: the first, which is not counted, and two; a third would end at 75."""
+    clock = Clock(monkeypatch)
+    once = gmm.moments
+
+    def slow(*given):
+        clock.now += 25
+        return once(*given)
+
+    monkeypatch.setattr(gmm, "moments", slow)
+    history = fit(GMM(Real((2,)), components=2, tol=0.0), torch.randn(200, 2, dtype=torch.float64), minutes=1)
+    assert (history.steps, history.stopped_because) == (3, "minutes")
+    assert clock.now == 75
 
 
 class Clock:

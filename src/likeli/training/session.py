@@ -37,6 +37,7 @@ class Session:
     info: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     last_save: float = 0.0
+    seconds_before: float = 0.0  # the last step
 
     def __post_init__(self) -> None:
         self.strategy: Strategy = STRATEGIES[self.run.model.strategy]
@@ -60,7 +61,7 @@ class Session:
         run, budget = self.run, self.run.budget
         decay = run.settings.ema if self.strategy.stochastic else 0.0
         run.average = run.keep("ema", EMA(dict(run.model.named_parameters()), decay))
-        steps = self.strategy.steps(run)
+        steps, self.seconds_before = self.strategy.steps(run), run.clock.seconds
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             self.save()
         if self.strategy.stochastic and run.settings.precision == "bf16-mixed":
@@ -110,7 +111,10 @@ class Session:
         """Note a step that was taken."""
         run, progress = self.run, self.run.progress
         run.step += 1
-        progress.reason = row.pop("stop", None) or run.budget.spent(run.step, run.clock.seconds)
+        seconds = run.clock.seconds
+        ahead = 0.0 if self.strategy.stochastic else seconds - self.seconds_before  # a pass over all rows is not broken off
+        self.seconds_before = seconds
+        progress.reason = row.pop("stop", None) or run.budget.spent(run.step, seconds + ahead)
         progress.first = row["loss"] if progress.first is None else progress.first
         total, count = progress.window
         progress.window, progress.row, progress.pending = (total + row["loss"], count + 1), row, True
