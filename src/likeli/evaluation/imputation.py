@@ -1,55 +1,154 @@
 """Filling missing cells with draws, many of each, so that what is not known shows as spread.
 
-    x_m ~ p(x_m | x_o):   exact for linear-Gaussian models; for others z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z)
+    x_m ~ p(x_m | x_o)
+
+Exact for mixtures of Gaussians on reals, latent classes, independent cells and autoregressive models of any order; for others
+z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A Gaussian sees an observed whole number, category or spike as an
+interval of its scale, whose place z is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
-from likeli.models.autoregressive import Autoregressive
-from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import Ambient, seeded
+from likeli.random import Ambient, derive, seeded
+from likeli.spaces import Space
+from likeli.spaces.frames import filled_frame
+
+Drawn = tuple[Tensor, Tensor | None]
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """A family that draws missing cells given the others."""
+
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> Drawn:
+        """n draws (n, B, *shape) of the NaN cells of checked rows x, the others as given.
+
+        With them come the log weights (samples, B) of the importance resampling behind them; None where they are exact.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Imputation:
-    """Draws of the missing cells.
+    """Draws of the missing cells; a data frame comes back as one, with its index, types and other columns.
 
     Arguments:
         draws: (n, B, *shape) in the user's units; observed cells are as given.
-        diagnostics: of the importance weights behind the draws, by row; None for exact draws.
+        missing: (B, *shape), which cells were.
+        diagnostics: of the importance weights behind the draws, for each row with a missing cell; None for exact draws.
+        space: what a row is.
+        given: the data frame that was filled, or None.
     """
 
     draws: Tensor
+    missing: Tensor
     diagnostics: Diagnostics | None
+    space: Space
+    given: Any = field(default=None, repr=False)
 
     @property
     def note(self) -> str:
         """Why the draws may be off; empty for exact ones and where the weights can be trusted."""
         return "" if self.diagnostics is None else self.diagnostics.complaint()
 
+    @property
+    def mean(self) -> Any:
+        """The rows with each missing number at the average of its draws, and each category at the most frequent one.
+
+        The average is taken in the user's units, whatever scale the model sees, so it may lie between whole numbers.
+        """
+        average = self.draws.double().mean(0)
+        if self.space.categorical is not None:
+            average = torch.where(self.space.categorical.to(average.device), self.draws.mode(0).values.double(), average)
+        return self._as_given(torch.where(self.missing, average, self.draws[0].double()))
+
+    def completed(self, i: int = 0) -> Any:
+        """The rows as draw i fills them."""
+        require(0 <= i < len(self.draws), "i", f"a draw from 0 to {len(self.draws) - 1}", i)
+        return self._as_given(self.draws[i])
+
+    def interval(self, level: float = 0.9) -> tuple[Any, Any]:
+        """The rows with each missing number at the lower and at the upper end of an interval that holds it with chance ≥ level.
+
+        If the model is right, a cell and its n draws are alike, so that the k-th least and k-th largest of them,
+        k = ⌊(n + 1)(1 − level)/2⌋, have it between them with chance 1 − 2k/(n + 1) or more.  A category has no interval: it
+        stays missing.
+
+        Raises:
+            InputError: fewer draws than 2/(1 − level) − 1.
+        """
+        require(0 < level < 1, "level", "a number between 0 and 1", level)
+        n = len(self.draws)
+        k = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
+        require(k >= 1, "n", f"at least {math.ceil(2 / (1 - level) - 1 - 1e-9)} draws for an interval of {level:g}", n)
+        drawn = self.draws[:, self.missing].double().sort(0).values
+        nominal = torch.zeros_like(self.missing) if self.space.categorical is None else self.missing & self.space.categorical
+        ends = []
+        for end in (drawn[k - 1], drawn[-k]):
+            x = self.draws[0].double().clone()
+            x[self.missing] = end
+            ends.append(self._as_given(x.masked_fill(nominal, torch.nan)))
+        return ends[0], ends[1]
+
+    def cells(self, level: float = 0.9) -> Any:
+        """A pandas DataFrame with a line for each missing cell: row, column, value, low, high, share.
+
+        `value` is what `mean` has there, `low` and `high` are the interval of a number, and `share` is the part of the draws
+        that agree on a category.
+        """
+        import pandas
+
+        plain = replace(self, given=None)
+        best, (low, high) = plain.mean, plain.interval(level)
+        rows, columns = (c.tolist() for c in self.missing.flatten(1).nonzero().T)
+        nominal = np.zeros(self.space.dimensions, bool)
+        if self.space.categorical is not None:
+            nominal = self.space.categorical.flatten().numpy()
+        texts = self.space.frame(best)
+        value = best[self.missing].tolist()
+        agree = (self.draws == best.to(self.draws)).double().mean(0)[self.missing].tolist()
+        index = range(len(best)) if self.given is None else self.given.index
+        names = self.space.names or range(self.space.dimensions)
+        return pandas.DataFrame(
+            {
+                "row": [index[i] for i in rows],
+                "column": [names[j] for j in columns],
+                "value": [texts.iat[i, j] if nominal[j] else v for i, j, v in zip(rows, columns, value)],
+                "low": low[self.missing].tolist(),
+                "high": high[self.missing].tolist(),
+                "share": [s if nominal[j] else math.nan for j, s in zip(columns, agree)],
+            }
+        )
+
+    def _as_given(self, x: Tensor) -> Any:
+        return x if self.given is None else filled_frame(self.given, self.space, x, self.missing)
+
 
 def impute(
-    model: GenerativeModel, x: Any, n: int = 1, y: Any = None, *, samples: int = 200, seed: int = 0, batch: int = 256
+    model: GenerativeModel, x: Any, n: int = 99, y: Any = None, *, samples: int = 200, seed: int = 0, batch: int = 256
 ) -> Imputation:
     """n draws of each row's missing cells given its observed ones.
 
-    For a model with latent levels, `samples` codes are drawn from q(z|x_o), and n of them are drawn again in proportion to
-    p(x_o, z)/q(z|x_o): right as `samples` grows, and as far as the diagnostics say before.
+    Where the draws are not exact, `samples` codes (for a Gaussian, places of the observed whole numbers, categories and spikes
+    in their intervals) are drawn from q(z|x_o), and n of them are drawn again in proportion to p(x_o, z)/q(z|x_o): right as
+    `samples` grows, and as far as the diagnostics say before.
 
     Arguments:
-        model: gmm, ppca, factor_analysis, autoregressive of any order (exact), or a vae.
-        x: (B, *shape), NaN where a cell is missing.
+        model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, or a vae.
+        x: (B, *shape), NaN where a cell is missing, or a data frame, which comes back as one.
         n: draws.
         y: (B, *condition.shape), for a conditional model.
         samples: codes to choose from.
@@ -63,30 +162,35 @@ def impute(
     Source: Rubin (1987), Journal of the American Statistical Association 82, for the resampling; Mattei & Frellsen (2019),
     arXiv:1812.02633, for its use with a VAE.
     """
-    require(isinstance(n, int) and n >= 1, "n", "a whole number of at least 1", n)
+    require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
     require(samples >= 2, "samples", "at least 2", samples)
     require(batch >= 1, "batch", "at least 1", batch)
-    if isinstance(model, LinearGaussian):
-        return Imputation(model.sample_conditional(x, n, seed=seed), None)
-    if isinstance(model, Autoregressive):
-        x = model.space.check(x, missing=True)
-        y, given = model.check_condition(y, len(x)), x.repeat(n, *[1] * len(model.space.shape))
-        y = None if y is None else y.repeat(n, *[1] * (y.ndim - 1))
-        return Imputation(model.sample(len(given), y, given=given, seed=seed).reshape(n, *x.shape), None)
-    if not (isinstance(model, LatentVariableModel) and model.takes_missing):
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; gmm, ppca, vae and autoregressive can")
+    latent = isinstance(model, LatentVariableModel) and model.takes_missing
+    if not (latent or isinstance(model, Fills)):
+        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive and vae can"
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able}")
+    frame = x if hasattr(x, "iloc") and hasattr(x, "columns") else None
     x = model.space.check(x, missing=True).to(model.device)
     y = model.check_condition(y, len(x))
-    parts = []
-    for start in range(0, len(x), batch):
-        rows = slice(start, start + batch)
-        with evaluating(model), torch.no_grad(), seeded(seed, "impute", start):
-            parts.append(_resampled(model, x[rows], None if y is None else y[rows], n, samples))
-    draws, weights = (list(column) for column in zip(*parts))
-    return Imputation(torch.cat(draws, 1), diagnose(torch.cat(weights, 1)))
+    missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
+    holed = missing.flatten(1).any(1).nonzero()[:, 0]  # the others are as they are
+    draws, weights = x.expand(n, *x.shape).clone(), list[Tensor]()
+    for rows in holed.split(batch):
+        given, its_seed = None if y is None else y[rows], derive(seed, "impute", int(rows[0]))
+        with evaluating(model), torch.no_grad(), seeded(its_seed):
+            if isinstance(model, Fills):
+                filled, log_w = model.fill(x[rows], given, n, samples=samples, seed=its_seed)
+            else:
+                assert isinstance(model, LatentVariableModel)
+                filled, log_w = _resampled(model, x[rows], given, n, samples)
+        draws = draws.to(filled.dtype)
+        draws[:, rows] = filled
+        weights += [] if log_w is None else [log_w]
+    diagnostics = diagnose(torch.cat(weights, 1)) if weights else None
+    return Imputation(draws, missing, diagnostics, model.space, frame)
 
 
-def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> tuple[Tensor, Tensor]:
+def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> Drawn:
     """Draws (n, B, *shape) and the log weights (samples, B) that chose their codes."""
     context, codes, weights = model.infer(x, y), list[list[Tensor]](), []
     for _ in range(samples):

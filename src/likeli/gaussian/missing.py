@@ -251,14 +251,15 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
     Source: Journel & Huijbregts (1978), Mining Geostatistics: conditioning by kriging (Matheron's rule).
     """
     groups, observed = group_rows(~x.isnan(), len(weights)), ~x.isnan()
-    covariances = tril @ tril.mT
+    covariances, size = tril @ tril.mT, max(1, ELEMENTS // x.shape[1] ** 2)
     cdf = log_joint_observed(x, weights, means, tril).softmax(1).cumsum(1)
     draws = []
     for i in range(n):
         noise = Streams(seed, [i], x.dtype, x.device)
         u, eps = noise.uniform(len(x))[0], noise.normal(*x.shape)[0]
         k = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=len(weights) - 1)
-        z = means[k] + (tril[k] @ eps[..., None])[..., 0]
+        noises = [(tril[c] @ e[..., None])[..., 0] for c, e in zip(k.split(size), eps.split(size))]
+        z = means[k] + torch.cat(noises)
         gap, shift = torch.where(observed, x - z, 0), torch.zeros_like(x)
         for group, given in conditioned(gap, groups, torch.zeros_like(means), covariances, spread=False):
             chosen = k[group.rows][:, None, :, None].expand(-1, 1, -1, x.shape[1])
@@ -282,5 +283,6 @@ def units(space: Space) -> Tensor:
         Unsupported: the cells are not all real.
     """
     if space.unit is None:
-        raise Unsupported(f"moments in the units of {space.kind()} data: only real cells have them; draw samples instead")
+        why = "the model sees them on a curved scale, or dequantised; average draws instead"
+        raise Unsupported(f"moments of {space.kind()} cells in the data's units: none in closed form, since {why}")
     return space.unit.flatten().expand(space.dimensions)

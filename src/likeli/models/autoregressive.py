@@ -158,6 +158,12 @@ class Autoregressive(GenerativeModel, Sequential):
         out = self.net(seen, self.features(None, self._like(x)), self.orders[0, : i + 1])
         return after_end(self._log_pmf(out[:, :, i]), cells[:, :i], self.space.end)
 
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
+        """n exact draws of missing cells, which come last; with order any only."""
+        given = x.repeat(n, *[1] * len(self.space.shape))
+        y = None if y is None else y.repeat(n, *[1] * (y.ndim - 1))
+        return self.sample(len(given), y, given=given, seed=seed).reshape(n, *x.shape), None
+
     def draw(
         self,
         noise: Noise,

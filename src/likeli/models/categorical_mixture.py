@@ -16,7 +16,7 @@ from likeli.errors import Unsupported, require
 from likeli.gaussian.em import ROWS_PER_CLUSTER, iterate, k_means
 from likeli.models.symbols import after_end, one_hot, places, present, smoothed
 from likeli.probability.draw import draw
-from likeli.random import Noise, permutation
+from likeli.random import Ambient, Noise, permutation
 from likeli.spaces import Space, coding_of, counted
 
 FEW = 8  # up to so many symbols a matrix product with one-hot rows is quicker than looking symbols up
@@ -105,6 +105,16 @@ class CategoricalMixture(GenerativeModel):
         k = draw(D.Categorical(logits=self.log_weights.expand(noise.rows, -1), validate_args=False), noise)
         cells = draw(D.Categorical(logits=self.log_pmf[k], validate_args=False), noise)
         return self.coding.values(cells, noise)
+
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
+        """n exact draws of missing cells: a component given the observed symbols, then every missing symbol from its pmf."""
+        noise, filled = Ambient(x), []
+        posterior = torch.cat([joint.log_softmax(1) for _, joint in self.log_joint(self.coding.symbols(x))])
+        for _ in range(n):
+            k = draw(D.Categorical(logits=posterior, validate_args=False), noise)
+            cells = draw(D.Categorical(logits=self.log_pmf[k], validate_args=False), noise)
+            filled.append(torch.where(x.isnan(), self.coding.values(cells, noise), x))
+        return torch.stack(filled), None
 
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
         """log P(x_i = s | cells before i), (B, symbols): what a coder needs.

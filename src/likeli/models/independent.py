@@ -64,6 +64,11 @@ class Independent(GenerativeModel):
         """Every cell by itself."""
         return self.cells.draw(noise)
 
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
+        """n draws of missing cells, whatever the observed ones are."""
+        noise = Ambient(x)
+        return torch.stack([torch.where(x.isnan(), self.cells.draw(noise).to(x.dtype), x) for _ in range(n)]), None
+
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
         """log P(x_i = s), (B, symbols): what a coder needs; of x it is only looked for its end.
 

@@ -60,15 +60,35 @@ class LinearGaussian(DensityModel):
         return ConditionalMoments(given.weights, self._back(given.means), self._back(given.mean), covariance)
 
     def sample_conditional(self, x: Any, n: int = 1, *, seed: int = 0) -> Tensor:
-        """n exact draws of the missing cells given the observed ones, (n, B, *shape); observed cells come back as given.
+        """n draws of the missing cells given the observed ones, (n, B, *shape); observed cells come back as given.
 
-        Draw i is a function of (seed, i) alone.
+        Exact on reals.  An observed cell of mass stands for the middle of its interval, so that draws given whole numbers or
+        categories are too certain; `likeli.impute` draws its place as well.  Draw i is a function of (seed, i) alone.
         """
         require(isinstance(n, int) and n >= 1, "n", "a whole number of at least 1", n)
         x = self.space.check(x, missing=True).to(self.device)
         draws = draw_conditional(self.model_units(x), *self.joint, n, seed)
         filled = torch.stack([self.space.from_model(u.reshape(x.shape)) for u in draws])
         return torch.where(x.isnan(), filled, x.to(filled.dtype))
+
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """n draws of missing cells; exact on reals.
+
+        Elsewhere the observed cells of mass are intervals of u, not points: of `samples` places in them, drawn as in
+        dequantisation, n are drawn again in proportion to p(u_o)·|∂x/∂u|, and the draws given these are exact.
+        """
+        log_w = None
+        if self.space.measure == "density":
+            places = self.model_units(x).expand(n, len(x), -1)
+        else:
+            copies = x.repeat(samples, *[1] * len(self.space.shape))
+            u, log_det = self.space.continuous(copies, Ambient(copies), self.dtype)
+            log_w = (self.log_density(u) + log_det).double().reshape(samples, len(x))
+            chosen = torch.multinomial(log_w.softmax(0).T, n, replacement=True).T  # (n, B)
+            places = u.reshape(samples, len(x), -1)[chosen, torch.arange(len(x), device=x.device)]
+        drawn = draw_conditional(places.flatten(0, 1), *self.joint, 1, seed)[0]
+        filled = self.space.from_model(drawn.reshape(-1, *self.space.shape)).reshape(n, *x.shape)
+        return torch.where(x.isnan(), filled, x.to(filled.dtype)), log_w
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (K,), means (K, *shape) and covariances (K, D, D) of the components, in the user's units.

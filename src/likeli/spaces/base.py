@@ -76,6 +76,7 @@ class Space(Configurable, ABC):
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         sizes: the same of each cell where they differ; empty where they do not, or are not all finitely many.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
+        categorical: which cells are names and not numbers, so that they have no average, of shape `shape`; None for none.
         widths: features of each cell in model units, where they differ.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
@@ -98,6 +99,7 @@ class Space(Configurable, ABC):
     spacing: float | None = None
     coding: Coding | None = None
     unit: Tensor | None = None
+    categorical: Tensor | None = None
     widths: tuple[int, ...] | None = None
     blank: int | None = None
     end: int | None = None
