@@ -29,6 +29,8 @@ def prepared(tmp_path_factory):
     ring, digits = likeli.load_data("ring8").x[:1500].numpy(), likeli.load_data("digits")
     for name in ("table", "ring", "rows", "other"):
         np.savetxt(folder / f"{name}.csv", ring, delimiter=",", header="a,b", comments="")
+    (folder / "holes.csv").write_text("a,b\n0.5,\n,1.5\n0.25,0.5\n")
+    np.save(folder / "digits.npy", digits.x[:3].numpy())
     table = likeli.load_data(folder / "table.csv")
     likeli.fit(likeli.GMM(table.space), table, out=folder / "runs" / "x")
     models = {

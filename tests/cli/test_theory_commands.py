@@ -145,7 +145,8 @@ def test_anomaly_is_the_librarys(ring, tmp_path, capsys):
     out = tmp_path / "strange.csv"
     assert main(["anomaly", str(run), str(rows), "--rate", "0.02", "--out", str(out)]) == 0
     lines = out.read_text().splitlines()
-    assert lines[0] == "row,score,p_value,flagged" and len(lines) == 304
+    assert lines[0] == "row,score,p_value,flagged,column,column_p,trained" and len(lines) == 304
+    assert not any(line.endswith("True") for line in lines)  # validation rows, and made-up ones
     assert "303 rows flagged" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy import stats
@@ -94,6 +95,78 @@ def test_rows_equal_to_the_reference_are_not_strange():
 def test_a_rate_that_cannot_be_kept_is_refused(mixture, ring, rate, rows, what):
     with pytest.raises(InputError, match=what):
         anomaly(mixture, ring.sample(rows), rate=rate)
+
+
+def correlated(n, seed):
+    """Three columns of which two say each other, in units a million apart."""
+    with seeded(seed):
+        a, e, c = torch.randn(3, n, dtype=torch.float64)
+    return torch.stack([a, 1e6 * (a + 0.1 * e), c], 1)
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    cov = torch.tensor([[1.0, 1e6, 0.0], [1e6, 1.01e12, 0.0], [0.0, 0.0, 1.0]]).double()
+    space = Real((3,), scale=(1.0, 1e6, 1.0), names=("kilo", "milli", "other"))
+    return GMM.from_parameters(space, [1.0], torch.zeros(1, 3), cov[None])
+
+
+def test_the_odd_column_is_ranked_by_its_exact_conditional(gaussian):
+    """−log p(x_j | x_−j) by the precision matrix Λ: N(−Σ Λ_jl x_l / Λ_jj, 1/Λ_jj); p-values by counting."""
+    held_out, rows = correlated(300, 1), correlated(200, 2)
+    precision = torch.linalg.inv(gaussian.moments()[2][0])
+
+    def surprise(x):
+        variance = 1 / precision.diagonal()
+        mean = x - (x @ precision) * variance
+        return 0.5 * ((x - mean).square() / variance + (2 * math.pi * variance).log())
+
+    found, usual, ours = anomaly(gaussian, held_out)(rows), surprise(held_out), surprise(rows)
+    p = (1 + (usual[None] >= ours[:, None]).sum(1)) / 301
+    assert torch.allclose(found.odd_p, p.min(1).values)
+    assert (p.gather(1, found.odd[:, None])[:, 0] == found.odd_p).all()
+
+
+def test_a_changed_cell_is_named_whatever_its_unit(gaussian):
+    """The last column is moved by 5 deviations, and a cell of the first two is moved by what its partner does not say."""
+    rows, cell = correlated(300, 3), torch.arange(300) % 2 * 2
+    rows[torch.arange(300), cell] += torch.where(cell == 2, 5.0, 1.0)
+    found = anomaly(gaussian, correlated(500, 4))(rows)
+    named = [found.names[j] for j in found.odd.tolist()]
+    assert np.mean([n == "other" for n in named[1::2]]) > 0.95
+    assert np.mean([n in ("kilo", "milli") for n in named[::2]]) > 0.95  # which of the two was moved, nobody can tell
+
+
+def test_missing_cells_are_never_odd(gaussian):
+    rows = correlated(50, 5)
+    rows[:, 1] = torch.nan
+    found = anomaly(gaussian, correlated(200, 6))(rows)
+    assert (found.odd != 1).all()
+
+
+def test_a_frame_comes_back_and_rows_of_the_fit_are_told(gaussian):
+    frame = pandas.DataFrame(correlated(200, 7).numpy(), columns=["kilo", "milli", "other"])
+    data = likeli.load_data(frame)
+    model = GMM(data.space, 1)
+    likeli.fit(model, data, progress=False)
+    detector = anomaly(model, data, rate=0.2)
+    assert len(detector.reference) == len(data.test)
+    part = frame[["other", "milli", "kilo"]].iloc[[3, 9, 50, 120]]
+    with pytest.warns(UserWarning, match="rows are equal to rows that the model was fitted to"):
+        found = detector(part)
+    assert list(found.frame.columns) == ["score", "p_value", "flagged", "column", "column_p", "trained"]
+    assert list(found.frame.index) == [3, 9, 50, 120]
+    assert found.frame["trained"].tolist() == [i in data.train.tolist() for i in (3, 9, 50, 120)]
+    assert found.frame["score"].tolist() == pytest.approx((-model.log_likelihood(part).value).tolist())
+    with pytest.warns(UserWarning, match="160 of 160 reference rows are equal"):
+        anomaly(model, data.split("train")[0], trained=data.split("train")[0])
+
+
+def test_families_that_take_no_missing_cell_name_no_column(ring):
+    model = likeli.Flow(Real((2,)))
+    assert anomaly(model, ring.sample(50)).columns is None
+    with pytest.raises(Unsupported, match="columns: flow cannot take a cell of these rows as missing"):
+        anomaly(model, ring.sample(50), columns=True)
 
 
 def test_conditional_models_want_their_labels():

@@ -10,6 +10,7 @@ dimensions rows near the mode are as rare as rows far out, and a small reconstru
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,10 +20,14 @@ from scipy import stats
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, Reconstructs, evaluating
+from likeli.data.dataset import Data
 from likeli.errors import InputError, Unsupported, require
 from likeli.evaluation.likelihood import score
-from likeli.random import derive
+from likeli.random import derive, permutation
 from likeli.spaces import Labels, Space
+
+MOST_COLUMNS = 64  # that are looked at one by one if nothing is said
+REFERENCE_ROWS = 500  # on which it is looked at what is usual of each column
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,60 @@ class Anomaly:
         score: (B,) surprise in nats, or reconstruction error; larger is stranger.
         p_value: (B,) share of ordinary rows that are at least as strange; its finest step is 1/(n + 1).
         flagged: (B,) p_value ≤ rate.
+        odd: (B,) the column that is strangest given the others, None where that was not asked; see `Columns`.
+        odd_p: (B,) the share of ordinary rows whose cell in that column is at least as strange given their others.
+        trained: (B,) whether a row is equal to one that the model was fitted to; None where these are not known.
+        names: of the columns.
+        index: the rows' labels, where they were a data frame.
     """
 
     score: Tensor
     p_value: Tensor
     flagged: Tensor
+    odd: Tensor | None = None
+    odd_p: Tensor | None = None
+    trained: Tensor | None = None
+    names: tuple[str, ...] = ()
+    index: Any = field(default=None, repr=False)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """What is known of each row, by name: score, p_value, flagged, and column, column_p, trained where they are there."""
+        found = {name: getattr(self, name).tolist() for name in ("score", "p_value", "flagged")}
+        if self.odd is not None and self.odd_p is not None:
+            names = [self.names[j] if self.names else j for j in self.odd.tolist()]
+            found |= {"column": names, "column_p": self.odd_p.tolist()}
+        return found if self.trained is None else found | {"trained": self.trained.tolist()}
+
+    @property
+    def frame(self) -> Any:
+        """`columns` as a pandas DataFrame with the rows' own index."""
+        import pandas
+
+        return pandas.DataFrame(self.columns, index=self.index)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How surprising each column's cell is given the row's other cells, s_j = log p(x_−j) − log p(x), in ordinary rows.
+
+    Taking x_j as missing gives p(x_−j), so s_j = −log p(x_j|x_−j) where log p is exact, and a difference of bounds elsewhere.
+    Ranks of s_j among ordinary rows have no unit, whatever the columns have.
+
+    Arguments:
+        reference: (columns, m) of ordinary rows, NaN where a cell is missing.
+    """
+
+    reference: Tensor
+
+    def oddest(self, surprise: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, columns) → the column with the smallest p-value, of equals the one most above its mean, and that p-value."""
+        stranger = torch.stack([(of >= s[:, None]).sum(1) for of, s in zip(self.reference, surprise.T)], 1)
+        p = (1 + stranger) / (1 + (~self.reference.isnan()).sum(1))
+        p = p.masked_fill(surprise.isnan(), 2.0)  # a missing cell is not odd
+        least = p.min(1, keepdim=True).values
+        excess = (surprise - self.reference.nanmean(1)).nan_to_num(nan=-torch.inf).masked_fill(p > least, -torch.inf)
+        return excess.argmax(1), least[:, 0].clamp(max=1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +105,8 @@ class Detector:
         unit: what a score is.
         options: what the family's `log_likelihood` takes.
         batch, seed: of the scoring.
+        columns: what is usual of each column, where that was asked.
+        trained: the rows that the model was fitted to, as bytes; none if they are not known.
     """
 
     model: GenerativeModel
@@ -60,6 +116,8 @@ class Detector:
     options: dict[str, Any] = field(default_factory=dict)
     batch: int = 256
     seed: int = 0
+    columns: Columns | None = None
+    trained: frozenset[bytes] = field(default=frozenset(), repr=False)
 
     @property
     def threshold(self) -> float:
@@ -81,14 +139,25 @@ class Detector:
         return math.floor(self.rate * (len(self.reference) + 1) + 1e-9)
 
     def __call__(self, x: Any, y: Any = None) -> Anomaly:
-        """Score rows, (B, *shape) in the user's units, each with its p-value.
+        """Score rows, (B, *shape) in the user's units or a data frame, each with its p-value.
 
         Raises:
             InputError: x or y does not fit the model.
         """
-        found = _scores(self.model, x, y, self.batch, derive(self.seed, "rows"), self.options)
+        index = x.index if hasattr(x, "iloc") and hasattr(x, "index") else None
+        x = self.model.space.check(x, missing=self.model.takes_missing)
+        how = (self.batch, derive(self.seed, "rows"), self.options)
+        found = _scores(self.model, x, y, *how)
         stranger = len(self.reference) - torch.searchsorted(self.reference, found)  # those that score at least as much
-        return Anomaly(found, (1 + stranger) / (len(self.reference) + 1), stranger < self._allowed)
+        p_value = (1 + stranger) / (len(self.reference) + 1)
+        odd, odd_p = None, None
+        if self.columns is not None:
+            odd, odd_p = self.columns.oddest(_surprises(self.model, x, y, found, *how))
+        trained = _among(x, self.trained)
+        if trained is not None and trained.any():
+            count = f"{int(trained.sum())} of {len(x)} rows"
+            warnings.warn(f"{count} are equal to rows that the model was fitted to, which it finds less strange", stacklevel=2)
+        return Anomaly(found, p_value, stranger < self._allowed, odd, odd_p, trained, self.model.space.names, index)
 
 
 def anomaly(
@@ -99,30 +168,76 @@ def anomaly(
     rate: float = 0.05,
     batch: int = 256,
     seed: int = 0,
+    columns: bool | None = None,
+    trained: Any = None,
     **options: Any,
 ) -> Detector:
     """A detector whose false alarms are known, from rows that the model was not fitted to.
 
     Arguments:
         model: any family with log p(x) or a bound (its score is −log p), or an autoencoder (its score is ‖r(x) − x‖²).
-        x: (n, *shape) ordinary rows in the user's units, held out.
+        x: (n, *shape) ordinary rows in the user's units, held out; or a `Data`, whose test rows they are.
         y: (n, *condition.shape), for a conditional model.
         rate: α, the share of ordinary rows that may be flagged; at least 1/(n + 1).
         batch: rows at a time.
         seed: of Monte Carlo draws.
+        columns: whether to say which column of a row is odd, at the price of scoring it once more for each; if not given, for
+            up to 64 columns of families that score missing cells without a network.
+        trained: rows that the model was fitted to, which are then recognised; those of a `Data` are.
         options: what the family's `log_likelihood` takes, such as `samples`.
 
     Raises:
         InputError: rows that do not fit, or too few for the rate.
-        Unsupported: the family has neither.
+        Unsupported: the family has neither, or columns are asked of one that cannot take a cell as missing.
 
     Source: Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, for the p-value.
     """
     require(0 < rate < 1, "rate", "a number between 0 and 1", rate)
-    reference = _scores(model, x, y, batch, derive(seed, "reference"), options)
+    if isinstance(x, Data):
+        trained = x.split("train")[0] if trained is None else trained
+        x, y = x.split("test") if model.condition is not None else (x.split("test")[0], y)
+    able = model.takes_missing and model.knows is not Knows.NOTHING and len(model.space.shape) == 1
+    if columns and not able:
+        raise Unsupported(f"columns: {model.kind()} cannot take a cell of these rows as missing, so none is odd by itself")
+    wanted = able and model.score_block is None and 2 <= model.space.dimensions <= MOST_COLUMNS if columns is None else columns
+    x, how = model.space.check(x, missing=model.takes_missing), (batch, derive(seed, "reference"), options)
+    reference = _scores(model, x, y, *how)
     require(rate * (len(reference) + 1) >= 1 - 1e-9, "rate", f"at least 1/{len(reference) + 1} with that many rows", rate)
-    unit = "‖r(x) − x‖², model units" if model.knows is Knows.NOTHING else f"−log p(x), nats ({model.knows.value})"
-    return Detector(model, reference.sort().values, rate, unit, options, batch, seed)
+    unit = "‖r(x) − x‖², model units" if model.knows is Knows.NOTHING else f"−log p(x), nats ({model.knows_here.value})"
+    usual = None
+    if wanted:
+        some = permutation(len(x), seed, "columns")[:REFERENCE_ROWS].sort().values
+        given = None if y is None or len(y) != len(x) else y[some]
+        usual = Columns(_surprises(model, x[some], given, reference[some], *how).T)
+    known = frozenset() if trained is None else frozenset(_bytes(model.space.check(trained, missing=True)))
+    seen = _among(x, known)
+    if seen is not None and seen.any():
+        count = f"{int(seen.sum())} of {len(x)} reference rows are equal to rows that the model was fitted to"
+        warnings.warn(f"{count}: the rate of false alarms may be higher", stacklevel=2)
+    return Detector(model, reference.sort().values, rate, unit, options, batch, seed, usual, known)
+
+
+def _surprises(
+    model: GenerativeModel, x: Tensor, y: Any, whole: Tensor, batch: int, seed: int, options: dict[str, Any]
+) -> Tensor:
+    """log p(x_−j) − log p(x) of each cell j, (B, columns); NaN where it is missing anyway."""
+    found = []
+    for j in range(x.shape[1]):
+        without = x.double().clone()
+        without[:, j] = torch.nan
+        left = _scores(model, without, y, batch, seed, options)
+        found.append((whole - left).masked_fill(x[:, j].isnan().cpu(), torch.nan))
+    return torch.stack(found, 1)
+
+
+def _bytes(x: Tensor) -> list[bytes]:
+    rows = x.double().flatten(1).nan_to_num(nan=torch.inf) + 0.0
+    return [row.tobytes() for row in rows.cpu().numpy()]
+
+
+def _among(x: Tensor, known: frozenset[bytes]) -> Tensor | None:
+    """Which rows are among those known, (B,); None where none are."""
+    return torch.tensor([row in known for row in _bytes(x)]) if known else None
 
 
 def _scores(model: GenerativeModel, x: Any, y: Any, batch: int, seed: int, options: dict[str, Any]) -> Tensor:

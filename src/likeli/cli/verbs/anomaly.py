@@ -4,23 +4,28 @@ likeli anomaly runs/x rows.csv --rate 0.01 --out strange.csv
 
 Each row's p-value is the rank of its score among the run's test rows, which it was not fitted to, so on the average at most
 this share of ordinary rows is flagged, whatever the model is worth.  The score is -log p(x), or for autoencoders the error of
-reconstruction.  The result has one line a row: row, score, p_value, flagged.  Exit code 0 whatever is found.
+reconstruction.  The result has one line a row: row, score, p_value, flagged; for families that score missing cells without a
+network (others with --columns) also column, the strangest given the row's other cells, and column_p, how rare that is; and
+trained, whether the run was fitted on an equal row, where its data are still there.  Exit code 0 whatever is found.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from likeli.cli.objects import call_options, open_run, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit_rows
 from likeli.cli.verbs import score
+from likeli.errors import InputError
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     score.add_arguments(parser)
     parser.add_argument("--rate", type=float, default=0.05, metavar="A", help="share of ordinary rows to be flagged [0.05]")
+    parser.add_argument("--columns", action="store_true", help="say which column of a row is odd, whatever that takes")
     parser.add_argument("--reference", metavar="DATA", help="ordinary rows in place of the run's own test split")
 
 
@@ -33,7 +38,11 @@ def run(args: argparse.Namespace) -> None:
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
     known, labels = rows_for(saved, args.reference, label=args.label if args.reference else None)
     x, y = rows_for(saved, args.data, label=args.label)
-    detector = anomaly(saved.model, known, labels, rate=args.rate, batch=args.batch, seed=args.seed, **options)
+    trained = None
+    with suppress(InputError):  # the data may have gone, or have been given in memory
+        trained, _ = rows_for(saved, None, "train")
+    options |= {"rate": args.rate, "batch": args.batch, "seed": args.seed}
+    detector = anomaly(saved.model, known, labels, columns=args.columns or None, trained=trained, **options)
     found = detector(x, y)
     low, high = detector.false_alarms
     about = {
@@ -46,10 +55,8 @@ def run(args: argparse.Namespace) -> None:
         "threshold": detector.threshold,
         "unit": detector.unit,
     }
-    columns = {"score": found.score, "p_value": found.p_value, "flagged": found.flagged}
     text = (
         f"{about['flagged_rows']} of {len(x)} rows flagged; of ordinary rows {low:.2%} to {high:.2%} are (95 %), "
         f"by {len(detector.reference)} reference rows; score: {detector.unit}"
     )
-    rows = {"row": list(range(len(x)))} | {name: column.tolist() for name, column in columns.items()}
-    emit_rows(args, about, rows, f"{text}; rows", f"\n{text}")
+    emit_rows(args, about, {"row": list(range(len(x)))} | found.columns, f"{text}; rows", f"\n{text}")

@@ -1,0 +1,90 @@
+"""fill the missing cells of a file by what a run says of them, given the cells that are there
+
+likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
+likeli impute runs/x holes.csv --fill draws -n 5 --out five.csv   five filled tables under each other, numbered by `draw`
+likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
+
+The draws are exact or by importance resampling, which is said where it may be off (docs/latent.md).  Cells that are there, and
+columns that the run does not know, such as its labels, are written as they are.  A blank, NA, ? or null is a missing cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from likeli.cli.objects import open_run, rows_for
+from likeli.cli.options import Parser
+from likeli.cli.output import check_new, emit, new_file, warn
+from likeli.errors import require
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options."""
+    parser.share("run_folder")
+    parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on, some cells missing")
+    parser.add_argument("--out", metavar="FILE.csv", required=True, help="where to write the filled rows")
+    parser.share("--overwrite")
+    parser.add_argument("--fill", choices=["mean", "draws"], default="mean", help="one table, or one for each draw [mean]")
+    parser.add_argument("-n", type=int, default=99, help="draws of each cell [99]")
+    parser.add_argument("--cells", metavar="FILE.csv", help="also write a line for each missing cell")
+    parser.add_argument("--level", type=float, default=0.9, metavar="P", help="chance of the intervals in --cells [0.9]")
+    parser.add_argument("--samples", type=int, default=200, metavar="N", help="codes to choose from where that is how [200]")
+    parser.share("--label", "--batch", "--seed")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, and write."""
+    import pandas
+
+    from likeli.data import write_csv
+    from likeli.evaluation.imputation import impute
+
+    require(args.n >= 1, "n", "at least 1", args.n)
+    require(0 < args.level < 1, "level", "a number between 0 and 1", args.level)
+    enough = args.cells is None or (args.n + 1) * (1 - args.level) >= 2 - 1e-9
+    require(enough, "n", f"at least {2 / (1 - args.level) - 1:.0f} with --cells and --level {args.level:g}", args.n)
+    for path, name in ((args.out, "out"), (args.cells, "cells")):
+        check_new(path, overwrite=args.overwrite, suffixes=[".csv"], argument=name)
+    saved = open_run(args)
+    x, y = rows_for(saved, args.data, label=args.label)
+    table = read_table(args.data)
+    table = saved.model.space.frame(x) if table is None else table
+    known = [name for name in table.columns if name in saved.model.space.names] or list(table.columns)
+    how = {"samples": args.samples, "seed": args.seed, "batch": args.batch}
+    found = impute(saved.model, table[known], args.n, y, **how)
+    filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
+    whole = [table.assign(**{name: part[name] for name in known}) for part in filled]
+    if args.fill == "draws":
+        whole = [part.assign(draw=i)[["draw", *table.columns]] for i, part in enumerate(whole)]
+    for path, frame in ((args.out, pandas.concat(whole)), (args.cells, found.cells(args.level) if args.cells else None)):
+        if frame is not None:
+            with new_file(path, overwrite=args.overwrite) as file:
+                write_csv(file, {name: cells_of(frame[name]) for name in frame.columns})
+    count = int(found.missing.sum())
+    warn([f"draws may be off: {found.note}"] if found.note else [])
+    about = {"rows": len(x), "filled_cells": count, "draws": args.n, "note": found.note, "out": args.out, "cells": args.cells}
+    emit(args, about, f"{count} cells of {len(x)} rows filled, by {args.n} draws each, in {args.out}")
+
+
+def read_table(path: str) -> Any:
+    """A file of named columns as a pandas DataFrame with all of its columns; None for another kind of file."""
+    import pandas
+
+    from likeli.data.readers.tables import read_csv, read_parquet
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet"):
+        return None
+    frame = read_parquet(path) if suffix == ".parquet" else read_csv(path)
+    types = [object if isinstance(c, list) else "Int64" if whole else None for c, whole in zip(frame.columns, frame.whole)]
+    columns = zip(frame.names, frame.columns, types)
+    return pandas.DataFrame({name: pandas.Series(cells, dtype=dtype) for name, cells, dtype in columns})
+
+
+def cells_of(column: Any) -> list[Any]:
+    """A pandas column as Python values, None for what is missing; whole numbers among averages of such as they were."""
+    values = column.astype(object).where(column.notna(), None).tolist()
+    widened = str(column.dtype) == "Float64"
+    return [int(v) if widened and v is not None and v == int(v) else v for v in values]

@@ -1,0 +1,107 @@
+"""What `likeli impute`, `likeli classify` and `likeli anomaly` write of the rows of a file is what the library says of them."""
+
+import csv
+import json
+
+import numpy as np
+import pandas
+import pytest
+
+import likeli
+from likeli.cli import main
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A table with a label, a column that the run does not know, and holes; a run of latent classes and one with labels."""
+    folder, rng = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
+    kind = rng.integers(0, 2, 200)
+    frame = pandas.DataFrame(
+        {
+            "age": rng.poisson(20 + 15 * kind),
+            "town": np.array(["Oslo", "Rome"])[kind],
+            "height": rng.normal(size=200).round(3) + kind,
+            "kind": np.array(["cat", "dog"])[kind],
+        }
+    )
+    frame.drop(columns="kind").to_csv(folder / "fit.csv", index=False)
+    frame.to_csv(folder / "labelled.csv", index=False)
+    holed = frame.astype({"age": "Int64"})
+    holed.loc[::3, "age"], holed.loc[1::3, "town"], holed.loc[2::4, "height"] = None, None, None
+    holed.insert(1, "note", [f"n{i}" for i in range(200)])
+    holed.to_csv(folder / "holes.csv", index=False)
+    words = ["--model", "categorical_mixture", "--model.components", "2", "--out", f"{folder}/run"]
+    assert main(["fit", f"{folder}/fit.csv", *words]) == 0
+    words = ["--model", "vae", "--labels", "kind", "--steps", "20", "--out", f"{folder}/labels"]
+    assert main(["fit", f"{folder}/labelled.csv", *words]) == 0
+    return folder, holed
+
+
+def test_holes_are_filled_and_all_else_is_as_it_was(desk, capsys):
+    folder, holed = desk
+    words = ["impute", f"{folder}/run", f"{folder}/holes.csv", "--out", f"{folder}/full.csv", "--cells", f"{folder}/cells.csv"]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["filled_cells"] == int(holed.isna().sum().sum())
+    written, given = (list(csv.reader((folder / name).open())) for name in ("full.csv", "holes.csv"))
+    assert written[0] == given[0]
+    assert all(w == g or (g == "" and w) for new, old in zip(written, given, strict=True) for w, g in zip(new, old))
+    truth = likeli.impute(likeli.load(folder / "run"), holed[["age", "town", "height"]])
+    ages = pandas.read_csv(folder / "full.csv")["age"]
+    assert ages.tolist() == pytest.approx(truth.mean["age"].astype(float).tolist())
+    cells = pandas.read_csv(folder / "cells.csv")
+    assert len(cells) == about["filled_cells"]
+    assert ((cells["low"] <= cells["high"]) == cells["share"].isna()).all()
+
+
+def test_several_draws_stand_under_each_other(desk):
+    folder, holed = desk
+    words = ["impute", f"{folder}/run", f"{folder}/holes.csv", "--out", f"{folder}/three.csv", "--fill", "draws", "-n", "3"]
+    assert main(words) == 0
+    written = pandas.read_csv(folder / "three.csv")
+    assert written["draw"].tolist() == [0] * 200 + [1] * 200 + [2] * 200
+    truth = likeli.impute(likeli.load(folder / "run"), holed[["age", "town", "height"]], 3)
+    assert written["age"].dtype.kind == "i"
+    for i, part in written.groupby("draw"):
+        assert part["age"].tolist() == truth.completed(i)["age"].tolist()
+        assert part["town"].tolist() == truth.completed(i)["town"].tolist()
+
+
+def test_classes_have_their_names_and_the_prior_is_said(desk, capsys):
+    folder, _ = desk
+    words = ["classify", f"{folder}/labels", f"{folder}/labelled.csv", "--likelihood.samples", "3"]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = likeli.load(folder / "labels")
+    truth = likeli.classify(model, pandas.read_csv(folder / "fit.csv"), samples=3)
+    assert found["p_dog"] == pytest.approx(truth.frame["dog"].tolist())
+    assert found["class"] == truth.frame.idxmax(axis=1).tolist()
+    assert found["prior"] == list(model.condition.shares)
+    assert main([*words, "--prior", "0.5,0.6"]) == 2
+    assert "prior: expected 2 probabilities" in capsys.readouterr().err
+
+
+def test_rows_that_were_trained_on_are_told(desk, capsys):
+    folder, _ = desk
+    assert main(["anomaly", f"{folder}/run", f"{folder}/fit.csv", "--rate", "0.1", "--out", f"{folder}/odd.csv"]) == 0
+    assert "160 of 200 rows are equal to rows that the model was fitted to" in capsys.readouterr().err
+    odd = pandas.read_csv(folder / "odd.csv")
+    assert odd["trained"].sum() == 160
+    assert set(odd["column"]) <= {"age", "town", "height"}
+
+
+@pytest.mark.parametrize("words,message", [
+    (["-n", "5", "--cells", "c.csv"], "n: expected at least 19 with --cells and --level 0.9"),
+    (["--level", "1"], "level: expected a number between 0 and 1"),
+    (["-n", "0"], "n: expected at least 1"),
+])  # fmt: skip
+def test_what_cannot_be_filled_so_is_one_line(desk, capsys, words, message):
+    folder, _ = desk
+    capsys.readouterr()
+    assert main(["impute", f"{folder}/run", f"{folder}/holes.csv", "--out", f"{folder}/no.csv", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert not (folder / "no.csv").exists()
