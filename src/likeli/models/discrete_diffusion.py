@@ -41,7 +41,7 @@ from likeli.errors import InputError, Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
 from likeli.probability.draw import at_least_single, draw_symbols, tempered
 from likeli.random import Ambient, Noise
-from likeli.spaces import CategoricalCells, Space, cell_sizes
+from likeli.spaces import CategoricalCells, CodedCells, Space, coding_of
 
 CHAIN = 128  # levels of the chain that is walked when time is continuous
 CORRUPTIONS: dict[str, Callable[[], Corruption]] = {
@@ -93,15 +93,11 @@ class DiscreteDiffusion(LatentVariableModel):
         condition: Space | None = None,
     ) -> None:
         super().__init__(space)
-        if not cell_sizes(space):
-            raise Unsupported(
-                f"{self.kind()} takes cells of finitely many symbols (tokens, pixels, categorical columns), and not all "
-                f"cells of this {space.kind()} are so; vae and hvae take them"
-            )
+        self.coding = coding_of(space, self.kind())
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
         self.__dict__["corruption"], self.__dict__["schedule"] = corruption, schedule  # what acts is made from them below
         self.steps, self.backbone, self.condition = steps, backbone, condition
-        sizes = [k - (space.end is not None) for k in cell_sizes(space)]
+        sizes = [k - (space.end is not None) for k in self.coding.sizes]
         self.kernel = (CORRUPTIONS[corruption]() if isinstance(corruption, str) else corruption).on(sizes)
         self.lengths = None if space.end is None else Lengths(space.dimensions)
         self.survival = (SURVIVALS[schedule]() if isinstance(schedule, str) else schedule).on(space.dimensions, steps)
@@ -143,7 +139,8 @@ class DiscreteDiffusion(LatentVariableModel):
 
         Predicted are those with more than one symbol that stand before the end and are not fixed.
         """
-        cells, symbols = self.space.dimensions, x.reshape(len(x), -1).long()
+        cells = self.space.dimensions
+        symbols = x.reshape(len(x), -1).long() if self.space.coding is None else self.coding.symbols(x)
         require(all(0 <= i < cells for i in fixed), "fixed", f"cells from 0 to {cells - 1}", fixed)
         length = length_of(symbols, self.space.end)
         over, free = behind(length, cells), (self.kernel.sizes > 1).clone()
@@ -194,7 +191,8 @@ class DiscreteDiffusion(LatentVariableModel):
         if end is not None:
             log_p = nn.functional.pad(log_p, (0, 1), value=LOG_ZERO)
             log_p = torch.where(over[..., None], log_one_hot(over * end, end + 1, log_p.dtype), log_p)
-        return CategoricalCells(log_p.mT.reshape(len(z), -1, *self.space.shape), end)
+        logits = log_p.mT.reshape(len(z), -1, *self.space.shape)
+        return CategoricalCells(logits, end) if self.space.coding is None else CodedCells(logits, self.coding)
 
     def elbo(self, x: Tensor, y: Tensor | None = None, *, context: Any = None, noise: Noise | None = None) -> Elbo:
         """The bound through all levels of the chain, log P(length) in its reconstruction."""
@@ -222,7 +220,7 @@ class DiscreteDiffusion(LatentVariableModel):
         else:
             below = level_sum(reverse, z, t, free, noise, self.levels)
         top = forgetting_kl(reverse, z, free).to(below)
-        return Elbo(log_length.to(below), torch.stack([below, top], 1))
+        return Elbo((log_length + self._within(x, fixed)).to(below), torch.stack([below, top], 1))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO in nats, at one time a row, the times of a batch evenly spread."""
@@ -260,6 +258,7 @@ class DiscreteDiffusion(LatentVariableModel):
             known = isinstance(cells, str) or sorted(cells) == list(range(dimensions))
             require(known, "order", f"each cell from 0 to {dimensions - 1} once", order)
             value = log_length + chain_rule(self.guess(y, over), z, free, self.kernel.states - 1, cells)
+            value = value + self._within(x, fixed)
             return LogLikelihood(value.to(self.dtype), Knows.EXACT, measure, dimensions=dimensions)
         noise = Ambient(x)
         first = noise.uniform().double()
@@ -281,8 +280,8 @@ class DiscreteDiffusion(LatentVariableModel):
             InputError: what is given is not in x.
         """
         x = self.space.check(x).to(self.device)
-        held, y = held_symbols(known_cells(self, given, len(x))), self.check_condition(y, len(x))
-        wrong = ((held >= 0) & (held != x.flatten(1))).reshape(x.shape)
+        held, y = self._held(known_cells(self, given, len(x))), self.check_condition(y, len(x))
+        wrong = ((held >= 0) & (held != self._parts(x)[0])).reshape(x.shape)
         if wrong.any():
             raise InputError(f"given: expected what x has, or free cells, got another symbol at {self.space.locate(x, wrong)}")
         patterns, of = (held >= 0).unique(dim=0, return_inverse=True)
@@ -314,7 +313,7 @@ class DiscreteDiffusion(LatentVariableModel):
         require(self.kernel.masks or not chosen.needs_masks, "sampler", "ancestral, as there is no [MASK]", chosen.kind())
         tempered(torch.zeros(1), temperature, top_p)  # refuses what is out of range before any work
         kernel, end, shape = self.kernel, self.space.end, (noise.rows, self.space.dimensions)
-        held = torch.full(shape, -1, device=self.device) if given is None else held_symbols(given)
+        held = torch.full(shape, -1, device=self.device) if given is None else self._held(given)
         over = torch.zeros(shape, dtype=torch.bool, device=self.device)
         if self.lengths is not None and end is not None:
             over = behind(self.lengths.draw(noise, held, end), shape[1])
@@ -351,7 +350,20 @@ class DiscreteDiffusion(LatentVariableModel):
             given: (rows, *shape), symbols that stay, -1 (NaN in a table) where free.
         """
         (z,) = deque(self._states(noise, y, steps=steps, sampler=sampler, temperature=temperature, top_p=top_p, given=given), 1)
-        return self.space.check(z.reshape(-1, *self.space.shape))
+        if self.space.coding is None:
+            return self.space.check(z.reshape(-1, *self.space.shape))
+        x = self.coding.values(z, noise)
+        return x if given is None else torch.where(given.isnan(), x, given)
+
+    def _held(self, given: Tensor) -> Tensor:
+        """Known cells as symbols, -1 where one is free: (B, *shape) → (B, D) int64."""
+        return given.flatten(1).long() if self.space.coding is None else self.coding.symbols(given)
+
+    def _within(self, x: Tensor, fixed: tuple[int, ...]) -> Tensor:
+        """Σ log p(x_i | its symbol) of the cells that are not fixed, (B,)."""
+        inside = self.coding.log_within(x)
+        inside[:, list(fixed)] = 0
+        return inside.sum(1)
 
     def _sampler(self, sampler: SamplerName | SymbolSampler | None) -> SymbolSampler:
         """A sampler, the one of that name, or the model's own."""
@@ -366,9 +378,3 @@ class DiscreteDiffusion(LatentVariableModel):
         parts = [f"{name} {options[name]:g}" for name in ("temperature", "top_p") if options.get(name, 1) != 1]
         parts += [law] if (law := self._sampler(options.get("sampler")).law) else []
         return f"not draws of the model that the bound is of: {', '.join(parts)}" if parts else ""
-
-
-def held_symbols(given: Tensor) -> Tensor:
-    """Known cells as symbols, -1 where one is free: (B, *shape) → (B, D) int64."""
-    flat = given.flatten(1)
-    return flat.nan_to_num(-1).long() if flat.is_floating_point() else flat.long()

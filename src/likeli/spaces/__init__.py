@@ -1,9 +1,9 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
-from likeli.spaces.base import Coding, Space, cell_sizes, coding_of, counted, ended, extents
+from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from likeli.spaces.head import Categorical, CategoricalCells, Cells, Observation
+from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Observation
 from likeli.spaces.labels import Labels, like_training, with_shares
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
@@ -21,6 +21,7 @@ __all__ = [
     "CategoricalCells",
     "Cells",
     "Characters",
+    "CodedCells",
     "Coding",
     "Column",
     "Counts",
@@ -40,7 +41,6 @@ __all__ = [
     "Table",
     "Tokens",
     "ZeroInflatedNegativeBinomial",
-    "cell_sizes",
     "coding_of",
     "counted",
     "ended",

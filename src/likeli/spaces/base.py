@@ -34,9 +34,13 @@ class Coding(ABC):
 
     Attributes:
         sizes: symbols of each cell, (cells,).
+        middles: the number in the middle of each symbol, (cells, most symbols) float64, of which an expectation is made.
+        nominal: cells whose symbols are names, (cells,): in place of an expectation they have a most probable symbol.
     """
 
     sizes: tuple[int, ...]
+    middles: Tensor
+    nominal: Tensor
 
     @abstractmethod
     def symbols(self, x: Tensor) -> Tensor:
@@ -56,6 +60,8 @@ class ValueCoding(Coding):
 
     def __init__(self, space: Space) -> None:
         self.space, self.sizes = space, (space.symbols,) * space.dimensions
+        self.middles = torch.arange(space.symbols, dtype=torch.float64).expand(space.dimensions, -1)
+        self.nominal = torch.zeros(space.dimensions, dtype=torch.bool)
 
     def symbols(self, x: Tensor) -> Tensor:
         rows = x.reshape(len(x), -1).long()
@@ -74,7 +80,6 @@ class Space(Configurable, ABC):
     Attributes of a kind:
         measure: whether p(x) is a density, a probability mass, or a density of some cells and a mass of others.
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
-        sizes: the same of each cell where they differ; empty where they do not, or are not all finitely many.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
         categorical: which cells are names and not numbers, so that they have no average, of shape `shape`; None for none.
         widths: features of each cell in model units, where they differ.
@@ -95,7 +100,6 @@ class Space(Configurable, ABC):
 
     measure: Measure
     symbols: int = 0
-    sizes: tuple[int, ...] = ()
     spacing: float | None = None
     coding: Coding | None = None
     unit: Tensor | None = None
@@ -245,11 +249,6 @@ class Space(Configurable, ABC):
             wide = x.long()
             self._refuse(wide, (wide < 0) | (wide > last), what, expected)
         return x
-
-
-def cell_sizes(space: Space) -> tuple[int, ...]:
-    """How many values 0, 1, … each cell can take, cell by cell; empty where some cell's are not finitely many."""
-    return (space.symbols,) * space.dimensions if space.symbols and space.shape else space.sizes
 
 
 def held_cells(space: Space, given: Any) -> Tensor:

@@ -14,7 +14,7 @@ from likeli.config import Configurable, describe, parameters_of
 from likeli.errors import require
 from likeli.probability.draw import at_least_single
 from likeli.random import Noise
-from likeli.spaces.base import Space, counted
+from likeli.spaces.base import Coding, Space, counted
 
 
 class Cells(D.Distribution, ABC):
@@ -142,6 +142,33 @@ class CategoricalCells(MassCells):
         cdf = self.log_pmf().double().exp().cumsum(-1)
         u = noise.uniform(*self.event_shape).to(cdf)[..., None] * cdf[..., -1:]
         return torch.searchsorted(cdf, u, right=True)[..., 0].clamp(max=cdf.shape[-1] - 1)
+
+
+class CodedCells(Cells):
+    """Independent symbols of a coding: log p(x_i|z) = log P(its symbol|z) + log p(x_i | its symbol), 0 where x_i is missing.
+
+    Arguments:
+        logits: (B, most symbols, cells), −∞ where a cell has fewer.
+        coding: what the symbols are.
+    """
+
+    def __init__(self, logits: Tensor, coding: Coding) -> None:
+        super().__init__(logits)
+        self.coding, self.symbols = coding, CategoricalCells(logits)
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        codes = self.coding.symbols(x)
+        log_p = self.symbols.cell_log_prob(codes.clamp(min=0)) + self.coding.log_within(x).to(self.out.dtype)
+        return log_p.masked_fill(codes < 0, 0)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x|z] of numbers, and the most probable code of categories, (B, cells)."""
+        numbers = torch.einsum("bck,ck->bc", self.symbols.log_pmf().double().exp(), self.coding.middles.to(self.out.device))
+        return torch.where(self.coding.nominal.to(self.out.device), self.out.argmax(1).double(), numbers)
+
+    def draw(self, noise: Noise) -> Tensor:
+        return self.coding.values(self.symbols.draw(noise), noise)
 
 
 def open_uniform(noise: Noise, *shape: int) -> Tensor:

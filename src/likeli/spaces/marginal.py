@@ -132,9 +132,11 @@ class Marginals(Coding):
     Arguments:
         columns: a marginal for each column.
         whole: (columns,), whether a column's values are whole numbers (or codes).
+        nominal: (columns,), whether they are codes; none if not given.
     """
 
-    def __init__(self, columns: Sequence[Marginal], whole: Tensor) -> None:
+    def __init__(self, columns: Sequence[Marginal], whole: Tensor, nominal: Tensor | None = None) -> None:
+        self.nominal = torch.zeros_like(whole) if nominal is None else nominal
         self.whole, self.sizes = whole, tuple(len(c.mass) for c in columns)
         pad = torch.full((len(columns), max(self.sizes)), torch.inf, dtype=torch.float64)
         self.low, self.high, mass = pad.clone(), pad.clone(), torch.zeros_like(pad)
@@ -147,6 +149,7 @@ class Marginals(Coding):
         self.span = (self.end - self.start + whole[:, None]).clamp(min=torch.finfo(torch.float64).tiny)
         self.span = torch.where(self.end > self.start, self.span, 1.0)
 
+        self.middles = ((self.low + self.high) / 2).nan_to_num(posinf=0)
         self.tail = torch.tensor([c.escape / 2 for c in columns], dtype=torch.float64)[:, None]  # beyond each end
         self.inner = self.mass.clone()  # of a cell without its tail
         self.inner[:, :1] -= self.tail

@@ -21,7 +21,7 @@ from likeli.errors import InputError, nearest, require
 from likeli.random import Noise
 from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
-from likeli.spaces.head import CategoricalCells, Cells, Observation
+from likeli.spaces.head import CodedCells, Observation
 from likeli.spaces.marginal import Marginal, Marginals
 
 MISSING_TEXT = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "?", "null", "NULL", "None", "<NA>"})
@@ -95,11 +95,9 @@ class Table(Space):
         self.discrete = torch.tensor([c.type != "real" for c in self.columns])
         self.categorical = torch.tensor([bool(c.categories) for c in self.columns])
         self.widths = tuple(c.width for c in self.columns)
-        self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete)
+        self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete, self.categorical)
         atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
         self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
-        if self.categorical.all():
-            self.sizes = tuple(len(c.categories) for c in self.columns)
         self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
 
     @property
@@ -252,34 +250,5 @@ class Mixed(Observation):
     def bind(self) -> None:
         self.register_buffer("log_mass", self.space.marginals.mass.log().T.contiguous(), persistent=False)
 
-    def read(self, out: Tensor) -> MixedCells:
-        return MixedCells(out, self)
-
-
-class MixedCells(Cells):
-    """Columns of several types, independent given z.
-
-    Arguments:
-        out: (B, channels, columns); a column reads as many channels as its marginal has cells.
-        head: gives the columns' marginals.
-    """
-
-    def __init__(self, out: Tensor, head: Mixed) -> None:
-        super().__init__(out)
-        self.marginals, self.categories = head.space.marginals, head.space.categorical
-        self.symbols = CategoricalCells(out + head.log_mass.to(out.dtype))
-
-    def cell_log_prob(self, x: Tensor) -> Tensor:
-        codes = self.marginals.symbols(x)
-        log_p = self.symbols.cell_log_prob(codes.clamp(min=0)) + self.marginals.log_within(x).to(self.out.dtype)
-        return log_p.masked_fill(codes < 0, 0)
-
-    @property
-    def mean(self) -> Tensor:
-        """E[x|z] of numbers, and the most probable code of categories, (B, columns)."""
-        middle = ((self.marginals.low + self.marginals.high) / 2).nan_to_num(posinf=0).to(self.out.device)
-        numbers = torch.einsum("bck,ck->bc", self.symbols.log_pmf().double().exp(), middle)
-        return torch.where(self.categories.to(self.out.device), self.symbols.out.argmax(1).double(), numbers)
-
-    def draw(self, noise: Noise) -> Tensor:
-        return self.marginals.values(self.symbols.draw(noise), noise)
+    def read(self, out: Tensor) -> CodedCells:
+        return CodedCells(out + self.log_mass.to(out.dtype), self.space.marginals)
