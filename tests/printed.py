@@ -41,6 +41,7 @@ SMOKE = {  # words that a verb gets after its own: the last one counts
     "evaluate": "--rows 8",
     "distil": "--quiet --updates 2",
     "sampler": "--evaluations 2 --samplers euler --starts 8",
+    "normalise": "--chains 20 --temperatures 20",
     "levels": "--rows 4 --levels 2 --draws 1",
     "diagnose": "--rows 40",
 }

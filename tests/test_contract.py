@@ -84,7 +84,7 @@ def test_every_family_takes_some_space_by_default_and_refuses_others_in_one_line
 def test_every_family_says_what_it_is(family):
     cls = FAMILIES[family]
     assert isinstance(cls.knows, Knows)
-    assert cls.strategy in ("closed_form", "em", "sgd", "adversarial")
+    assert cls.strategy in ("closed_form", "em", "sgd", "adversarial", "contrastive")
     assert next(iter(parameters_of(cls))) == "space"
     assert inspect.getdoc(cls)
     assert all(p.default is not inspect.Parameter.empty for k, p in parameters_of(cls).items() if k != "space")

@@ -24,7 +24,7 @@ LAYERS = [
     "contract gaussian",
     "nn data checkpoint",
     "latent",
-    "diffusion discrete",
+    "diffusion discrete energy",
     "models",
     "evaluation training",
     "theory",

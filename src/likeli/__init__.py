@@ -35,6 +35,8 @@ _PUBLIC = {
     "likeli.diffusion.networks": "DenoiserBackbone",
     "likeli.diffusion.flow_error": "flow_errors",
     "likeli.discrete.backbone": "SymbolBackbone",
+    "likeli.energy.annealing": "LogZ",
+    "likeli.energy.unnormalised": "Contrast",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",
@@ -45,8 +47,8 @@ _PUBLIC = {
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 _TORCH_FREE = {"likeli.errors", "likeli.config"}
 _ROOMS = {
-    *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "errors", "evaluation", "gaussian", "latent"],
-    *["models", "nn", "probability", "random", "spaces", "theory", "training"],
+    *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "energy", "errors", "evaluation", "gaussian"],
+    *["latent", "models", "nn", "probability", "random", "spaces", "theory", "training"],
 }
 
 

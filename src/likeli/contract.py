@@ -76,12 +76,12 @@ class LogLikelihood:
         """The average over examples in nats and its standard error over examples (NaN for one example).
 
         Equal rows have one noise and so one value, which their number does not make more certain: of n_c equal rows with the
-        Monte Carlo error s_c the variance of the mean has (n_c² − n_c) s_c² / n² that their spread does not show.
+        Monte Carlo error s_c the mean's variance has (n_c² − n_c) s_c²/n² that their spread does not show, and log Z's error.
         """
         value, n = self.value.double(), len(self.value)
         if n < 2:
             return value.mean().item(), math.nan
-        variance = value.var() / n
+        variance = value.var() / n + self.errors.get("log_z", 0.0) ** 2
         if self.stderr is not None:
             known, of, count = value.unique(return_inverse=True, return_counts=True)
             error = torch.zeros_like(known).index_copy_(0, of, self.stderr.double().nan_to_num(0.0))

@@ -8,13 +8,14 @@ import torch
 
 from likeli.contract import Elbo
 from likeli.discrete import corruption, elbo, orders, survival
+from likeli.energy import annealing
 from likeli.evaluation import collapse, two_sample
 from likeli.evaluation import rows as anomaly
 from likeli.gaussian import missing as conditional
 from likeli.latent import chain as hierarchy
 from likeli.latent import codes as latent
 from likeli.latent import estimators
-from likeli.models import autoencoder, autoregressive, gmm, hvae, independent, markov_hvae, ppca, vae
+from likeli.models import autoencoder, autoregressive, gmm, hvae, independent, markov_hvae, ppca, rbm, vae
 from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
@@ -51,6 +52,35 @@ def raised(monkeypatch, owner, name, by):
 def kl_without_its_half(m):
     original = information.gaussian_kl
     m.setattr(information, "gaussian_kl", lambda *a: 2 * original(*a))
+
+
+@fault("machine-sums-to-one")
+@fault("gaussian-machine-integrates-to-one")
+def hidden_states_that_weigh_more(m):
+    raised(m, rbm.RBM, "log_mass", 1e-3)
+
+
+@fault("gibbs-is-reversible")
+def cells_without_their_own_bias(m):
+    original = rbm.RBM.location
+    m.setattr(rbm.RBM, "location", lambda self, h, beta=1.0: original(self, h, beta) - beta * self.b)
+
+
+@fault("annealing-brackets-log-z")
+def ends_that_are_too_sure(m):
+    m.setattr(annealing, "ONE_SIDED", 0.1)
+
+
+@fault("annealed-weights-are-unbiased")
+def base_of_another_mass(m):
+    original = rbm.RBM.log_z0
+    m.setattr(rbm.RBM, "log_z0", property(lambda self: original.fget(self) + 0.5))
+
+
+@fault("positive-minus-negative-phase")
+def energy_with_a_term_too_much(m):
+    original = rbm.RBM.log_f
+    m.setattr(rbm.RBM, "log_f", lambda self, u, beta=1.0: original(self, u, beta) + 0.1 * beta * u.flatten(1) @ self.b)
 
 
 @fault("levels-sum-to-the-bound")

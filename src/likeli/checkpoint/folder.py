@@ -83,7 +83,7 @@ def save(
     return parent / name_of(serial)
 
 
-def annotate(folder: Path | str, info: Mapping[str, Any]) -> Path:
+def annotate(folder: Path | str, info: Mapping[str, Any], model: GenerativeModel | None = None) -> Path:
     """Add to what a run's newest generation says of itself, in a generation that takes its place: every weight keeps its bits.
 
     What is added holds for these weights: training on writes a generation without it.
@@ -91,6 +91,7 @@ def annotate(folder: Path | str, info: Mapping[str, Any]) -> Path:
     Arguments:
         folder: the run folder.
         info: plain values; a name that is there already is replaced.
+        model: the run's, where something was found that its own tensors hold, such as log Z; else the one that is there.
 
     Returns:
         The new generation's folder.
@@ -105,7 +106,8 @@ def annotate(folder: Path | str, info: Mapping[str, Any]) -> Path:
         found, there = read(folder), generations(folder)
         state = found.state if STATE in found.files else None
         tensors = found.state_tensors if STATE_TENSORS in found.files else None
-        added = save(found.model, folder, info=found.info | dict(info), state=state, state_tensors=tensors, keep=len(there) + 1)
+        kept = found.model if model is None else model
+        added = save(kept, folder, info=found.info | dict(info), state=state, state_tensors=tensors, keep=len(there) + 1)
         remove_generations(folder, [int(found.path.name)])
     return added
 

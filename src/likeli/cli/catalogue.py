@@ -149,7 +149,8 @@ class Catalogue:
 @cache
 def catalogue(plugins: tuple[str, ...] = ()) -> Catalogue:
     """The catalogue of the package and of the user's plugin files."""
-    rooms = ("gaussian", "nn", "spaces", "latent", "diffusion", "discrete", "models")  # no helper hides a family of its name
+    # no helper hides a family of its name
+    rooms = ("gaussian", "nn", "spaces", "latent", "diffusion", "discrete", "energy", "models")
     files = [*PACKAGE.glob("*.py"), *(p for room in rooms for p in sorted((PACKAGE / room).rglob("*.py")))]
     return Catalogue(files + [Path(p) for p in plugins])
 

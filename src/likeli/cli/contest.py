@@ -162,15 +162,20 @@ def empty_row(family: str) -> Row:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Highest log p(x) first; rows without a number last."""
-    return sorted(rows, key=lambda r: (r["nats"] is None, -(r["nats"] or 0.0)))
+    """Highest log p(x) first; then those that are off by a constant, and rows without a number last."""
+    return sorted(rows, key=lambda r: (r["nats"] is None, not placed(r), -(r["nats"] or 0.0)))
+
+
+def placed(row: Row) -> bool:
+    """Whether a row's number can be compared with another's."""
+    return row["nats"] is not None and row["knows"] != "unnormalized"
 
 
 def ranks(jobs: Sequence[Job], rows: Sequence[Row]) -> dict[str, int]:
     """The place of each family that has a number; those that the held-out rows cannot tell apart share one."""
     from likeli.evaluation.ranking import read_values, shared_ranks
 
-    numbered = [row["model"] for row in rows if row["nats"] is not None]
+    numbered = [row["model"] for row in rows if placed(row)]
     files = {job.family: Path(job.values) for job in jobs if job.family in numbered}
     if not all(file.exists() for file in files.values()):
         return {name: place for place, name in enumerate(numbered, 1)}
@@ -182,6 +187,10 @@ def caveats(rows: Sequence[Row], places: Mapping[str, int] | None = None) -> lis
     kinds = {r["knows"] for r in rows if r["nats"] is not None}
     measures = {r["measure"] for r in rows if r["nats"] is not None}
     notes = []
+    without = [r["model"] for r in rows if r["nats"] is not None and not placed(r)]
+    if without:
+        told = "off by an unknown log Z and so without a rank; `likeli normalise RUN`, then `likeli evaluate RUN`"
+        notes.append(f"{', '.join(without)}: {told}")
     if "lower bound" in kinds:
         notes.append("a lower bound may under-state its model: the true log p(x) is at least the number shown")
     if len(kinds) > 1:

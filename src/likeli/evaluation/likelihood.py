@@ -35,6 +35,8 @@ ERRORS = {
     "terminal_mismatch": "KL between where the noising process ends and the prior that sampling starts from",
     "ode_tolerance": "error of the numerical ODE solution",
     "probe_noise": "noise of the random probes of the divergence",
+    "log_z": "standard error of log Z, the same for every row, so that no number of rows makes it smaller",
+    "log_z_width": "distance of the two ends between which log Z lies (90 %)",
     "dequantisation": "at least this much of the bound is lost to drawing integers as reals",
 }
 ROW = ("model", "knows", "measure", "nats", "stderr", "bits_per_dim", "bits_per_symbol", "bits_per_byte",
@@ -194,7 +196,8 @@ def paired(a: LogLikelihood, b: LogLikelihood) -> tuple[float, float]:
         a, b: log p of the same rows by two models; their Monte Carlo noise is independent.
     """
     noise = sum((e.stderr.double().nan_to_num(0).square() for e in (a, b) if e.stderr is not None), torch.zeros(len(a.value)))
-    return LogLikelihood(a.value.double() - b.value.double(), a.knows, a.measure, noise.sqrt()).mean()
+    shared = {"log_z": math.hypot(a.errors.get("log_z", 0.0), b.errors.get("log_z", 0.0))}
+    return LogLikelihood(a.value.double() - b.value.double(), a.knows, a.measure, noise.sqrt(), shared).mean()
 
 
 def summarise(

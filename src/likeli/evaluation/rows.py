@@ -314,7 +314,7 @@ def classify(
     one = isinstance(model, GenerativeModel)
     models = [model] if isinstance(model, GenerativeModel) else list(model)
     require(len(models) > 0, "model", "at least one model", "none")
-    silent = [m.kind() for m in models if m.knows in (Knows.NOTHING, Knows.UNNORMALIZED)]
+    silent = [m.kind() for m in models if m.knows_here in (Knows.NOTHING, Knows.UNNORMALIZED)]
     if silent:
         raise Unsupported(f"{silent[0]} has no normalised log p(x), so classes cannot be weighed against each other")
     known = models[0].condition if one else Labels(len(models))

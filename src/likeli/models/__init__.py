@@ -20,6 +20,7 @@ from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
 from likeli.models.markov_hvae import MarkovHVAE
 from likeli.models.ppca import PPCA
+from likeli.models.rbm import RBM
 from likeli.models.score_sde import ScoreSDE
 from likeli.models.vae import VAE
 from likeli.models.vdm import VDM
@@ -33,6 +34,7 @@ __all__ = [
     "GMM",
     "HVAE",
     "PPCA",
+    "RBM",
     "VAE",
     "VDM",
     "Autoregressive",

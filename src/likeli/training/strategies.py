@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from likeli.contract import evaluating
-from likeli.errors import Diverged
+from likeli.energy.unnormalised import EnergyBased
+from likeli.errors import Diverged, require
 from likeli.latent.chain import Hierarchy
+from likeli.random import Ambient
 from likeli.training.engine import Descent, training_loss
 from likeli.training.history import Row
+from likeli.training.replay import ReplayBuffer
 from likeli.training.run import Run
 
 Steps = Callable[[Run], Iterator[Row]]
@@ -64,6 +67,31 @@ def sgd(run: Run) -> Iterator[Row]:
         note_gradient(run, norm, limit)
         run.average.update()
         yield {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
+
+
+@strategy("contrastive", stochastic=True)
+def contrastive(run: Run) -> Iterator[Row]:
+    """θ ← Adam(θ, ∇ [mean_b E(x_b) − mean_m E(x̃_m)]), x̃ states that the model's own chains have come to."""
+    model = run.model
+    require(isinstance(model, EnergyBased), "model", "an energy for this strategy", model.kind())
+    assert isinstance(model, EnergyBased)
+    if run.step == 0:
+        model.start(run.train.x)
+    replay = run.keep("replay", ReplayBuffer(model, run.settings.batch))
+    descent = run.keep("adam", Descent(model.parameters(), run.settings))
+    model.train()
+    for x, _ in run.batches():
+        u, lr = model.states(x, Ambient(x))[0], run.rate()
+        v = replay.negatives(u)
+        data, drawn = -model.log_f(u), -model.log_f(v)
+        gap = data.mean() - drawn.mean()
+        guard(run, "energy", gap.item(), x)
+        limit = gradient_limit(run)
+        norm = descent.step(gap, lr, limit)
+        guard(run, "gradient", norm, x)
+        note_gradient(run, norm, limit)
+        run.average.update()
+        yield {"loss": gap.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 
 
 def gradient_limit(run: Run) -> float:
@@ -121,7 +149,8 @@ def guard(run: Run, term: str, value: float, x: Tensor, y: Tensor | None = None)
     if not math.isfinite(value):
         term = _culprit(run, x, y) if term == "loss" else term
         told = f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}"
-        advice = f"try --train.lr {run.settings.lr / 3:.2g} or --train.clip 1" if run.model.strategy == "sgd" else ""
+        by_steps = run.model.strategy in ("sgd", "contrastive")
+        advice = f"try --train.lr {run.settings.lr / 3:.2g} or --train.clip 1" if by_steps else ""
         raise Diverged(f"{told}; {advice}" if advice else told)
 
 

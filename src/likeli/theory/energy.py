@@ -1,0 +1,92 @@
+"""Energies: a constant that is not known, and how it is found between two ends."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from likeli.energy.annealing import anneal
+from likeli.models.rbm import RBM
+from likeli.random import Ambient, seeded
+from likeli.spaces import Binary, Real, Space
+from likeli.theory.check import identity
+
+F64 = torch.float64
+
+
+def _machine(space: Space, hidden: int, scale: float = 0.7) -> RBM:
+    """Weights far from their start, in double precision."""
+    with seeded(0, "machine", space.kind(), hidden), torch.no_grad():
+        model = RBM(space, hidden).double().eval()
+        for t in (*model.parameters(), model.level):
+            t.copy_(scale * torch.randn_like(t))
+        model.mean.uniform_()
+    return model
+
+
+@identity("R102", "I2", title="Boltzmann machine: Σ over 2⁸ rows exp(−F(v))/Z = 1, Z counted over h", tolerance=1e-10)
+def machine_sums_to_one() -> float:
+    model, x = _machine(Binary((8,)), 7), torch.cartesian_prod(*[torch.arange(2)] * 8)
+    model.normalise()
+    return abs(model.log_likelihood(x).value.exp().sum().item() - 1)
+
+
+@identity("R102", "I2", title="Gaussian-Bernoulli machine: ∫ exp(−F(v))/Z dv = 1 on a plane", tolerance=1e-6)
+def gaussian_machine_integrates_to_one() -> float:
+    model, t = _machine(Real((2,)), 3, 0.5), torch.linspace(-15, 15, 301, dtype=F64)
+    model.normalise()
+    mass = model.log_likelihood(torch.cartesian_prod(t, t)).value.exp().sum() * (t[1] - t[0]) ** 2
+    return abs(mass.item() - 1)
+
+
+@identity("R102", "I2", title="a Gibbs sweep is reversible: |p(v) T(v, w) − p(w) T(w, v)|, all pairs of 2⁵", tolerance=1e-12)
+def gibbs_is_reversible() -> float:
+    """T(v, w) = Σ_h p(h|v) p(w|h)."""
+    model, v = _machine(Binary((5,)), 4), torch.cartesian_prod(*[torch.arange(2, dtype=F64)] * 5)
+    h = torch.cartesian_prod(*[torch.arange(2, dtype=F64)] * 4)
+    with torch.no_grad():
+        p, on, up = model.log_f(v).softmax(0), model.excitation(v).sigmoid(), model.location(h).sigmoid()
+        to_h = torch.where(h.bool()[None], on[:, None], 1 - on[:, None]).prod(2)
+        T = to_h @ torch.where(v.bool()[None], up[:, None], 1 - up[:, None]).prod(2)
+    flow = p[:, None] * T
+    return (flow - flow.T).abs().max().item()
+
+
+@identity("R102", "I34", title="counted log Z outside its two ends (90 %): of 20 runs, 2 expected", tolerance=6)
+def annealing_brackets_log_z() -> float:
+    """More than 6 of 20 at a rate of 0.1 is an accident of 0.2 %."""
+    model, betas, missed = _machine(Binary((12,)), 20, 0.5), torch.linspace(0, 1, 41, dtype=F64), 0
+    exact = model.count()
+    assert exact is not None
+    for seed in range(20):
+        with seeded(seed, "ends"), torch.no_grad():
+            found = model.annealed(betas, 50, 20)
+        missed += not found.low <= exact.item() <= found.high
+    return missed
+
+
+@identity("R102", title="the mean of annealed weights is Z, in standard errors, however few the temperatures", tolerance=4.5)
+def annealed_weights_are_unbiased() -> float:
+    """Four temperatures on a machine whose Z is counted; the weights' spread is large, their mean is right."""
+    model, noise = _machine(Binary((6,)), 4), Ambient(torch.empty(20_000, dtype=F64))
+    with torch.no_grad():
+        log_w, _ = anneal(model, model.base(noise), torch.linspace(0, 1, 5, dtype=F64), noise)
+        w = (log_w + model.log_z0 - model.normalise().value).exp()
+    return abs((w.mean() - 1) / w.std()).item() * len(w) ** 0.5
+
+
+def _gradient(model: RBM, loss: Tensor) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, [model.W, model.b, model.c])])
+
+
+@identity("R102", title="∇ log p(x) = −∇E(x) + E_p ∇E, against the gradient of the counted log p", tolerance=1e-10)
+def positive_minus_negative_phase() -> float:
+    model = _machine(Binary((5,)), 4)
+    every = torch.cartesian_prod(*[torch.arange(2, dtype=F64)] * 5)
+    x = every[[3, 17, 22]]
+    energy = -model.log_f(every)
+    p = (-energy).softmax(0).detach()
+    phases = -_gradient(model, -model.log_f(x).mean()) + _gradient(model, (p * energy).sum())
+    log_z = model.count()
+    assert log_z is not None
+    return (phases - _gradient(model, model.log_f(x).mean() - log_z)).abs().max().item()
