@@ -56,7 +56,8 @@ class RBM(EnergyBased):
         self.hidden, cells = hidden, space.dimensions
         self.W = nn.Parameter(torch.randn(cells, hidden) * 0.5 / max(cells, hidden) ** 0.5)  # 0 is a saddle, slow to leave
         self.b, self.c = nn.Parameter(torch.zeros(cells)), nn.Parameter(torch.zeros(hidden))
-        self.s = None if self.bits else nn.Parameter(torch.zeros(cells))  # log σ − log of the base's
+        # log σ − log of the base's; at half of it the hidden units have a spread to explain, at all of it 0 is a plateau
+        self.s = None if self.bits else nn.Parameter(torch.full((cells,), -math.log(2)))
         self.register_buffer("mean", torch.full((cells,), 0.5 if self.bits else 0.0))  # μ
         self.register_buffer("level", torch.zeros(cells))  # a_0
         self.register_buffer("log_scale", torch.zeros(cells))
