@@ -42,6 +42,7 @@ _PUBLIC = {
     "likeli.evaluation.rows": "anomaly classify",
     "likeli.evaluation.collapse": "diagnose_latents",
     "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",
+    "likeli.evaluation.panel": "TwoSampleTest memorisation two_sample_test",
     "likeli.latent.codes": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
 }
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
