@@ -49,7 +49,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ComparedColumns:
     """What rows are compared by: u (N, D) float64 with NaN where a cell is missing, their names, the map in words."""
 
     u: Tensor
@@ -88,17 +88,17 @@ def pooled_features(x: Any, y: Any, space: Space | None = None) -> tuple[Feature
     return _finished(columns, len(a)), a, b
 
 
-def of_numbers(x: Tensor, names: Sequence[str] = ()) -> Columns:
+def of_numbers(x: Tensor, names: Sequence[str] = ()) -> ComparedColumns:
     """Each cell in standard deviations of its column."""
     flat = x.double().reshape(len(x), -1)
     middle = flat.nanmean(0)
     spread = (flat - middle).square().nanmean(0).sqrt()
     named = names if len(names) == flat.shape[1] else [f"x{i}" for i in range(flat.shape[1])]
-    return Columns((flat - middle) / spread.where(spread > 0, 1), named, "cells in pooled standard deviations")
+    return ComparedColumns((flat - middle) / spread.where(spread > 0, 1), named, "cells in pooled standard deviations")
 
 
 @singledispatch
-def columns_to_compare(space: Space, x: Tensor) -> Columns:
+def columns_to_compare(space: Space, x: Tensor) -> ComparedColumns:
     """What rows x (N, *shape) of a space are compared by; a kind of data may register its own.
 
     Reals, counts and whatever else has a number a cell: model units (the logarithm of a count), standardised.
@@ -107,15 +107,15 @@ def columns_to_compare(space: Space, x: Tensor) -> Columns:
 
 
 @columns_to_compare.register
-def _(space: Pixels, x: Tensor) -> Columns:
+def _(space: Pixels, x: Tensor) -> ComparedColumns:
     u = space.to_model(x, torch.float64).flatten(1)
     scale = (u - u.mean(0)).square().mean().sqrt()
     names = [f"pixel {i}" for i in range(u.shape[1])]
-    return Columns((u - u.mean(0)) / scale.clamp(min=1e-12), names, "grey levels on one scale")
+    return ComparedColumns((u - u.mean(0)) / scale.clamp(min=1e-12), names, "grey levels on one scale")
 
 
 @columns_to_compare.register
-def _(space: Table, x: Tensor) -> Columns:
+def _(space: Table, x: Tensor) -> ComparedColumns:
     parts, names = [], list[str]()
     for column, v in zip(space.columns, x.double().T):
         gone = v.isnan()
@@ -128,11 +128,13 @@ def _(space: Table, x: Tensor) -> Columns:
         if column.categories and gone.any():
             parts.append(gone.double()[:, None])
             names.append(f"{column.name} is missing")
-    return Columns(torch.cat(parts, 1), names, "numbers as normal scores of their pooled ranks, categories as indicators")
+    return ComparedColumns(
+        torch.cat(parts, 1), names, "numbers as normal scores of their pooled ranks, categories as indicators"
+    )
 
 
 @columns_to_compare.register
-def _(space: Tokens, x: Tensor) -> Columns:
+def _(space: Tokens, x: Tensor) -> ComparedColumns:
     x, seen = x.long(), counted(x.long(), space.end)
     one = F.one_hot(x, space.vocab).double() * seen[..., None]
     parts, names = [one.sum(1)], [f"count of {s}" for s in range(space.vocab)]
@@ -151,7 +153,7 @@ def _(space: Tokens, x: Tensor) -> Columns:
         parts.append(seen.double().sum(1, keepdim=True))
         names.append("length")
     u = of_numbers(torch.cat(parts, 1))
-    return Columns(u.u, names, f"{said}, standardised")
+    return ComparedColumns(u.u, names, f"{said}, standardised")
 
 
 def normal_scores(v: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ def principal_directions(centred: Tensor, rank: int) -> Tensor:
     return basis @ turn.flip(1)[:, :rank]
 
 
-def _finished(columns: Columns, n: int) -> Features:
+def _finished(columns: ComparedColumns, n: int) -> Features:
     """Medians and an indicator for missing cells, no constant column, components in place of more than 128 columns."""
     u, names, said, notes = columns.u, list(columns.names), columns.map, []
     gone = u.isnan()
