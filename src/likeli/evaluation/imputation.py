@@ -149,7 +149,7 @@ def impute(
     Arguments:
         model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, or a vae.
         x: (B, *shape), NaN where a cell is missing, or a data frame, which comes back as one.
-        n: draws.
+        n: draws; an autoregressive model takes a pass of its network for each cell of each.
         y: (B, *condition.shape), for a conditional model.
         samples: codes to choose from.
         seed: of all draws.

@@ -29,6 +29,7 @@ NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN,
 HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "transformer": (128,) * 4}
 MOST_COLUMNS = 64  # up to here attention over columns costs seconds, and gains nats
 MOST_WEIGHTS = 2**24  # of a perceptron from all cells to all cells, which then costs more than attention
+DRAWN = 2048  # rows at a time of `fill`: large blocks share the cost of a network's pass
 COMPONENTS = 5  # of the mixtures that describe a number
 
 
@@ -161,8 +162,10 @@ class Autoregressive(GenerativeModel, Sequential):
     def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
         """n exact draws of missing cells, which come last; with order any only."""
         given = x.repeat(n, *[1] * len(self.space.shape))
-        y = None if y is None else y.repeat(n, *[1] * (y.ndim - 1))
-        return self.sample(len(given), y, given=given, seed=seed).reshape(n, *x.shape), None
+        blocks = given.split(DRAWN)
+        labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(DRAWN)
+        drawn = [self.draw(Ambient(block), label, given=block) for block, label in zip(blocks, labels)]
+        return torch.cat(drawn).reshape(n, *x.shape), None
 
     def draw(
         self,
