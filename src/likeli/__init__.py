@@ -42,7 +42,9 @@ _PUBLIC = {
     "likeli.evaluation.rows": "anomaly classify",
     "likeli.evaluation.collapse": "diagnose_latents",
     "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",
+    "likeli.evaluation.own_density": "SamplerTest sampler_test",
     "likeli.evaluation.panel": "TwoSampleTest memorisation two_sample_test",
+    "likeli.evaluation.sample_metrics": "SampleMetric network_features sample_metrics",
     "likeli.latent.codes": "arithmetic bilinear decode_codes embed interpolate reconstruct traverse",
 }
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
