@@ -203,7 +203,7 @@ TAKEN = [
     ("mixed scales", npy(GOOD * 10.0 ** np.array([-8, -3, 3, 8])), ""),
     ("constant column", npy(np.where(np.arange(4) == 1, 7.0, GOOD)), "column x1: constant"),
     ("duplicate rows", npy(np.repeat(GOOD[:30], 2, 0)), ""),
-    ("collinear", npy(GOOD[:, [0, 0, 1, 1]]), ""),
+    ("collinear", npy(GOOD[:, [0, 0, 1, 1]]), "differ by units only"),
     ("fewer rows than columns", npy(RNG.normal(size=(20, 50))), "16 training rows for 50 columns"),
     ("int64", npy(np.arange(240).reshape(60, 4)), "taken as counts"),
     ("negative int", npy(np.arange(240).reshape(60, 4) - 99), "taken as integer columns"),
@@ -213,7 +213,7 @@ TAKEN = [
     ("big-endian", npy(GOOD.astype(">f8")), ""),
     ("Fortran", npy(np.asfortranarray(GOOD)), ""),
     ("longdouble", npy(GOOD.astype(np.longdouble)), ""),
-    ("BOM and CRLF", csv("\ufeff" + rows().replace("\n", "\r\n")), ""),
+    ("BOM and CRLF", csv("\ufeff" + rows().replace("\n", "\r\n")), "many rows share one value"),
     ("missing cells", csv("a,b,c\n" + "1.5,x,1\n,y,2\nNA,?,3\nnan,y,null\n2.5,x,4\n" * 20), "a, b, c: missing in some rows"),
     ("text column", csv("a,b\n" + "1.5,x\n2.5,y\n" * 20), ""),
     ("text column of formulas", csv("a,b\n" + "1.5,=cmd()\n2.5,@sum\n" * 20), ""),
@@ -240,4 +240,4 @@ def sparse_matrix(tmp):
     return scipy.sparse.random(60, 4, 0.5, random_state=0, format="csr")
 
 
-TAKEN.append(("scipy.sparse", sparse_matrix, ""))
+TAKEN.append(("scipy.sparse", sparse_matrix, "many rows share one value"))
