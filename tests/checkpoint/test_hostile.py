@@ -249,7 +249,7 @@ HOSTILE = {
     "space missing": (config(lambda c: c["model"].pop("space")), "space: expected a value"),
     "space a model": (config(lambda c: c["model"].__setitem__("space", dict(c["model"]))), "one of"),
     "space huge": (config(lambda c: c["model"].__setitem__("space", {"class": "real", "shape": [2**31]})), "as large as"),
-    "space beyond": (config(lambda c: c["model"]["space"].__setitem__("shape", [2**40, 2**40])), "cells"),
+    "space beyond": (config(lambda c: c["model"]["space"].__setitem__("shape", [2**40, 2**40])), "whole numbers of at most"),
     "space scale zero": (config(lambda c: c["model"]["space"].__setitem__("scale", 0.0)), "positive"),
     # the manifest
     "manifest gone": (lambda f: (f / "manifest.json").unlink(), "neither"),

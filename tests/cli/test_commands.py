@@ -213,7 +213,6 @@ def test_compare_ranks_and_has_a_row_for_every_family(capsys):
         ("compare digits --models vae --model.vae.latnt_dim 3", "did you mean latent_dim"),
         ("compare digits --models vae --train.lrr 3", "did you mean lr"),
         ("compare nowhere --models vae", "nowhere"),
-        ("compare digits", "models"),
         ("compare digits --models vae --steps 3 --minutes 1", "one of the two"),
         ("compare digits --models vae --jobs 0", "jobs"),
     ],

@@ -68,7 +68,7 @@ def test_a_network_that_breaks_names_the_step():
     model = tiny(gamma=(-10.0, 10.0), noise="log_linear")
     model.denoiser.net = Broken(0.0)
     with pytest.raises(Diverged, match=r"not finite at step 7 of 10 \(t = 0\.4, log SNR 2\)"):  # γ = −2 is seen, after −0
-        model.sample(2, steps=10)
+        model.sample(2, steps=10, sampler="multistep", grid="time")
     with pytest.raises(Diverged, match="ode: not finite"):
         model.log_likelihood(torch.zeros(1, 2), method="ode")
 

@@ -9,7 +9,7 @@ from likeli.config import parameters_of
 from likeli.latent.chain import Graph, LatentVariableModel, factorisation
 from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.vae import VAE, CoderBackbone
-from likeli.spaces import Labels, Real
+from likeli.spaces import Labels, Real, Tokens
 from likeli.theory.factors import Traced, _mark, mistakes
 
 SMALL = {"steps": 3, "timesteps": 3}
@@ -24,7 +24,8 @@ def test_printed_factors_are_those_of_the_bound(family, conditional):
     options = {name: value for name, value in SMALL.items() if name in known}
     if conditional and "condition" in known:
         options["condition"] = Labels(2)
-    assert mistakes(cls(Real((3,)), **options)) == 0
+    space = Tokens(3, 2) if family == "discrete_diffusion" else Real((3,))
+    assert mistakes(cls(space, **options)) == 0
 
 
 def test_a_false_declaration_is_found():

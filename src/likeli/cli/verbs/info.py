@@ -53,7 +53,10 @@ def outline(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def plain(value: Any) -> str:
-    """A value in words: numbers to six digits, the first eight of a list."""
+    """A value in words: numbers to six digits, the first eight of a list, how many cells a column has."""
+    if isinstance(value, Mapping):
+        low, high = value.get("low"), value.get("high")
+        return f"{len(low)} cells from {plain(low[0])} to {plain(high[-1])}" if low and high else value.get("class", "")
     if isinstance(value, list):
         return ", ".join(map(plain, value[:SHOWN])) + (f", … ({len(value)} in all)" if len(value) > SHOWN else "")
     if value is None or isinstance(value, bool):
