@@ -8,12 +8,13 @@ import torch
 from likeli.config import registered
 from likeli.diffusion.denoiser import Denoise, Prediction
 from likeli.diffusion.exact import MixtureDenoiser
-from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector, langevin, mala
+from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from likeli.diffusion.sampler import DDIM, Sampler, invert, trajectory
 from likeli.diffusion.schedule import Cosine, Karras, LinearBeta, LogLinear, Straight
 from likeli.diffusion.solvers import Adams, DPMSolver, Euler, Heun, Multistep, adams_weights
 from likeli.diffusion.times import even_log_snr, optimal, uniform
 from likeli.errors import InputError
+from likeli.probability.mcmc import langevin, mala
 from likeli.random import Ambient, seeded
 
 F64 = torch.float64

@@ -15,15 +15,15 @@ from likeli.gaussian import missing as conditional
 from likeli.latent import chain as hierarchy
 from likeli.latent import codes as latent
 from likeli.latent import estimators
-from likeli.models import autoencoder, autoregressive, gmm, hvae, independent, markov_hvae, ppca, rbm, vae
+from likeli.models import autoencoder, autoregressive, ebm, gmm, hvae, independent, markov_hvae, ppca, rbm, vae
 from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
 from likeli.nn.pixel_cnn import GatedPixelCNN
-from likeli.probability import information
+from likeli.probability import information, mcmc
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
-from likeli.theory import discrete, linear, uses, variational
+from likeli.theory import discrete, energy, linear, uses, variational
 from likeli.theory import hierarchy as levels
 from likeli.theory import truth as order
 from likeli.theory import uses as codes
@@ -81,6 +81,37 @@ def base_of_another_mass(m):
 def energy_with_a_term_too_much(m):
     original = rbm.RBM.log_f
     m.setattr(rbm.RBM, "log_f", lambda self, u, beta=1.0: original(self, u, beta) + 0.1 * beta * u.flatten(1) @ self.b)
+
+
+@fault("mass-of-a-network")
+def works_with_a_base_that_is_off(m):
+    m.setattr(ebm.EBM, "log_z0", property(lambda self: torch.full((), 0.3)))
+
+
+@fault("hamiltonian-chains-have-its-moments")
+def moves_that_refuse_nothing(m):
+    def langevin(log_prob, z, epsilon, leapfrogs, noise):
+        _, score = mcmc.with_score(log_prob, z)
+        return z + 0.5 * score + noise.normal(2).to(z), torch.ones(len(z))
+
+    m.setattr(ebm, "hmc_step", langevin)
+
+
+@fault("score-of-an-energy-is-a-gradient")
+def score_that_turns(m):
+    original = energy.score_of
+    m.setattr(energy, "score_of", lambda f, u: (original(f, u)[0] + 1e-3 * u.flip(1) * torch.tensor([-1.0, 1.0]), u))
+
+
+@fault("free-score-is-no-gradient")
+def circle_that_is_a_point(m):
+    m.setattr(energy, "MLP", lambda *a: torch.nn.Identity())
+
+
+@fault("denoising-is-explicit-matching-and-a-constant")
+def denoising_towards_twice_the_noise(m):
+    original = energy.denoising
+    m.setattr(energy, "denoising", lambda f, u, sigma, noise: original(f, u, 1.1 * sigma, noise))
 
 
 @fault("levels-sum-to-the-bound")

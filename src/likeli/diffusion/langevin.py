@@ -1,17 +1,16 @@
-"""Samplers with noise of their own: the reverse-time SDE, predictor-corrector, Langevin dynamics and its exact form."""
+"""Samplers with noise of their own: the reverse-time SDE, predictor-corrector, annealed Langevin dynamics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.sampler import Ancestral, Sampler
 from likeli.diffusion.schedule import Point
 from likeli.errors import require
+from likeli.probability.mcmc import langevin_step
 from likeli.random import Noise
 
 
@@ -75,60 +74,3 @@ class AnnealedLangevin(Sampler):
         for _ in range(self.steps):
             z = langevin_step(z, denoise(z, s).score, self.rate * s.sigma**2, noise)
         return z, None
-
-
-def langevin_step(z: Tensor, score: Tensor, delta: Tensor | float, noise: Noise) -> Tensor:
-    """z + ½ δ ∇log p(z) + √δ ξ."""
-    return z + 0.5 * delta * score + delta**0.5 * noise.normal(*z.shape[1:]).to(z)
-
-
-def langevin(score: Callable[[Tensor], Tensor], z: Tensor, delta: float, noise: Noise) -> Iterator[Tensor]:
-    """The unadjusted Langevin chain, for ever; its limit is biased: N(0, 1/k) comes out with variance (1/k)/(1 − δk/4).
-
-    Arguments:
-        score: ∇log p, (B, ...) → (B, ...).
-        z: where to start.
-        delta: step size δ.
-        noise: where random numbers come from.
-    """
-    require(delta > 0, "delta", "a positive number", delta)
-    while True:
-        z = langevin_step(z, score(z), delta, noise)
-        yield z
-
-
-def mala(
-    log_prob: Callable[[Tensor], Tensor], z: Tensor, delta: float, noise: Noise
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The Langevin chain with Metropolis' accept-or-reject, for ever, as (z, accepted (B,)); its limit is exactly p.
-
-    Arguments:
-        log_prob: log p up to a constant, (B, ...) → (B,), differentiable.
-        z: where to start.
-        delta: step size δ.
-        noise: where random numbers come from.
-
-    Source: Roberts & Tweedie (1996), Bernoulli 2(4).
-    """
-    require(delta > 0, "delta", "a positive number", delta)
-    log_p, score = _with_score(log_prob, z)
-    while True:
-        new = langevin_step(z, score, delta, noise)
-        new_log_p, new_score = _with_score(log_prob, new)
-        forth, back = _squared(new - z - delta / 2 * score), _squared(z - new - delta / 2 * new_score)
-        log_ratio = new_log_p - log_p + (forth - back) / (2 * delta)
-        accepted = noise.uniform().to(z).log() < log_ratio
-        row = accepted.reshape(-1, *[1] * (z.ndim - 1))
-        z, score, log_p = torch.where(row, new, z), torch.where(row, new_score, score), log_p.where(~accepted, new_log_p)
-        yield z, accepted
-
-
-def _with_score(log_prob: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        log_p = log_prob(z)
-        return log_p.detach(), torch.autograd.grad(log_p.sum(), z)[0]
-
-
-def _squared(v: Tensor) -> Tensor:
-    return v.square().flatten(1).sum(1)

@@ -67,6 +67,9 @@ class EnergyBased(GenerativeModel, Path):
     def start(self, x: Tensor) -> None:
         """Take from the training rows what the base and the scales of the energy are; before the first step."""
 
+    def tune(self) -> None:
+        """Find the step sizes of `move`, where it has any, from torch's ambient generator."""
+
     def count(self) -> Tensor | None:
         """log Z by going through every state, where they are few enough."""
         return None
@@ -166,7 +169,8 @@ class EnergyBased(GenerativeModel, Path):
 
     def _fingerprint(self) -> int:
         """A number that changes with any weight, and is never 0."""
-        parts = [t for name, t in self.state_dict().items() if name not in ("constants", "owner")]
+        apart = ("constants", "owner", "paces")  # no density depends on those
+        parts = [t for name, t in self.state_dict().items() if name not in apart]
         digest = hashlib.blake2b(digest_size=8)
         for t in parts:
             digest.update(t.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())

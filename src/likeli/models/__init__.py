@@ -11,6 +11,7 @@ from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
 from likeli.models.discrete_diffusion import DiscreteDiffusion
 from likeli.models.distilled import Distilled
+from likeli.models.ebm import EBM
 from likeli.models.edm import EDM
 from likeli.models.factor_analysis import FactorAnalysis
 from likeli.models.flow import Flow
@@ -30,6 +31,7 @@ __all__ = [
     "CAE",
     "DAE",
     "DDPM",
+    "EBM",
     "EDM",
     "GMM",
     "HVAE",

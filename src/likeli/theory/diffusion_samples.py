@@ -13,13 +13,14 @@ from torch import Tensor
 from likeli.data.builtin.toys import ring8
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.exact import MixtureDenoiser, noising
-from likeli.diffusion.langevin import EulerMaruyama, langevin, mala
+from likeli.diffusion.langevin import EulerMaruyama
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import DDIM, Ancestral, Sampler, trajectory
 from likeli.diffusion.schedule import Karras, LinearBeta, LogLinear, Point, Straight, bridge
 from likeli.diffusion.solvers import Heun, Multistep
 from likeli.diffusion.times import even_log_snr, karras, uniform
 from likeli.models.vdm import VDM
+from likeli.probability.mcmc import langevin, mala
 from likeli.random import Ambient, Replay, seeded
 from likeli.spaces import Real
 from likeli.theory.check import identity

@@ -24,6 +24,7 @@ from likeli.training.history import Row
 from likeli.training.replay import ReplayBuffer
 from likeli.training.run import Run
 
+RETUNED = 250  # steps of contrastive divergence after which its chains' step sizes are found anew
 Steps = Callable[[Run], Iterator[Row]]
 
 
@@ -56,6 +57,8 @@ def strategy(name: str, *, stochastic: bool = False) -> Callable[[Steps], Steps]
 @strategy("sgd", stochastic=True)
 def sgd(run: Run) -> Iterator[Row]:
     """θ ← Adam(θ, ∇ mean_b ℓ(x_b; θ)) and θ̄ ← average(θ̄, θ), batch after batch."""
+    if run.step == 0 and isinstance(run.model, EnergyBased):
+        run.model.start(run.train.x)
     descent = run.keep("adam", Descent(run.model.parameters(), run.settings))
     run.model.train()
     for x, y in run.batches():
@@ -81,6 +84,8 @@ def contrastive(run: Run) -> Iterator[Row]:
     descent = run.keep("adam", Descent(model.parameters(), run.settings))
     model.train()
     for x, _ in run.batches():
+        if run.step % RETUNED == 0:
+            model.tune()
         u, lr = model.states(x, Ambient(x))[0], run.rate()
         v = replay.negatives(u)
         data, drawn = -model.log_f(u), -model.log_f(v)
