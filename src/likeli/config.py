@@ -65,6 +65,9 @@ def registered(base: type[C]) -> dict[str, type[C]]:
     return {k: c for k, c in sorted(_CLASSES.items()) if issubclass(c, base) and not inspect.isabstract(c)}
 
 
+MANY = 25  # names that a message does not list
+
+
 def lookup(name: str, base: type[C]) -> type[C]:
     """The registered class called `name`.
 
@@ -74,7 +77,8 @@ def lookup(name: str, base: type[C]) -> type[C]:
     known = registered(base)
     if name in known:
         return known[name]
-    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, got {str(name)[:80]!r}{nearest(name, known)}")
+    got = f"got {str(name)[:80]!r}{nearest(name, known)}"
+    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, {got}" if len(known) < MANY else f"{base.kind()}: {got}")
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
