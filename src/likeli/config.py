@@ -78,7 +78,8 @@ def lookup(name: str, base: type[C]) -> type[C]:
     if name in known:
         return known[name]
     got = f"got {str(name)[:80]!r}{nearest(name, known)}"
-    raise InputError(f"{base.kind()}: expected one of {', '.join(known)}, {got}" if len(known) < MANY else f"{base.kind()}: {got}")
+    listed = f"expected one of {', '.join(known)}, " if len(known) < MANY else ""
+    raise InputError(f"{base.kind()}: {listed}{got}")
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
