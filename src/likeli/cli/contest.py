@@ -189,7 +189,7 @@ def caveats(rows: Sequence[Row], places: Mapping[str, int] | None = None) -> lis
     notes = []
     without = [r["model"] for r in rows if r["nats"] is not None and not placed(r)]
     if without:
-        told = "off by an unknown log Z and so without a rank; `likeli normalise RUN`, then `likeli evaluate RUN`"
+        told = "off by an unknown log Z and so without a rank; keep the runs (--out), and `likeli normalise` them"
         notes.append(f"{', '.join(without)}: {told}")
     if "lower bound" in kinds:
         notes.append("a lower bound may under-state its model: the true log p(x) is at least the number shown")

@@ -149,12 +149,17 @@ def both_ends(path: Path, betas: Tensor, chains: int, like: Tensor, *, mixing: i
 
 
 def bracket(there: Tensor, back: Tensor, log_z0: float) -> LogZ:
-    """log Z from the log weights of both ways, (n,) each."""
+    """log Z from the log weights of both ways, (n,) each.
+
+    The ends are moved out to hold Bennett's 90 % too, unless they pass each other by more than chance does.
+    """
     low, low_error = (v.item() for v in log_mean_exp(there))
     high, high_error = (v.item() for v in log_mean_exp(-back))
     value, stderr = bennett(there, back)
     ess = min(1 / w.softmax(0).square().sum().item() for w in (there, -back))
     low, high = low - ONE_SIDED * low_error, -high + ONE_SIDED * high_error
+    if low - high < 2 * stderr:
+        low, high = min(low, value - ONE_SIDED * stderr), max(high, value + ONE_SIDED * stderr)
     return LogZ(log_z0 + value, stderr, log_z0 + low, log_z0 + high, ess, len(there))
 
 
