@@ -1,21 +1,23 @@
 """A check that cannot fail is worth nothing: a fault is planted where each of these looks, and each must see it."""
 
+import dataclasses
 import functools
 import math
 
+import numpy
 import pytest
 import torch
 
 from likeli.contract import Elbo
 from likeli.discrete import corruption, elbo, orders, survival
 from likeli.energy import annealing
-from likeli.evaluation import collapse, two_sample
+from likeli.evaluation import collapse, cross_fitted, panel, two_sample
 from likeli.evaluation import rows as anomaly
 from likeli.gaussian import missing as conditional
 from likeli.latent import chain as hierarchy
 from likeli.latent import codes as latent
 from likeli.latent import estimators
-from likeli.models import autoencoder, autoregressive, ebm, gmm, hvae, independent, markov_hvae, ppca, rbm, vae
+from likeli.models import autoencoder, autoregressive, ebm, flow, gmm, hvae, independent, markov_hvae, ppca, rbm, vae
 from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
@@ -23,7 +25,7 @@ from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability import information, mcmc
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
-from likeli.theory import discrete, energy, linear, uses, variational
+from likeli.theory import discrete, energy, linear, two_samples, uses, variational
 from likeli.theory import hierarchy as levels
 from likeli.theory import truth as order
 from likeli.theory import uses as codes
@@ -502,6 +504,52 @@ def a_guess_of_the_mask(m):
         return lambda z, alpha: guess(z, alpha).clamp(min=-3)
 
     m.setattr(symbols.DiscreteDiffusion, "guess", masked)
+
+
+@fault("best-discriminator")
+def a_divergence_without_its_half(m):
+    original = two_samples.jensen_shannon
+    m.setattr(two_samples, "jensen_shannon", lambda p, q: dataclasses.replace(original(p, q), value=original(p, q).value / 2))
+
+
+@fault("accuracy-is-total-variation")
+def an_accuracy_of_the_training_kind(m):
+    original = two_sample._judge
+    m.setattr(two_sample, "_judge", lambda a, b: dataclasses.replace(original(a, b), accuracy=0.95))
+
+
+@fault("p-values-are-uniform")
+def permutations_that_leave_the_classifier_as_it_was(m):
+    """The scores' sum under labels permuted without training again, which has too little variance."""
+    m.setattr(two_samples, "logistic_statistic", trained_once)
+
+
+def trained_once(rows, w):
+    z, total = cross_fitted.second_order(rows), 0
+    for fold in range(5):
+        part = slice(8 * fold, 8 * fold + 8)
+        train = [i for i in range(40) if not 8 * fold <= i < 8 * fold + 8]
+        gram = z[train].T @ z[train] + 4 * torch.eye(z.shape[1]).numpy()
+        beta = numpy.linalg.solve(gram, z[train].T @ w[train, :1])
+        total = total + (w[part] * (z[part] @ beta)).sum(0)
+    return total
+
+
+@fault("means-are-blind-to-scale")
+def marginals_that_see_means_only(m):
+    m.setattr(panel, "kolmogorov_smirnov", lambda rows, w: abs(rows.T @ w))
+
+
+@fault("samplers-draw-from-their-density")
+def a_flow_that_draws_too_widely(m):
+    original = flow.Flow.sample
+    m.setattr(flow.Flow, "sample", lambda self, *a, **k: 1.1 * original(self, *a, **k))
+
+
+@fault("games-go-round")
+def gradients_a_little_too_long(m):
+    original = torch.autograd.grad
+    m.setattr(torch.autograd, "grad", lambda *a, **k: tuple(1.001 * g for g in original(*a, **k)))
 
 
 @pytest.mark.parametrize("name", FAULTS)
