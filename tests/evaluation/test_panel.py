@@ -300,6 +300,10 @@ def test_the_command_compares_runs_files_and_parts(tmp_path, capsys, monkeypatch
 
     assert not tested("run")["differ"]
     assert tested("run")["m"] == 30
+    assert main(["test", "run", "--metrics"]) == 2  # 30 held-out rows are too few for them
+    assert "x: expected at least 40 rows" in capsys.readouterr().err
+    assert main(["test", "run", "b.csv", "--metrics"]) == 2
+    capsys.readouterr()
     assert tested("a.csv", "b.csv")["differ"]
     assert tested("run", "b.csv")["differ"]
     found = tested("a.csv@train", "a.csv@valid", "--rows", "100")

@@ -1,6 +1,7 @@
 """whether two sets of rows come from one distribution: a panel of tests with one p-value
 
 likeli test runs/x                       samples of a run against the test split of its data, which it was not fitted to
+likeli test runs/x --metrics             also distances, precision, recall, density, coverage, with training rows as the floor
 likeli test runs/x rows.csv              samples of a run against a file
 likeli test table.csv@train table.csv@test      two parts of one source
 likeli test rows.csv other.csv           two files with the same columns
@@ -38,18 +39,23 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--rows", type=int, default=2000, metavar="N", help="of each set at most [2000]; the cost grows as N²")
     parser.add_argument("--level", type=float, default=0.05, metavar="A", help="chance of a false alarm [0.05]")
     parser.add_argument("--permutations", type=int, default=499, metavar="B", help="of the labels [499]")
+    parser.add_argument("--metrics", action="store_true", help="of one run: distances, coverage, … beside training rows")
     parser.share("--seed")
 
 
 def run(args: argparse.Namespace) -> None:
     """Take the rows of both, test, print."""
     from likeli.evaluation.panel import two_sample_test
+    from likeli.evaluation.sample_metrics import sample_metrics
 
     require(args.rows >= 1, "rows", "at least 1", args.rows)
+    require(not args.metrics or args.b is None, "metrics", "a run alone, since they need its training rows", "A and B")
     load_plugins(args.plugin)
     x, y, options = _sets(args)
+    metrics = sample_metrics(x, y, options["train"], space=options["space"], seed=args.seed or 0) if args.metrics else []
     found = two_sample_test(x, y, level=args.level, permutations=args.permutations, seed=args.seed or 0, **options)
-    emit(args, asdict(found), str(found))
+    beside = {"metrics": [asdict(m) for m in metrics]} if args.metrics else {}
+    emit(args, asdict(found) | beside, "\n".join(map(str, [found, *metrics])))
 
 
 def _sets(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
