@@ -66,7 +66,12 @@ def _sets(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
 
     bases, parts = zip(*[_split_name(text) for text in (args.a, args.b) if text is not None])
     runs = {base: checkpoint.read(base) for base in bases if (Path(base) / "checkpoints").is_dir()}
-    require(args.b is not None or (bool(runs) and parts[0] is None), "B", "a second set to compare with", "nothing")
+    require(
+        args.b is not None or (bool(runs) and parts[0] is None),
+        "B",
+        f"a second set, or for A a run folder, which {args.a} is not",
+        "nothing",
+    )
     if not runs:
         return _of_data(bases, parts, args)
     own, saved = next(iter(runs.items()))
