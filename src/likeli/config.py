@@ -65,7 +65,7 @@ def registered(base: type[C]) -> dict[str, type[C]]:
     return {k: c for k, c in sorted(_CLASSES.items()) if issubclass(c, base) and not inspect.isabstract(c)}
 
 
-MANY = 25  # names that a message does not list
+MANY = 25  # names, above which a message that knows the nearest lists none
 
 
 def lookup(name: str, base: type[C]) -> type[C]:
@@ -77,9 +77,9 @@ def lookup(name: str, base: type[C]) -> type[C]:
     known = registered(base)
     if name in known:
         return known[name]
-    got = f"got {str(name)[:80]!r}{nearest(name, known)}"
-    listed = f"expected one of {', '.join(known)}, " if len(known) < MANY else ""
-    raise InputError(f"{base.kind()}: {listed}{got}")
+    near = nearest(name, known)
+    listed = f"one of {len(known)} names" if near and len(known) > MANY else f"one of {', '.join(known)}"
+    raise InputError(f"{base.kind()}: expected {listed}, got {str(name)[:80]!r}{near}")
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
