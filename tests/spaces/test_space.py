@@ -23,6 +23,7 @@ from likeli.spaces import (
     Counts,
     Gaussian,
     Labels,
+    Marginal,
     MixtureDensity,
     Pixels,
     Real,
@@ -357,3 +358,15 @@ def test_heavy_tails_and_faults_of_a_density_are_told_when_data_are_read():
     twice = likeli.load_data(np.column_stack([z, 3 * z[:, 0] + 1]))
     assert any("columns x0 and x2" in w and "no bound" in w for w in twice.warnings)
     assert not any("no bound" in w for w in likeli.load_data(z).warnings)
+
+
+def test_noise_in_bins_finer_than_float32_stays_uniform():
+    """A bound is an average over uniform noise: at a tenth of the bin it stays there, though u cannot tell the bin's ends."""
+    law = Marginal((0.0,), (1e7,), (1.0,), 1e-3)
+    space = Table((Column("n", "integer", marginal=law),))
+    x = torch.tensor([[5e6], [9e6]], dtype=torch.float64)
+    n = torch.tensor([[0.1], [0.9]], dtype=torch.float64)
+    u, log_det = space.continuous(x, Replay([n]), torch.float32)
+    expected, log_slope = space.marginals.scale(x, n)
+    assert torch.equal(u, expected.float())
+    assert torch.allclose(log_det.double(), log_slope[:, 0], rtol=1e-6)
