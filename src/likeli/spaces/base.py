@@ -303,9 +303,12 @@ def coding_of(space: Space, who: str) -> Coding:
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:
     """n ~ U[0, 1) kept `rounding` away from both ends, so that the sum x + n still floors to x after it was rounded.
 
+    Noise that is kept from the ends is no longer uniform, and a bound is an average over uniform noise: where a bin is finer
+    than the type's digits the noise is not kept far, and a code at the very end of its bin may come back as its neighbour.
+
     Arguments:
         n: (B, *shape).
-        rounding: the rounding error of x + n in the model's floating-point type, in bins; at most a quarter is kept away.
+        rounding: the rounding error of x + n in the model's floating-point type, in bins; at most 2⁻¹⁰ is kept away.
     """
-    edge = rounding.clamp(max=0.25)
+    edge = rounding.clamp(max=2**-10)
     return torch.minimum(torch.maximum(n.double(), edge), 1 - edge)

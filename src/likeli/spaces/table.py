@@ -150,8 +150,7 @@ class Table(Space):
         mass = self.marginals.mass.to(x.device).T.gather(0, self.marginals.symbols(x).clamp(min=0))
         bins = (mass * self.marginals.log_within(x).exp()).clamp(min=torch.finfo(dtype).tiny)
         rounding = torch.finfo(dtype).eps / 2 + 64 * torch.finfo(torch.float64).eps  # of F̂: |dF/du · u| < ¼, and Φ's own
-        # noise that is kept from the ends is no longer uniform, so where a bin is finer than u's digits it is not kept far
-        n = within_bin(noise.uniform(*self.shape), (rounding / bins).clamp(max=2**-10))
+        n = within_bin(noise.uniform(*self.shape), rounding / bins)
         u, log_slope = self.marginals.scale(x.double(), n)
         return u.to(dtype), log_slope.sum(1).to(dtype)
 
