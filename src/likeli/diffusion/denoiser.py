@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from likeli.diffusion.schedule import Point, Schedule
-from likeli.errors import InputError, require
+from likeli.errors import InputError, Unsupported, require
+from likeli.nn.potential import Potential
 
 Predict = Literal["eps", "x", "score", "v", "flow", "edm"]
 
@@ -181,11 +182,30 @@ class Denoiser(Conditional):
         out = self.net(z / torch.hypot(self.data * at.alpha, at.sigma), gamma, y)
         if out.shape != z.shape:
             raise InputError(f"net: expected an output of z's shape {tuple(z.shape)}, got {tuple(out.shape)}")
+        return self._read(out, z, at)
+
+    def _read(self, out: Tensor, z: Tensor, at: Point) -> Prediction:
         if self.predict == "edm":
             return Prediction.of_edm(out, z, at.alpha, at.sigma, self.data)
         if self.predict == "score":
             out = out / at.sigma
         return getattr(Prediction, f"of_{self.predict}")(out, z, at.alpha, at.sigma)
+
+    def energy(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
+        """E with score = −∇E at one noise level, up to a constant, (B, ...) → (B,).
+
+        ε̂ = a z + b ∇Φ(cz) gives E = (½ a ‖z‖² + b Φ(cz)/c)/σ.
+
+        Raises:
+            Unsupported: the network is not the gradient of a number.
+        """
+        if not isinstance(self.net, Potential):
+            raise Unsupported("energy: the score is that of no energy; fit with --model.backbone.energy true")
+        gamma, at = level_of(at, z), at.like(z)
+        scale, one = torch.hypot(self.data * at.alpha, at.sigma), torch.ones_like(z)
+        own, slope = self._read(0 * one, one, at).eps, self._read(one, 0 * one, at).eps
+        quadratic = (own * z.square() / at.sigma).flatten(1).sum(1) / 2
+        return quadratic + self.net.potential(z / scale, gamma, y) * (slope * scale / at.sigma * one).flatten(1)[:, 0]
 
 
 def rows(value: Tensor, z: Tensor) -> Tensor:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from likeli.diffusion.denoiser import Denoiser, Predict
+from likeli.diffusion.schedule import LogLinear, Point
 from likeli.energy.annealing import anneal
 from likeli.energy.score_matching import denoising, score_of
 from likeli.models.ebm import EBM
 from likeli.models.rbm import RBM
-from likeli.nn.mlp import MLP
+from likeli.nn.mlp import MLP, DenoisingMLP
+from likeli.nn.potential import Potential
 from likeli.probability.mcmc import effective_draws
 from likeli.random import Ambient, seeded
 from likeli.spaces import Binary, Real, Space
@@ -152,6 +156,49 @@ def free_score_is_no_gradient() -> float:
     with seeded(0, "free"):
         net = MLP(2, 2, (16,)).double()
     return max(0.0, 0.01 - _circulation(net))
+
+
+def _scores(energy: bool) -> list[tuple[Denoiser, Point, Callable[[Tensor], Tensor]]]:
+    """A denoiser of each reading on a plane, weights far from their start, a place between noise and data, its score there."""
+    found: list[tuple[Denoiser, Point, Callable[[Tensor], Tensor]]] = []
+    for predict in get_args(Predict):
+        with seeded(0, "denoiser"), torch.no_grad():
+            net = DenoisingMLP((2,), (16, 16)).double().eval()
+            for p in net.parameters():
+                p.normal_(std=0.4)
+        denoiser = Denoiser(Potential(net) if energy else net, LogLinear(), predict).double()
+        at = denoiser.schedule.at(torch.tensor(0.6, dtype=F64))
+        found.append((denoiser, at, lambda z, d=denoiser, at=at: d(z, at).score))  # type: ignore[misc]
+    return found
+
+
+def _curl(score: Callable[[Tensor], Tensor]) -> float:
+    """|∂s_1/∂z_2 − ∂s_2/∂z_1| over ‖∂s/∂z‖, the largest of some points."""
+    worst = 0.0
+    for z in torch.randn(8, 2, dtype=F64):
+        J = torch.autograd.functional.jacobian(lambda v: score(v[None])[0], z)
+        worst = max(worst, ((J - J.T).abs().max() / J.norm()).item())
+    return worst
+
+
+@identity("R105", title="an energy-parameterised denoiser, each reading: curl and ∮ score · dz are 0", tolerance=1e-9)
+def denoiser_by_an_energy_has_no_curl() -> float:
+    return max(max(_curl(score), _circulation(score)) for _, _, score in _scores(energy=True))
+
+
+@identity("R105", title="a free denoiser, each reading: 0.01 − the smaller of curl and |∮ score · dz|", tolerance=0)
+def free_denoiser_has_curl() -> float:
+    return max(0.0, *(0.01 - min(_curl(score), _circulation(score)) for _, _, score in _scores(energy=False)))
+
+
+@identity("R105", title="score = −∇E of what `Denoiser.energy` gives, each reading, relative", tolerance=1e-10)
+def energy_of_a_denoiser_has_its_score() -> float:
+    worst = 0.0
+    for denoiser, at, score in _scores(energy=True):
+        z = torch.randn(8, 2, dtype=F64, requires_grad=True)
+        (slope,) = torch.autograd.grad(denoiser.energy(z, at).sum(), z)
+        worst = max(worst, ((slope + score(z.detach())).norm() / slope.norm()).item())
+    return worst
 
 
 @identity("R79", "R105", title="denoising an energy: E ½‖σψ + ξ‖² on N(0, 1/k), difference of two k, in s.e.", tolerance=4.5)
