@@ -40,6 +40,7 @@ _PUBLIC = {
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",
+    "likeli.evaluation.cost": "network_calls",
     "likeli.evaluation.collapse": "diagnose_latents",
     "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",
     "likeli.evaluation.own_density": "SamplerTest sampler_test",

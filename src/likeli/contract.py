@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from inspect import signature
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from likeli.config import Configurable
 from likeli.errors import InputError, Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space, ended, like_training
-from likeli.spaces.base import held_cells
-
-Measure = Literal["density", "mass", "mixed"]
+from likeli.spaces.base import Measure, held_cells
 
 
 class Knows(Enum):
@@ -219,6 +217,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
 
     knows: ClassVar[Knows]
     strategy: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "tokens", "table")  # spaces it is built on
+    calls: ClassVar[str] = ""  # of the network for one sample, in the names of options; see `network_calls`
     takes_missing: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = False  # its `em` and `fit_closed_form` have `sample_weight`
     train_defaults: ClassVar[dict[str, Any]] = {}

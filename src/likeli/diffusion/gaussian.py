@@ -65,6 +65,8 @@ class GaussianDiffusion(LatentVariableModel):
     denoiser: Conditional
     default_sampler: Sampler | str
 
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens")
+    calls: ClassVar[str] = "steps"
     levels_by_cell: ClassVar[bool] = False  # whether a schedule may give each cell a level of its own
 
     def __init__(

@@ -49,6 +49,7 @@ class EnergyBased(GenerativeModel, Path):
 
     knows: ClassVar[Knows] = Knows.UNNORMALIZED
     strategy: ClassVar[str] = "contrastive"
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "table")
     constants: Tensor
     owner: Tensor
 

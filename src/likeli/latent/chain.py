@@ -87,6 +87,7 @@ class LatentVariableModel(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.LOWER_BOUND
     strategy: ClassVar[str] = "sgd"
+    calls: ClassVar[str] = "1"
     graph: Graph = Graph()
     depth: int  # latent levels
 

@@ -43,6 +43,8 @@ class CategoricalMixture(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "em"
+    kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
+    calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
     takes_missing: ClassVar[bool] = True
 

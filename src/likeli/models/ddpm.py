@@ -59,6 +59,7 @@ class DDPM(GaussianDiffusion):
     Source: Ho et al. (2020), arXiv:2006.11239; Bao et al. (2022), arXiv:2201.06503, for the best variance of a level.
     """
 
+    calls: ClassVar[str] = "steps + 1"  # x is drawn around x̂(z_1)
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
     graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
 

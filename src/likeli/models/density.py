@@ -17,6 +17,7 @@ class DensityModel(GenerativeModel):
     """log p(x) = log p_u(u(x)) + log|∂u/∂x|; on integers log P(x) ≥ E_n log p_u(u(x + n)) + log|∂u/∂x|, n ~ U[0,1)."""
 
     knows = Knows.EXACT
+    kinds = ("real", "binary", "pixels", "counts", "table")
 
     def __init__(self, space: Space) -> None:
         super().__init__(space)

@@ -81,6 +81,8 @@ class DiscreteDiffusion(LatentVariableModel):
 
     loss_in_nats = True
     graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
+    kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
+    calls: ClassVar[str] = "steps"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
 
     def __init__(

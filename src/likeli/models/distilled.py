@@ -52,6 +52,8 @@ class Distilled(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.NOTHING
     strategy: ClassVar[str] = "sgd"
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens")
+    calls: ClassVar[str] = "steps"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "ema": 0.99, "clip": 5.0}
 
     def __init__(

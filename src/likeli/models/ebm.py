@@ -55,6 +55,7 @@ class EBM(EnergyBased):
     `energy/score_matching.py`, `energy/unnormalised.py` and `probability/mcmc.py`.
     """
 
+    calls: ClassVar[str] = "steps * (leapfrogs + 1)"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "ema": 0.995, "clip": 10.0}
     mean: Tensor
     scale: Tensor
@@ -80,6 +81,8 @@ class EBM(EnergyBased):
         self.target = objective or ("contrastive" if self.bits else "denoising")
         matching = self.target not in ("contrastive", "noise_contrastive")
         require(not (matching and self.bits), "objective", "contrastive or noise_contrastive for bits", objective)
+        if self.bits:
+            self.calls = f"steps * {2 * -(-space.dimensions // 4)}"  # type: ignore[misc]
         if self.target != "contrastive":
             self.strategy = "sgd"  # type: ignore[misc]
         picture = len(space.shape) > 1 and space.dimensions >= 64

@@ -46,6 +46,7 @@ class Flow(DensityModel, Coded):
     """
 
     strategy: ClassVar[str] = "sgd"
+    calls: ClassVar[str] = "1"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 6e-3, "ema": 0.995, "weight_decay": 1e-4, "clip": 20.0}
 
     def __init__(

@@ -39,6 +39,8 @@ class Independent(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "closed_form"
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "table")
+    calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
     takes_missing: ClassVar[bool] = True
 

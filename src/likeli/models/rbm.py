@@ -44,6 +44,7 @@ class RBM(EnergyBased):
     (2012), for the centres μ and ½; Cho et al. (2011), ICANN, for the Gaussian form.
     """
 
+    calls: ClassVar[str] = "steps"  # each a sweep
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.998, "weight_decay": 1e-3}
     mean: Tensor
     level: Tensor

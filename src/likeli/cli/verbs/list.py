@@ -1,6 +1,6 @@
 """list the families, or the options of one
 
-likeli list            every family, what it knows of log p(x), how it is fitted
+likeli list            every family: log p(x), calls of the network for a sample, how it is fitted, the data it takes
 likeli list vae        the options of vae, as --model.NAME
 likeli list --data     what can be fitted
 likeli list --on digits  which families can be fitted on it, and why others cannot
@@ -19,6 +19,7 @@ from likeli.cli.options import Parser, train_defaults
 from likeli.cli.output import aligned, emit
 
 WIDTH = 80
+LETTERS = {"real": "r", "binary": "b", "pixels": "p", "counts": "c", "tokens": "s", "table": "t"}  # of kinds of data
 
 
 def add_arguments(parser: Parser) -> None:
@@ -37,9 +38,7 @@ def run(args: argparse.Namespace) -> None:
         _takers(args, known)
     elif args.family is None:
         rows = [family_row(known, name) for name in known.models]
-        table = [[r["name"], kinds(r), r["strategy"]] for r in rows]
-        text = explained(["family", "log p(x)", "fitted by"], table, [r["summary"] for r in rows])
-        emit(args, {"families": rows}, f"{text}\n\nOptions of one: likeli list FAMILY")
+        emit(args, {"families": rows}, f"{taxonomy(rows)}\n\nOptions of one: likeli list FAMILY")
     else:
         row = family_row(known, args.family)
         options = [
@@ -47,8 +46,30 @@ def run(args: argparse.Namespace) -> None:
             | {"choices": list(known.nested(a.annotation))}
             for a in known.arguments(known.family(args.family)).values()
         ]
-        head = f"{filled(args.family + ': ' + row['summary'], 0)}\nlog p(x): {kinds(row)}; fitted by {row['strategy']}"
+        of_y = "p(x) and p(x|y)" if row["conditional"] else "p(x) alone"
+        facts = f"log p(x): {kinds(row)}; fitted by {row['strategy']}; {of_y}; takes {', '.join(row['kinds'])}"
+        cost = f"a sample costs {row['calls']} calls of the network" if row["calls"] else "it cannot sample"
+        head = "\n".join([filled(args.family + ": " + row["summary"], 0), filled(facts, 0), cost])
         emit(args, row | {"options": options}, f"{head}\n\n{options_help(known, args.family)}")
+
+
+def taxonomy(rows: list[dict[str, Any]]) -> str:
+    """A line for each family and what it is below it; what the letters and stars stand for at the end."""
+    table = []
+    for r in rows:
+        star = "*" if r["knows_on_integers"] != r["knows"] else ""
+        letters = "".join(letter if kind in r["kinds"] else "-" for kind, letter in LETTERS.items())
+        calls, y = r["calls"].replace(" ", "") or "-", "y" if r["conditional"] else "-"
+        table.append([r["name"], r["knows"] + star, calls, r["strategy"], letters, y])
+    notes = [
+        "* a lower bound on integers, which are dequantised",
+        "calls: of the network for one sample, by the family's own sampler; cells one after the other, steps as asked for; "
+        "0 for a closed form, - for a family that cannot sample",
+        "data: " + ", ".join(f"{letter} {kind}" for kind, letter in LETTERS.items()) + "; y: also p(x|y)",
+    ]
+    head = ["family", "log p(x)", "calls", "fitted by", "data", ""]
+    text = explained(head, table, [r["summary"] for r in rows])
+    return "\n".join([text, "", *(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes)])
 
 
 def _takers(args: argparse.Namespace, known: Catalogue) -> None:
@@ -98,6 +119,8 @@ def family_row(known: Catalogue, name: str) -> dict[str, Any]:
         "knows": knows,
         "knows_on_integers": "lower bound" if density else knows,
         "strategy": known.attribute(cls, "strategy"),
+        "calls": known.attribute(cls, "calls"),
+        "kinds": list(known.attribute(cls, "kinds")),
         "conditional": "condition" in known.constructor(cls),
         "summary": known.summary(cls),
     }
