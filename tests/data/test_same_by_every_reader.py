@@ -26,7 +26,7 @@ EXPECTED = {
     "whole with gaps, decimals": ("integer", "whole numbers beside missing cells were taken as integers"),
     "bool": ("categorical", ""),
     "NA as a text": ("categorical", "missing in some rows"),
-    "dates as texts": ("categorical", "dates were taken as categories"),
+    "dates as texts": ("date", "dates were taken as whole days since 1970-01-01"),
     "whole": ("integer", ""),
     "decimals": ("real", ""),
 }

@@ -278,7 +278,7 @@ def test_tables_that_cannot_be(bad):
     {"name": "a", "type": "real", "categories": ("x",)},
     {"name": "a", "type": "categorical", "categories": ("x", "x")},
     {"name": "a", "scale": 0.0},
-    {"name": "a", "type": "date"},
+    {"name": "a", "type": "time"},
 ])
 def test_columns_that_cannot_be(bad):
     with pytest.raises(InputError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +14,11 @@ from torch import Tensor
 from likeli.config import lookup, registered
 from likeli.data.scales import FAR, column_faults, column_warnings, standardisation, stretching
 from likeli.errors import InputError, require
-from likeli.spaces import Binary, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
+from likeli.spaces import Binary, Calendar, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.table import texts_of
 
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 MAX_CLASSES = 10_000
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before
@@ -133,13 +132,14 @@ def _real(
 
 def fit_table(
     x: Tensor, train: Tensor, names: Sequence[str], whole: Sequence[bool], categories: Sequence[tuple[str, ...]], what: str,
-    lines: Sequence[int] | None = None,
+    lines: Sequence[int] | None = None, calendars: Mapping[str, Calendar] = MappingProxyType({}),
 ) -> Fitted:  # fmt: skip
     """The table of x (N, columns) float64, standardised on the rows `train`.
 
     Arguments:
         whole: whether a column of numbers holds whole ones only.
         categories: the texts that a column's codes stand for; none for a column of numbers.
+        calendars: of the columns of dates, by name.
     """
     x = _refuse_extreme(x, what, tuple(names), lines)
     seen = x[train]
@@ -151,9 +151,10 @@ def fit_table(
             marginal = Marginal.of_codes(values, len(known))
             columns.append(Column(name, "categorical", categories=known, missing=len(values) < len(seen), marginal=marginal))
         else:
-            kind: Literal["integer", "real"] = "integer" if whole[i] else "real"
-            known_by = Marginal.found(values, whole[i], len(names)) if len(values) else None
-            columns.append(Column(name, kind, mean[i].item(), scale[i].item(), (), len(values) < len(seen), known_by))
+            date = calendars.get(name)
+            kind: Literal["date", "integer", "real"] = "date" if date else "integer" if whole[i] else "real"
+            known_by = Marginal.found(values, kind != "real", len(names)) if len(values) else None
+            columns.append(Column(name, kind, mean[i].item(), scale[i].item(), (), len(values) < len(seen), known_by, date))
     space = Table(tuple(columns))
     spread = torch.where(space.discrete, 1.0, scale)
     found = column_warnings(seen, spread, constant, torch.zeros_like(constant), names, what)
@@ -202,9 +203,7 @@ def guesses(names: Sequence[str], columns: Sequence[Any], whole: list[bool], wha
     """What was guessed of a table's columns; whole numbers beside missing cells, often stored as decimals, become `whole`."""
     told = []
     for i, (name, column) in enumerate(zip(names, columns)):
-        if isinstance(column, list):
-            if any(column) and all(v is None or DATE.fullmatch(v) for v in column):
-                told.append(f"{name}: dates were taken as categories, one each; give numbers, such as days since a date")
+        if isinstance(column, list) or column.dtype.kind == "M":
             continue
         if whole[i] or not np.isnan(column.sum()):  # a sum is cheaper than a mask, for the many columns without a gap
             continue

@@ -15,12 +15,13 @@ from torch import Tensor
 from likeli.config import build
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.dataset import Data, Fractions, refuse_missing, split_parts, split_rows
+from likeli.data.frame import Frame, fit_frame
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.idx import idx_parts, is_idx, read_idx, training_images
 from likeli.data.readers.images import read_folder
 from likeli.data.readers.npy import Archive, read_npy
-from likeli.data.readers.tables import Frame, fit_frame, from_pandas, read_csv, read_parquet
+from likeli.data.readers.tables import from_pandas, read_csv, read_parquet
 from likeli.data.readers.text import read_text, rows_of_text
 from likeli.errors import InputError, nearest, require
 from likeli.spaces import Alphabet, Labels, Space, Table, Tokens
@@ -173,7 +174,7 @@ def load_rows(
 
 def _as_coded(frame: Frame, space: Space, what: str) -> Any:
     """Columns as `space.check` takes them, matched by name where the space has names."""
-    columns = dict(zip(frame.names, frame.columns))
+    columns = frame.by_name()
     if isinstance(space, Table):
         return columns
     if space.names and set(space.names) <= set(frame.names):

@@ -118,7 +118,7 @@ class Imputation:
         if self.space.categorical is not None:
             nominal = self.space.categorical.flatten().numpy()
         texts = self.space.frame(best)
-        value = best[self.missing].tolist()
+        value, least, most = (self._written(x) for x in (best, low, high))
         agree = (self.draws == best.to(self.draws)).double().mean(0)[self.missing].tolist()
         index = range(len(best)) if self.given is None else self.given.index
         names = self.space.names or range(self.space.dimensions)
@@ -127,11 +127,17 @@ class Imputation:
                 "row": [index[i] for i in rows],
                 "column": [names[j] for j in columns],
                 "value": [texts.iat[i, j] if nominal[j] else v for i, j, v in zip(rows, columns, value)],
-                "low": low[self.missing].tolist(),
-                "high": high[self.missing].tolist(),
+                "low": least,
+                "high": most,
                 "share": [s if nominal[j] else math.nan for j, s in zip(columns, agree)],
             }
         )
+
+    def _written(self, x: Tensor) -> list[Any]:
+        """The missing cells of rows x as numbers, of dates as texts."""
+        cells = x[self.missing].tolist()
+        of_cell = [self.space.calendars.get(j) for j in self.missing.flatten(1).nonzero()[:, 1].tolist()]
+        return [v if c is None else c.texts(np.array([v]))[0] for v, c in zip(cells, of_cell)]
 
     def _as_given(self, x: Tensor) -> Any:
         return x if self.given is None else filled_frame(self.given, self.space, x, self.missing)

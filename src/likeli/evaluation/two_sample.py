@@ -226,7 +226,8 @@ def marginals(sets: Mapping[str, Tensor], space: Space) -> list[list[str]]:
     """
     if len(space.shape) != 1 or space.dimensions > MOST or isinstance(space, Tokens):
         return []
-    named = {name: columns_of(x, space) for name, x in sets.items()}
+    dates = {space.names[i]: (i, calendar) for i, calendar in space.calendars.items()}
+    named = {k: columns_of(x, space) | {d: x[:, i].tolist() for d, (i, _) in dates.items()} for k, x in sets.items()}
     first = next(iter(named.values()))
     lines = [["column", *named]]
     for column, values in first.items():
@@ -234,6 +235,7 @@ def marginals(sets: Mapping[str, Tensor], space: Space) -> list[list[str]]:
         common = None if all(isinstance(v, (int, float)) for v in seen) else Counter(map(str, seen)).most_common(1)[0][0]
         moments = [_moments(of[column], common) for of in named.values()]
         label = column if common is None else f"{column} = {common}"
+        label += f" ({dates[column][1]})" if column in dates else ""
         lines.append([label, *(_words(m, moments[0], share=common is not None) for m in moments)])
     return lines
 

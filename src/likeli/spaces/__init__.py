@@ -3,6 +3,7 @@
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
 from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from likeli.spaces.dates import Calendar
 from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Observation
 from likeli.spaces.labels import Labels, like_training, with_shares
 from likeli.spaces.marginal import Marginal
@@ -17,6 +18,7 @@ __all__ = [
     "Binary",
     "BytePairs",
     "Bytes",
+    "Calendar",
     "Categorical",
     "CategoricalCells",
     "Cells",

@@ -21,6 +21,7 @@ from likeli.errors import InputError, Unsupported, nearest, require
 from likeli.random import Noise
 from likeli.spaces.alphabet import Alphabet
 from likeli.spaces.arrays import as_tensor
+from likeli.spaces.dates import Calendar
 
 if TYPE_CHECKING:
     from likeli.spaces.head import Observation
@@ -82,6 +83,7 @@ class Space(Configurable, ABC):
         symbols: how many values 0, 1, … every cell can take; 0 where they are not finitely many, or not the same in each cell.
         spacing: distance of neighbouring symbols in model units, 0 for reals; None where it varies.
         categorical: which cells are names and not numbers, so that they have no average, of shape `shape`; None for none.
+        calendars: of the columns of dates, by their position.
         widths: features of each cell in model units, where they differ.
         blank: the number outside the space that stands for a cell to be drawn; None where only NaN does.
         end: the symbol that ends a row, so that nothing after it counts; None where rows are of one length.
@@ -104,6 +106,7 @@ class Space(Configurable, ABC):
     coding: Coding | None = None
     unit: Tensor | None = None
     categorical: Tensor | None = None
+    calendars: Mapping[int, Calendar] = MappingProxyType({})
     widths: tuple[int, ...] | None = None
     blank: int | None = None
     end: int | None = None

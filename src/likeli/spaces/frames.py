@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from likeli.spaces.base import Space
+from likeli.spaces.dates import Calendar
 from likeli.spaces.table import texts_of
 
 
@@ -15,7 +16,7 @@ def filled_frame(given: Any, space: Space, x: Tensor, missing: Tensor) -> Any:
     """A copy of a data frame with the cells `missing` of rows x put in.
 
     Index, order, columns that the space does not know, and types stay.  A column of whole numbers becomes real only where what
-    is put in is not whole; a category is written as the frame writes it.
+    is put in is not whole; a category is written as the frame writes it, a date as a date or as text.
 
     Arguments:
         given: the data frame, one line for each row of x.
@@ -34,6 +35,8 @@ def filled_frame(given: Any, space: Space, x: Tensor, missing: Tensor) -> Any:
         column = given.iloc[:, at]
         if nominal[j] and texts is not None:
             column = _with_texts(column, rows, texts.iloc[rows, j].tolist())
+        elif j in space.calendars:
+            column = _with_dates(column, rows, space.calendars[j], x[:, j].double().cpu().numpy()[rows])
         else:
             column = _with_numbers(column, rows, x[:, j].double().cpu().numpy()[rows])
         out = out.drop(columns=given.columns[at])
@@ -47,6 +50,12 @@ def _with_numbers(column: Any, rows: np.ndarray, values: np.ndarray) -> Any:
         column, whole = column.astype("Float64"), False
     column = column.copy()
     column.iloc[rows] = values.astype(np.int64) if whole else values
+    return column
+
+
+def _with_dates(column: Any, rows: np.ndarray, calendar: Calendar, values: np.ndarray) -> Any:
+    column, dated = column.copy(), getattr(column.dtype, "kind", "O") == "M"
+    column.iloc[rows] = calendar.series(values).astype(column.dtype) if dated else calendar.texts(values)
     return column
 
 

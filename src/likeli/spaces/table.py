@@ -21,6 +21,7 @@ from likeli.errors import InputError, nearest, require
 from likeli.random import Noise
 from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
+from likeli.spaces.dates import Calendar
 from likeli.spaces.head import CodedCells, Observation
 from likeli.spaces.marginal import Marginal, Marginals
 
@@ -32,26 +33,29 @@ class Column(Configurable):
 
     Arguments:
         name: as in the file's header.
-        type: `real` (a density), `integer` or `categorical` (a mass).
-        mean, scale: of the normal that gives a real or integer column its `marginal` where there is none.
+        type: `real` (a density), `integer`, `date` (whole numbers of its calendar's unit) or `categorical` (a mass).
+        mean, scale: of the normal that gives a column of numbers its `marginal` where there is none.
         categories: the texts that the codes 0 … K−1 stand for.
         missing: whether the network gets an indicator of a missing cell.
         marginal: the column's distribution by itself, as `Marginal.found` finds it in training rows.
+        calendar: of a date; in days if none is given.
     """
 
     def __init__(
         self,
         name: str,
-        type: Literal["real", "integer", "categorical"] = "real",
+        type: Literal["real", "integer", "date", "categorical"] = "real",
         mean: float = 0.0,
         scale: float = 1.0,
         categories: tuple[str, ...] = (),
         missing: bool = False,
         marginal: Marginal | None = None,
+        calendar: Calendar | None = None,
     ) -> None:
         self.name, self.type, self.mean, self.scale, self.missing = name, type, mean, scale, missing
-        self.categories = tuple(categories)
-        require(type in ("real", "integer", "categorical"), "type", "real, integer or categorical", type)
+        self.categories, self.calendar = tuple(categories), calendar or (Calendar() if type == "date" else None)
+        require(type in ("real", "integer", "date", "categorical"), "type", "real, integer, date or categorical", type)
+        require(type == "date" or calendar is None, f"column {name}", "a calendar only of dates", type)
         require(scale > 0, "scale", "a positive number", scale)
         require((type == "categorical") == bool(self.categories), f"column {name}", "categories if categorical", categories)
         require(len(set(self.categories)) == len(self.categories), f"column {name}", "distinct categories", categories)
@@ -63,12 +67,30 @@ class Column(Configurable):
     def _unseen(self) -> Marginal:
         if self.categories:
             return Marginal.even(len(self.categories))
-        return Marginal.normal(self.mean, self.scale, self.type == "integer")
+        return Marginal.normal(self.mean, self.scale, self.type != "real")
 
     @property
     def width(self) -> int:
         """Numbers that a network sees of this column."""
         return max(len(self.categories), 1) + self.missing
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest value of a type of whole numbers."""
+        if self.calendar:
+            return self.calendar.low, self.calendar.high
+        return (0, len(self.categories) - 1) if self.categories else (-MAX_COUNT, MAX_COUNT)
+
+    def encode(self, values: Any, what: str) -> np.ndarray:
+        """Values as a user has them as float64: numbers, codes of texts, units of dates; missing ones NaN."""
+        return encode_column(values, self.categories, what) if self.calendar is None else self.calendar.encode(values, what)
+
+    def decode(self, x: Sequence[float]) -> list[Any]:
+        """The inverse of `encode`: text for categories and dates, whole numbers as int, None for a missing cell."""
+        if self.calendar:
+            return self.calendar.texts(np.asarray(x, np.float64))
+        written: dict[str, Any] = {"categorical": lambda v: self.categories[int(v)], "integer": int, "real": float}
+        return [None if v != v else written[self.type](v) for v in x]
 
 
 class Table(Space):
@@ -98,7 +120,8 @@ class Table(Space):
         self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete, self.categorical)
         atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
         self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
-        self._top = torch.tensor([len(c.categories) - 1 if c.categories else MAX_COUNT for c in self.columns])
+        self.calendars = {i: c.calendar for i, c in enumerate(self.columns) if c.calendar}
+        self._low, self._top = torch.tensor([c.range for c in self.columns]).T
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -118,13 +141,14 @@ class Table(Space):
         self._refuse(x, x.isinf(), what, "finite numbers")
         if not missing:
             self._refuse(x, x.isnan(), what, "a value in every cell (this family cannot take missing cells)")
-        whole, top = self.discrete.to(x.device), self._top.to(x.device)
+        whole, low, top = (t.to(x.device) for t in (self.discrete, self._low, self._top))
         self._refuse(x, whole & (x != x.round()) & ~x.isnan(), what, "whole numbers")
-        low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
         outside = whole & ((x < low) | (x > top))
         if outside.any():
-            k = int(top[torch.nonzero(outside)[0, 1]])
-            self._refuse(x, outside, what, f"codes from 0 to {k}" if k < MAX_COUNT else "whole numbers below 2**53")
+            column = self.columns[int(torch.nonzero(outside)[0, 1])]
+            numbers = "whole numbers below 2**53" if not column.categories else f"codes from 0 to {len(column.categories) - 1}"
+            expected = numbers if column.calendar is None else f"{column.calendar.range} in {column.calendar}"
+            self._refuse(x, outside, what, expected)
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -166,8 +190,7 @@ class Table(Space):
         return self._valid(x)
 
     def _valid(self, x: Tensor) -> Tensor:
-        top = self._top.to(x.device)
-        low = torch.where(top == MAX_COUNT, -MAX_COUNT, 0)
+        low, top = self._low.to(x.device), self._top.to(x.device)
         return torch.where(self.discrete.to(x.device), torch.minimum(torch.maximum(x, low), top), x)
 
     def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
@@ -179,7 +202,7 @@ class Table(Space):
         for name in self.names:
             if name not in values:
                 raise InputError(f"{what}: expected a column {name}, got {', '.join(values)[:80]}{nearest(name, values)}")
-        cells = [encode_column(values[c.name], c.categories, f"{what}, column {c.name}") for c in self.columns]
+        cells = [c.encode(values[c.name], f"{what}, column {c.name}") for c in self.columns]
         lengths = {len(c) for c in cells}
         require(len(lengths) == 1, what, "columns of one length", f"lengths {sorted(lengths)}")
         return torch.from_numpy(np.stack(cells, 1))
@@ -187,18 +210,12 @@ class Table(Space):
     def frame(self, x: Tensor) -> Any:
         import pandas
 
-        return pandas.DataFrame(self.decode(x))
+        dates = {self.names[i]: calendar.series(x[:, i].double().cpu().numpy()) for i, calendar in self.calendars.items()}
+        return pandas.DataFrame(self.decode(x) | dates)
 
     def decode(self, x: Tensor) -> dict[str, list[Any]]:
-        """Rows (B, columns) as named columns: text for categories, whole numbers as int, None for a missing cell."""
-        columns = zip(self.columns, x.double().T.tolist())
-        return {c.name: [None if v != v else _decoded(v, c) for v in values] for c, values in columns}
-
-
-def _decoded(value: float, column: Column) -> Any:
-    if column.type == "categorical":
-        return column.categories[int(value)]
-    return int(value) if column.type == "integer" else value
+        """Rows (B, columns) as named columns: text for categories and dates, whole numbers as int, None for a missing cell."""
+        return {c.name: c.decode(values) for c, values in zip(self.columns, x.double().T.tolist())}
 
 
 def encode_column(values: Any, categories: Sequence[str], what: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import datetime
 import io
 import math
 import os
@@ -16,141 +17,50 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from likeli.data.columns import as_written
-from likeli.data.infer import Fitted, fit_space, fit_table, guesses, place, refuse_constant
+from likeli.data.frame import MAX_CATEGORIES, Cells, Frame
 from likeli.data.readers.npy import memory_limit, open_regular, read_utf8
-from likeli.errors import InputError, LikeliError, MissingExtra, nearest, require
+from likeli.errors import InputError, LikeliError, MissingExtra, require
 from likeli.spaces.arrays import pandas_column
-from likeli.spaces.table import MISSING_TEXT, encode_column, texts_of
+from likeli.spaces.dates import as_moments
+from likeli.spaces.table import MISSING_TEXT, texts_of
 
-Cells = np.ndarray | list[str | None]
-MAX_COLUMNS, MAX_CATEGORIES = 50_000, 1000
+MAX_COLUMNS = 50_000
 WHOLE = re.compile(r"[+-]?[0-9]+")
 CODE = re.compile(r"0[0-9]+")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
-@dataclass
-class Frame:
-    """Named columns of one length.
-
-    Arguments:
-        names: distinct.
-        columns: float64 with NaN for missing, or texts with None for missing.
-        whole: whether a column of numbers was written as whole numbers.
-        lines: the line of the file of each row.
-        warnings: what was odd.
-    """
-
-    names: list[str]
-    columns: list[Cells]
-    whole: list[bool]
-    lines: Sequence[int] | None = None
-    warnings: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.columns[0]) if self.columns else 0
-
-    def pop(self, name: str, what: str) -> Cells:
-        """Take the column `name` out.
-
-        Raises:
-            InputError: there is none; the nearest is suggested.
-        """
-        if name not in self.names:
-            listed = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
-            raise InputError(f"{what}: no column {name!r}; it has {listed}{nearest(name, self.names)}")
-        i = self.names.index(name)
-        del self.names[i], self.whole[i]
-        return self.columns.pop(i)
-
-    def as_categories(self, names: Sequence[str], what: str) -> None:
-        """Turn columns of numbers into texts, so that they become categories.
-
-        Raises:
-            InputError: there is no such column.
-        """
-        for name in names:
-            if name not in self.names:
-                raise InputError(f"{what}: no column {name!r} to take as categories{nearest(name, self.names)}")
-            i = self.names.index(name)
-            if not isinstance(self.columns[i], list):
-                self.columns[i], self.whole[i] = texts_of(self.columns[i].tolist()), False
-
-    def matrix(self, what: str) -> Tensor:
-        """All columns as numbers, (rows, columns) float64.
-
-        Raises:
-            InputError: a column of texts; its first text is named.
-        """
-        for name, column in zip(self.names, self.columns):
-            if isinstance(column, list):
-                row = next((i for i, v in enumerate(column) if v is not None), 0)
-                where = f"{what}: {place(row, self.lines)}, column {name}"
-                raise InputError(f"{where}: expected a number, got {str(column[row])[:40]!r}")
-        return torch.from_numpy(np.stack(self.columns, 1)) if self.columns else torch.empty(len(self), 0)
-
-
-def fit_frame(frame: Frame, train: Tensor, kind: str | None, what: str) -> Fitted:
-    """The space of a frame: reals when every column is real, a table when some are whole numbers or texts.
-
-    Raises:
-        InputError: texts under a kind of numbers; too many categories.
-    """
-    require(len(frame.names) > 0, what, "at least one column", "none")
-    if kind in (None, "table"):
-        frame.warnings += guesses(frame.names, frame.columns, frame.whole, what)
-    texts = any(isinstance(c, list) for c in frame.columns)
-    if kind not in (None, "table") or not (texts or any(frame.whole)):
-        fitted = fit_space(frame.matrix(what), train, kind or "real", what, tuple(frame.names), frame.lines)
-    else:
-        named = [(column, f"{what}, column {name}") for name, column in zip(frame.names, frame.columns)]
-        known = [_categories(column, where) if isinstance(column, list) else () for column, where in named]
-        cells = [encode_column(column, k, where) if k else column for k, (column, where) in zip(known, named)]
-        x = torch.from_numpy(np.stack(cells, 1))
-        fitted = fit_table(x, train, frame.names, frame.whole, known, what, frame.lines)
-        refuse_constant(fitted.x, what, fitted.space.names)
-    fitted.warnings = frame.warnings + fitted.warnings
-    return fitted
-
-
-def _categories(column: list[str | None], what: str) -> tuple[str, ...]:
-    known = sorted({v for v in column if v is not None})
-    require(len(known) > 0, what, "at least one value", "missing cells only; drop the column")
-    require(len(known) <= MAX_CATEGORIES, what, f"at most {MAX_CATEGORIES} categories", f"{len(known)}; drop the column")
-    return tuple(known)
-
-
 def from_pandas(frame: Any, what: str) -> Frame:
-    """A pandas DataFrame; text, category and bool columns become texts.
+    """A pandas DataFrame; text, category and bool columns become texts, columns of dates or times datetime64.
 
     Raises:
-        InputError: a column of dates, complex numbers or other objects.
+        InputError: a column of complex numbers or other objects, a date outside the calendar.
     """
-    columns, whole = list[Cells](), list[bool]()
+    columns, whole, zones = list[Cells](), list[bool](), dict[str, str]()
     names, odd_names = _distinct([str(c) for c in frame.columns], what)
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
         if str(series.dtype) == "category" or kind == "b":
             columns.append(texts_of(series.astype(object)))
+        elif kind == "M" or (kind == "O" and isinstance(next(iter(series.dropna()), None), datetime.date)):
+            moments, zones[name] = as_moments(series, f"{what}, column {name}")
+            columns.append(moments)
         elif kind == "O":
             odd = next((v for v in series.dropna() if not isinstance(v, (str, bool, int))), None)
-            require(odd is None, f"{what}, column {name}", "numbers or texts", type(odd).__name__)
+            require(odd is None, f"{what}, column {name}", "numbers, dates or texts", type(odd).__name__)
             columns.append(texts_of(series))
         else:
             columns.append(pandas_column(series, f"{what}, column {name}").astype(np.float64))
         whole.append(kind in "iu")
-    return Frame(names, columns, whole, None, odd_names)
+    return Frame(names, columns, whole, None, odd_names, zones)
 
 
 def _distinct(given: list[str], what: str) -> tuple[list[str], list[str]]:
