@@ -3,6 +3,7 @@
     python examples/sampler_table.py --exact                     # mixtures in 2 and 64 dimensions
     python examples/sampler_table.py --data digits --minutes 1   # a network of every family, then its table
     python examples/sampler_table.py --runs runs/a,runs/b        # runs that are there
+    python examples/sampler_table.py --variance                  # what every sampler makes of a Gaussian's variance
 
 A line is a sampler on the grid that was best for it, the one of least geometric mean error over the numbers of evaluations,
 seen on the very starts that report, which flatters it a little.  The numbers are distances to the flow over √D in model units.
@@ -19,8 +20,11 @@ from collections.abc import Iterator
 import torch
 
 import likeli
+from likeli.config import registered
+from likeli.diffusion import Sampler, grid_of, variance_ratio
 from likeli.diffusion.exact import MixtureDenoiser
-from likeli.diffusion.flow_error import EVALUATIONS, FlowError, FlowErrors, flow_errors
+from likeli.diffusion.flow_error import EVALUATIONS, FlowError, FlowErrors, flow_errors, steps_within
+from likeli.diffusion.schedule import Betas, VarianceExploding
 from likeli.models import DDPM, EDM, VDM, FlowMatching, ScoreSDE
 
 FAMILIES = (VDM, DDPM, ScoreSDE, EDM, FlowMatching)
@@ -78,10 +82,27 @@ def table(found: FlowErrors) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\nown: {chosen}\n"
 
 
+def variances() -> str:
+    """Markdown: Var of the draws over Var of the data at 16, 32 and 64 evaluations, N(0, v) with its denoiser known."""
+    vp, ve = Betas(1000, "linear", 1e-4, 0.02), VarianceExploding()
+    cases = ((vp, "time", 1.0), (vp, "time", 0.1), (vp, "log_snr", 1.0), (vp, "log_snr", 0.1), (ve, "log_snr", 1.0))
+    head = [f"{'VP' if schedule is vp else 'VE'}, {grid}, v = {v:g}" for schedule, grid, v in cases]
+    lines = [["sampler", *head], ["---"] * (len(cases) + 1)]
+    for name, kind in registered(Sampler).items():
+        counts = [(n, steps_within(kind(), n)) for n in (16, 32, 64)]
+        ratios = [
+            [f"{variance_ratio(kind(), schedule, grid_of(grid, schedule, k), v):.3g}" if k else "-" for _, k in counts]
+            for schedule, grid, v in cases
+        ]
+        lines += [[f"`{name}`", *(" ".join(of) for of in ratios)]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     """Print one table a model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--variance", action="store_true")
     parser.add_argument("--data")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--runs", default="")
@@ -89,6 +110,8 @@ def main() -> None:
     parser.add_argument("--evaluations", type=lambda text: [int(n) for n in text.split(",")], default=EVALUATIONS)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.variance:
+        print(variances())
     models = [*exact(args.seed)] if args.exact else []
     if args.data:
         models = trained(args.data, args.minutes, args.seed)

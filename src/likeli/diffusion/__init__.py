@@ -1,8 +1,9 @@
 """Schedules, denoisers, samplers, grids, the flow; importing this room makes every sampler and schedule known by its name."""
 
 from likeli.diffusion.denoiser import Denoise, Denoiser, Prediction, clipped
+from likeli.diffusion.exact import variance_ratio
 from likeli.diffusion.exponential import DEIS, DPMSolverSDE, UniPC
-from likeli.diffusion.langevin import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+from likeli.diffusion.langevin import AnalyticDPM, AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from likeli.diffusion.learned import Monotone
 from likeli.diffusion.probability_flow import flow, log_density, solve
 from likeli.diffusion.sampler import DDIM, Ancestral, Sampler, invert, trajectory
@@ -15,6 +16,7 @@ __all__ = [
     "DDIM",
     "DEIS",
     "Adams",
+    "AnalyticDPM",
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolver",
@@ -43,4 +45,5 @@ __all__ = [
     "solve",
     "trajectory",
     "uniform",
+    "variance_ratio",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch import distributions as D
 
 from likeli.diffusion.denoiser import Conditional, Denoise, Prediction
+from likeli.diffusion.sampler import Sampler, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge
 from likeli.diffusion.times import check_times
 from likeli.errors import require
@@ -159,6 +161,47 @@ def noising_moments(schedule: Schedule, times: Tensor, variance: float = 0.0) ->
     for factor, gained in zip(grow, (steps * schedule.diffusion(times[:-1])).tolist()):
         variance = factor**2 * variance + gained
     return torch.tensor(grow, dtype=torch.float64).prod().item(), variance
+
+
+class _Impulses:
+    """Noise whose number n is one in row n and nought in every other; as uniform noise always the same."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.drawn = rows, 0
+
+    def normal(self, *shape: int) -> Tensor:
+        out = torch.zeros(self.rows, *shape, dtype=torch.float64)
+        out[self.drawn : self.drawn + 1] = 1
+        self.drawn += 1
+        return out
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.full((self.rows, *shape), 0.25, dtype=torch.float64)
+
+
+def variance_ratio(sampler: Sampler | str, schedule: Schedule, times: Tensor, variance: float = 1.0) -> float:
+    """Var z_0 of a sampler's draws over α_0² v + σ_0², that of the data: x ~ N(0, v), its denoiser known, z_1 ~ p(z_1).
+
+    Such a sampler is linear in its noise, so that the squares of its responses to each number drawn add up to its variance: no
+    random number is drawn, and the ratio is exact to rounding.
+
+    Arguments:
+        sampler: a sampler, or the name of one.
+        schedule: t → (α, σ), the same for all cells.
+        times: falling, in [0, 1].
+        variance: v, in model units.
+    """
+    require(variance > 0, "variance", "a positive number", variance)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    denoise = MixtureDenoiser(schedule, one[0], 0 * one, variance * one).given(None)
+
+    def run(rows: int) -> tuple[_Impulses, Point, Tensor]:
+        noise = _Impulses(rows)
+        z = schedule.prior_std() * noise.normal(1)
+        return noise, *deque(trajectory(denoise, z, times, noise, sampler), maxlen=1)[0]
+
+    _, last, z = run(run(1)[0].drawn)
+    return (z.square().sum() / (last.alpha.square() * variance + last.sigma.square())).item()
 
 
 def score_gap(denoise: Denoise, truth: Denoise, u: Tensor, eps: Tensor, times: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ def evaluations_of(sampler: Sampler, steps: int) -> int:
     def count(z: Tensor, at: Point) -> Prediction:
         nonlocal asked
         asked += 1
-        return Prediction.of_x(torch.zeros_like(z), z, at.alpha, at.sigma)
+        return Prediction.of_x(0 * z, z, at.alpha, at.sigma)
 
     z = torch.ones(1, 1, dtype=torch.float64)
     deque(trajectory(Denoise(LogLinear(), count), z, uniform(steps), Ambient(z), sampler), maxlen=0)

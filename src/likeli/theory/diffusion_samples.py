@@ -12,8 +12,8 @@ from torch import Tensor
 
 from likeli.data.builtin.toys import ring8
 from likeli.diffusion.denoiser import Denoise
-from likeli.diffusion.exact import MixtureDenoiser, noising
-from likeli.diffusion.langevin import EulerMaruyama
+from likeli.diffusion.exact import MixtureDenoiser, noising, variance_ratio
+from likeli.diffusion.langevin import AnalyticDPM, EulerMaruyama
 from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.sampler import DDIM, Ancestral, Sampler, trajectory
 from likeli.diffusion.schedule import Karras, LinearBeta, LogLinear, Point, Straight, bridge
@@ -51,7 +51,8 @@ def _end(denoise: Denoise, z: Tensor, times: Tensor, sampler: Sampler) -> tuple[
 
 
 @identity(
-    "R69", "R82",
+    "R69",
+    "R82",
     title="ancestral sampling, T = 1000, exact denoiser of a mixture: −log₁₀ p of the exact law of 2000 draws",
     tolerance=3,
 )
@@ -62,7 +63,8 @@ def ancestral_samples_follow_the_law() -> float:
 
 
 @identity(
-    "R82", "I24",
+    "R82",
+    "I24",
     title="reverse SDE, 500 steps of Euler–Maruyama, exact score: −log₁₀ p of the exact law of 2000 draws",
     tolerance=3,
 )
@@ -73,7 +75,9 @@ def reverse_sde_samples_follow_the_law() -> float:
 
 
 @identity(
-    "I24", "R81", "R82",
+    "I24",
+    "R81",
+    "R82",
     title="forward SDE, reverse SDE and probability flow at t = 0.1, 0.3, 0.6: −log₁₀ p of the exact p_t",
     tolerance=3,
 )
@@ -121,7 +125,8 @@ def metropolis_removes_the_bias() -> float:
 
 
 @identity(
-    "I28", "B3",
+    "I28",
+    "B3",
     title="DDIM with η = 1, same noise = ancestral; η = 0 = Euler's step in σ/α: largest difference",
     tolerance=1e-10,
 )
@@ -153,6 +158,26 @@ def ddim_variance_grows_with_eta() -> float:
 
 @identity(
     "B3",
+    "I28",
+    title="variance kept by 16, 32, 64 steps on N(0, v): `analytic_dpm` all, `ancestral` by its recursion: largest difference",
+    tolerance=1e-6,
+)
+def samplers_keep_the_variance_that_they_should() -> float:
+    schedule, worst = LogLinear(-10, 14), 0.0
+    for steps, v in ((16, 1.0), (32, 0.1), (64, 1.0)):
+        times, now = uniform(steps), schedule.prior_std() ** 2
+        for t, s in pairwise(map(schedule.at, times)):
+            a, b, std = bridge(s, t)
+            now = (a + b * t.alpha * v / (t.alpha**2 * v + t.sigma**2)) ** 2 * now + std**2
+        last = schedule.at(0.0)
+        expected = (now / (last.alpha**2 * v + last.sigma**2)).item()
+        worst = max(worst, abs(variance_ratio(Ancestral(), schedule, times, v) - expected))
+        worst = max(worst, abs(variance_ratio(AnalyticDPM(), schedule, times, v) - 1))
+    return worst
+
+
+@identity(
+    "B3",
     title="orders on a mixture: shortfall of DDIM (1), Heun (2), multistep (3) over 32 to 128 steps",
     tolerance=0.35,
 )
@@ -168,7 +193,8 @@ def samplers_have_their_order() -> float:
 
 
 @identity(
-    "B2", "B3",
+    "B2",
+    "B3",
     title="Heun on EDM's grid = the paper's algorithm 1 with 18 steps, 35 evaluations, written out: difference",
     tolerance=1e-10,
 )
@@ -208,7 +234,8 @@ def straight_flow_reaches_the_data() -> float:
 @identity(
     "R74",
     title="trained VDM: share of samples nearer to a training row than 99 % of held-out rows are, over its 3 σ limit",
-    tolerance=1, slow=True,
+    tolerance=1,
+    slow=True,
 )
 def samples_are_new() -> float:
     with seeded(0, "R74"):
