@@ -37,6 +37,7 @@ _PUBLIC = {
     "likeli.discrete.backbone": "SymbolBackbone",
     "likeli.energy.annealing": "LogZ",
     "likeli.energy.unnormalised": "Contrast",
+    "likeli.models.gan": "AdversarialObjective",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.rows": "anomaly classify",

@@ -71,6 +71,7 @@ def contender(
         alarms,
         samples,
         model.space.decode(samples[:TEXTS]) if samples is not None and isinstance(model.space, Tokens) else (),
+        about.get("criterion", ""),
     )
 
 

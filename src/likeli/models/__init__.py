@@ -16,6 +16,7 @@ from likeli.models.edm import EDM
 from likeli.models.factor_analysis import FactorAnalysis
 from likeli.models.flow import Flow
 from likeli.models.flow_matching import FlowMatching
+from likeli.models.gan import GAN
 from likeli.models.gmm import GMM
 from likeli.models.hvae import HVAE
 from likeli.models.independent import Independent
@@ -33,6 +34,7 @@ __all__ = [
     "DDPM",
     "EBM",
     "EDM",
+    "GAN",
     "GMM",
     "HVAE",
     "PPCA",

@@ -38,6 +38,7 @@ class Contender:
         in_nats: whether its history can be drawn in bits/dim.
         rank: shared by those that the rows cannot tell apart; None without a number.
         kept: `step` and `valid` of the weights that were kept, if validation chose them.
+        criterion: what `valid` is, where it is not a loss.
         steps: that it was trained for.
         ledger: the parts of its number.
         told_apart: a classifier's attempt to tell its samples from held-out rows.
@@ -59,6 +60,35 @@ class Contender:
     alarms: Sequence[str] = ()
     drawn: Tensor | None = None
     texts: Sequence[str] = ()
+    criterion: str = ""
+
+    def curve(self, lines: Mapping[str, str], unit: float, what: str) -> list[Figure]:
+        """Columns of its history over seconds, if it has any of them.
+
+        Arguments:
+            lines: name and column of each.
+            unit: what numbers are multiplied by.
+            what: they then are.
+        """
+        series = {}
+        for name, key in lines.items():
+            points = [(r["seconds"], r[key] * unit) for r in self.rows if isinstance(r.get(key), float) and "seconds" in r]
+            if points:
+                series[name] = ([t for t, _ in points], [v for _, v in points])
+        if not series:
+            return []
+        model, seconds = self.row["model"], max(times[-1] for times, _ in series.values())
+        ways = [f"{name} from {values[0]:.2f} to {values[-1]:.2f}" for name, (_, values) in series.items()]
+        ends = [f"{name} end at {values[-1]:.3f}" for name, (_, values) in series.items()]
+        marks, told = {}, ""
+        when = [r["seconds"] for r in self.rows if self.kept and r.get("step") == self.kept["step"] and "seconds" in r]
+        if self.kept and when:
+            marks = {"kept": (when[-1], self.kept["valid"] * unit)}
+            told = f"; the weights of step {self.kept['step']} were kept"
+        alt = f"curves of {model}, {what} over {seconds:.0f} seconds: {', '.join(ways)}{told}"
+        caption = f"{model}: {what} over seconds of training, less is better; {', '.join(ends)}{told}. {self.words()}."
+        y = "bits/dim of the loss" if what == "bits/dim" else what
+        return [Figure(curves_svg(series, title=model, x="seconds of training", y=y, marks=marks), alt, caption)]
 
     def cells(self) -> list[str]:
         """Its numbers as the table shows them."""
@@ -146,28 +176,13 @@ class Report:
         ]
 
     def learning(self) -> list[Figure]:
-        """Bits/dim over the seconds of training, for whoever has enough of a history."""
+        """Bits/dim over the seconds of training, or what chose the weights, for whoever has enough of a history."""
         figures, unit = [], 1 / (self.dimensions * math.log(2))
         for entry in self.entries:
-            series = {}
-            for name, key in LINES.items():
-                points = [(r["seconds"], r[key] * unit) for r in entry.rows if isinstance(r.get(key), float) and "seconds" in r]
-                if points:
-                    series[name] = ([t for t, _ in points], [v for _, v in points])
-            if not entry.in_nats or len(entry.rows) < CURVE or not series:
-                continue
-            model, seconds = entry.row["model"], max(times[-1] for times, _ in series.values())
-            ways = [f"{name} from {bits[0]:.2f} to {bits[-1]:.2f}" for name, (_, bits) in series.items()]
-            ends = [f"{name} end at {bits[-1]:.3f}" for name, (_, bits) in series.items()]
-            marks, told = {}, ""
-            when = [r["seconds"] for r in entry.rows if entry.kept and r.get("step") == entry.kept["step"] and "seconds" in r]
-            if entry.kept and when:
-                marks = {"kept": (when[-1], entry.kept["valid"] * unit)}
-                told = f"; the weights of step {entry.kept['step']} were kept"
-            alt = f"curves of {model}, bits/dim over {seconds:.0f} seconds: {', '.join(ways)}{told}"
-            caption = f"{model}: bits/dim over seconds of training, less is better; {', '.join(ends)}{told}. {entry.words()}."
-            image = curves_svg(series, title=model, x="seconds of training", y="bits/dim of the loss", marks=marks)
-            figures.append(Figure(image, alt, caption))
+            if entry.criterion:
+                figures += entry.curve({"samples": "valid"}, 1.0, entry.criterion)
+            elif entry.in_nats and len(entry.rows) >= CURVE:
+                figures += entry.curve(LINES, unit, "bits/dim")
         return figures
 
 

@@ -12,6 +12,7 @@ from likeli.errors import OK, OUTPUT_WARNING, LikeliError
 from likeli.progress import Gauge, Shown
 
 Row = dict[str, Any]
+VALIDATION_LOSS = "validation loss"
 REASONS = {
     "steps": "its steps are taken",
     "minutes": "its minutes are over",
@@ -28,13 +29,14 @@ class History:
 
     Arguments:
         rows: one per logged step: step, epoch, loss (mean since the row before), seconds, and what the strategy adds.
-        best: step and validation loss of the weights that were kept; None without a validation split.
+        best: step and validation loss (or what `criterion` names) of the weights that were kept; None without validation rows.
         stopped_because: `steps`, `minutes`, `patience`, `tolerance` (EM converged), `iterations` (EM did not) or `closed form`.
         seconds: training time, earlier legs of a resumed run included.
         steps: optimisation steps taken.
         notes: what a reader of the numbers should know.
         warnings: outputs that could not be written; `exit_code` is then 3.
         dimensions: D, cells of one example, where the losses are nats of them; None where they have no unit.
+        criterion: what the numbers `valid` are, by which weights are kept.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -45,12 +47,13 @@ class History:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     dimensions: int | None = None
+    criterion: str = VALIDATION_LOSS
 
     def __str__(self) -> str:
         """One line: how long, why it ended, and the best loss with its unit."""
         why = REASONS.get(self.stopped_because, self.stopped_because)
         line = f"{self.steps} steps in {self.seconds:.1f} s, stopped since {why}"
-        name, row = ("best validation loss", self.best) if self.best else ("last loss", next(reversed(self.rows), {}))
+        name, row = (f"best {self.criterion}", self.best) if self.best else ("last loss", next(reversed(self.rows), {}))
         value = row.get("valid", row.get("loss"))
         if value is None:
             return line

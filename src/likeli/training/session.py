@@ -18,7 +18,7 @@ from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
-from likeli.training.history import History, Journal
+from likeli.training.history import VALIDATION_LOSS, History, Journal
 from likeli.training.run import EMA, Run
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
@@ -130,7 +130,7 @@ class Session:
         run, progress = self.run, self.run.progress
         valid, due = {}, self.time_to_validate()
         if due:
-            value = run.validate()
+            value = self.strategy.validate(run)
             if value is None:
                 return
             self.judge(value)
@@ -157,7 +157,7 @@ class Session:
         """Keep the weights if they are the best so far; run out of patience if they have not been for long."""
         run, progress, patience = self.run, self.run.progress, self.run.settings.patience
         if not math.isfinite(value):
-            self.notes.append(f"step {run.step}: the validation loss is {value}")
+            self.notes.append(f"step {run.step}: the {self.strategy.criterion} is {value}")
         if value < (progress.best["valid"] if progress.best else math.inf):
             progress.best, progress.waiting = {"step": run.step, "valid": value}, 0
             run.keep_best()
@@ -175,7 +175,8 @@ class Session:
             return
         metrics: dict[str, Any] = {"step": run.step, "seconds": run.clock.seconds}
         state = metrics | {"memory": asdict(run.progress), "rows": self.journal.written, "finished": finished}
-        metrics = metrics | {"best": run.progress.best}
+        other = {} if self.strategy.criterion == VALIDATION_LOSS else {"criterion": self.strategy.criterion}
+        metrics = metrics | {"best": run.progress.best} | other
         tensors = {} if finished else run.tensors()
         with run.finest():
             info = self.info | {"metrics": metrics}
@@ -219,7 +220,8 @@ class Session:
             self.notes.append(f"EM stopped after {run.step} iterations, before its gain fell below the tolerance")
         warnings = list(self.journal.troubles.values())
         unit = self.journal.dimensions
-        return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, self.notes, warnings, unit)
+        told = (self.notes, warnings, unit, self.strategy.criterion)
+        return History(self.journal.rows, run.progress.best, reason, run.clock.seconds, run.step, *told)
 
     def _doubts(self, reason: str) -> list[str]:
         """Why what was kept may be hardly trained at all."""
@@ -231,10 +233,22 @@ class Session:
             needs = "a smaller model, a smaller batch or a longer budget is needed"
             found.append(f"the budget ended after {run.step} steps of {each:.3g} s: {needs}")
         best, first = progress.best, progress.first
+        if self.strategy.criterion != VALIDATION_LOSS:
+            return [*found, self._chosen()]
         if best is not None and first is not None and not best["valid"] <= first:
             worse = f"the best validation loss, {best['valid']:.4g}, is worse than the untrained model's {first:.4g}"
             found.append(f"{worse}: train longer, or with a smaller --train.lr")
         return found
+
+    def _chosen(self) -> str:
+        """By what, and from how many, the weights were chosen where that is not the loss."""
+        best, of = self.run.progress.best, self.strategy.criterion
+        looks = [row for row in self.journal.rows if "valid" in row]
+        if best is None or not looks:
+            return f"the last step was kept: there were no validation rows, and only the {of} tells which step is good"
+        epoch = next((row["epoch"] for row in looks if row["step"] == best["step"]), "?")
+        last = f"{looks[-1]['valid']:.3g} at step {looks[-1]['step']}, the last"
+        return f"step {best['step']} (epoch {epoch}) of {len(looks)} looked at was kept: {of} {best['valid']:.3g}, {last}"
 
 
 def _asked_for(model: GenerativeModel) -> dict[str, Any]:

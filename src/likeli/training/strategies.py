@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from likeli.errors import Diverged, require
 from likeli.latent.chain import Hierarchy
 from likeli.random import Ambient
 from likeli.training.engine import Descent, training_loss
-from likeli.training.history import Row
+from likeli.training.history import VALIDATION_LOSS, Row
 from likeli.training.replay import ReplayBuffer
 from likeli.training.run import Run
 
@@ -35,20 +36,24 @@ class Strategy:
     Arguments:
         steps: one step of the run at each `next`, done when the row is yielded.
         stochastic: many small steps on batches, so that weights are averaged, validated on the way, and logged now and then.
+        validate: the number by which weights are kept, the smaller the better; None if told to stop.
+        criterion: what that number is.
     """
 
     steps: Steps
-    stochastic: bool
+    stochastic: bool = False
+    validate: Callable[[Run], float | None] = Run.validate
+    criterion: str = VALIDATION_LOSS
 
 
 STRATEGIES: dict[str, Strategy] = {}
 
 
-def strategy(name: str, *, stochastic: bool = False) -> Callable[[Steps], Steps]:
-    """Register a function as the way to train models whose `strategy` is `name`."""
+def strategy(name: str, **options: Any) -> Callable[[Steps], Steps]:
+    """Register a function as the way to train models whose `strategy` is `name`; `options` are those of `Strategy`."""
 
     def register(steps: Steps) -> Steps:
-        STRATEGIES[name] = Strategy(steps, stochastic)
+        STRATEGIES[name] = Strategy(steps, **options)
         return steps
 
     return register
@@ -154,7 +159,7 @@ def guard(run: Run, term: str, value: float, x: Tensor, y: Tensor | None = None)
     if not math.isfinite(value):
         term = _culprit(run, x, y) if term == "loss" else term
         told = f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}"
-        by_steps = run.model.strategy in ("sgd", "contrastive")
+        by_steps = run.model.strategy in ("sgd", "contrastive", "adversarial")
         advice = f"try --train.lr {run.settings.lr / 3:.2g} or --train.clip 1" if by_steps else ""
         raise Diverged(f"{told}; {advice}" if advice else told)
 

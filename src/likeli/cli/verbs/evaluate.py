@@ -7,24 +7,32 @@ likeli evaluate runs/vae --minutes 5                 as many rows, drawn by the 
 likeli evaluate runs/vdm --method both --rows 200    a diffusion's bound beside its flow's density, with all error terms
 
 Mean log p(x) in nats per example, in the units of the data, with its standard error over examples, what kind of number it is
-and why it may be off.  `seconds` is what the evaluation took.
+and why it may be off.  `seconds` is what the evaluation took.  Of a family that knows nothing of log p(x) but samples, it says
+why, and how near its samples are to held-out rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import call_options, open_run, rows_for
+from likeli.cli.contest import empty_row
+from likeli.cli.objects import call_options, open_run, rows_for, stored_data
 from likeli.cli.options import Parser
 from likeli.cli.output import aligned, check_new, emit, new_file, with_error
-from likeli.errors import require
+from likeli.errors import Unsupported, require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from likeli.checkpoint import Checkpoint
     from likeli.evaluation.likelihood import BoundAndFlow, Evaluation
 
+JUDGED = 2000  # samples of a family without log p(x)
 HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parameters"]
 
 
@@ -48,6 +56,7 @@ def add_likelihood_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     import likeli
+    from likeli.contract import Knows
     from likeli.evaluation.likelihood import bound_and_flow, drawn_rows
 
     require(args.rows is None or args.rows >= 1, "rows", "at least 1", args.rows)
@@ -65,6 +74,9 @@ def run(args: argparse.Namespace) -> None:
         pair = bound_and_flow(saved.model, x[order], None if y is None else y[order], **options)
         emit(args, pair.row(), _pair_text(pair))
         return
+    if saved.model.knows is Knows.NOTHING and args.out is None:
+        emit(args, *_samples_instead(args, saved, x, y))
+        return
     options |= {"rows": args.rows, "minutes": args.minutes, "progress": not (args.quiet or args.json)}
     found = likeli.evaluate(saved.model, x, y, **options)
     if args.out:
@@ -72,6 +84,31 @@ def run(args: argparse.Namespace) -> None:
     rates = [f"{name.replace('_', ' ')}: {with_error(bits, error, 4)}" for name, (bits, error) in found.rates.items()]
     lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *rates, *(f"note: {n}" for n in found.notes)]
     emit(args, found.row(), "\n".join(lines))
+
+
+def _samples_instead(args: argparse.Namespace, saved: Checkpoint, x: Tensor, y: Tensor | None) -> tuple[dict[str, Any], str]:
+    """Of a family without log p(x): why, and how near its samples are to as many held-out rows.
+
+    Raises:
+        Unsupported: it cannot sample either.
+    """
+    from likeli.evaluation.likelihood import drawn_rows
+    from likeli.evaluation.sample_metrics import sample_metrics
+
+    began, model, train = time.perf_counter(), saved.model, stored_data(saved.info).split("train")[0]
+    some = drawn_rows(len(x), min(args.rows or JUDGED, len(x)), args.seed)
+    x, y = x[some], None if y is None or model.condition is None else y[some]
+    try:
+        model.log_likelihood(x[:1], y if y is None else y[:1])
+        why = ""
+    except Unsupported as reason:
+        why = str(reason)
+    metrics = sample_metrics(x, model.sample(len(x), y, seed=args.seed), train, space=model.space, seed=args.seed)
+    own = {"knows": "nothing", "examples": len(x), "seconds": time.perf_counter() - began, "seed": args.seed, "notes": [why]}
+    row = empty_row(model.kind()) | own | {"metrics": [asdict(m) for m in metrics]}
+    told = f"how near {len(x)} samples are to as many held-out rows:"
+    told_apart = "a test of whether they differ at all: likeli test RUN"
+    return row, "\n".join([f"nothing: {why}", told, *map(str, metrics), told_apart])
 
 
 def write_rows(args: argparse.Namespace, found: Evaluation) -> None:

@@ -1,0 +1,97 @@
+"""Two networks against each other, and how to tell how far they have come: not by their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from likeli.contract import evaluating
+from likeli.errors import require
+from likeli.evaluation.permutations import kernel_statistics, kernels_for, label_weights
+from likeli.models.gan import GAN
+from likeli.training.batches import Examples
+from likeli.training.engine import Descent
+from likeli.training.history import Row
+from likeli.training.run import Run
+from likeli.training.strategies import gradient_limit, guard, note_gradient, strategy
+
+ARRANGEMENTS = 20  # permutations of the labels, whose mean is what two equal sets would give
+FEWEST, MOST = 256, 1024  # samples that are judged
+
+
+def sample_distance(run: Run) -> float:
+    """How far fresh samples are from validation rows, in multiples of what two sets of one distribution would show.
+
+    The mean, over the energy distance and Laplace kernels at 10 bandwidths, of MMD²(samples, rows) over its mean under
+    permutations of who is a sample; about 1 where nothing is to be seen.  Codes, rows, bandwidths and permutations are the same
+    each time, so that two looks differ by the weights alone.  Conditions stand beside the cells, the same in both sets.
+
+    Source: Gretton et al. (2012), JMLR 13; Székely & Rizzo (2013), J. Stat. Plan. Inference 143.
+    """
+    model, valid = run.model, run.valid
+    assert isinstance(model, GAN)
+    assert valid is not None
+    run.reseed("valid")
+    held = beginning(valid, max(run.settings.valid_rows, 2))
+    again = torch.arange(min(max(len(held), FEWEST), MOST), device=held.x.device) % len(held)
+    x, y = held.rows(again)
+    with run.averaged(), evaluating(model), torch.no_grad():
+        drawn = columns(model, model.fake(model.real(x), y), y)
+        rows, like = (columns(model, model.real(part.x), part.y) for part in (held, beginning(run.train, FEWEST)))
+    both = np.concatenate([drawn, rows])
+    w = label_weights(np.arange(len(both)) < len(drawn), ARRANGEMENTS, run.seed)
+    found = kernel_statistics(both, w, [k for k in kernels_for(like) if k.name != "gauss"])
+    return float((found[:, 0] / found[:, 1:].mean(1)).mean())
+
+
+def beginning(rows: Examples, n: int) -> Examples:
+    """The first n of them, or all."""
+    return Examples(rows.x[:n], None if rows.y is None else rows.y[:n])
+
+
+def columns(model: GAN, u: Tensor, y: Tensor | None) -> np.ndarray:
+    """Cells in model units beside the features of the condition, (B, cells + features)."""
+    return torch.cat([u.flatten(1), model.given(y, u)], 1).cpu().numpy()
+
+
+@strategy("adversarial", stochastic=True, validate=sample_distance, criterion="distance of samples from validation rows")
+def adversarial(run: Run) -> Iterator[Row]:
+    """D ← Adam(D, ∇ mean_b ℓ_D(x_b, x̃_b)), and after every `turns` such steps G ← Adam(G, ∇ mean_b ℓ_G(x_b, x̃_b))."""
+    model = run.model
+    require(isinstance(model, GAN), "model", "a generator and a discriminator for this strategy", model.kind())
+    assert isinstance(model, GAN)
+    first = run.keep("discriminator", Descent(model.discriminator.parameters(), run.settings))
+    second = run.keep("generator", Descent(model.generator.parameters(), run.settings))
+    model.train()
+    for x, y in run.batches():
+        lr, u = run.rate(), model.real(x)
+        v = model.fake(u, y)
+        loss = model.discriminator_loss(u, v, y).mean()
+        guard(run, "loss of the discriminator", loss.item(), x, y)
+        limit = gradient_limit(run)
+        norm = first.step(loss, lr, limit)
+        guard(run, "gradient of the discriminator", norm, x, y)
+        note_gradient(run, norm, limit)
+        row = {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
+        if (run.step + 1) % model.turns == 0:
+            with fixed(model.discriminator):
+                loss = model.generator_loss(u, v, y).mean()
+                guard(run, "loss of the generator", loss.item(), x, y)
+                row |= {"generator_loss": loss.item(), "generator_gradient": second.step(loss, lr)}
+            guard(run, "gradient of the generator", row["generator_gradient"], x, y)
+        run.average.update()
+        yield row
+
+
+@contextmanager
+def fixed(net: nn.Module) -> Iterator[None]:
+    """Inside the block no gradient of the network's own weights is worked out."""
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)
