@@ -228,7 +228,8 @@ HOSTILE = {
     "config cut": (text("config.json", lambda d: d[:-2]), "line 1 column"),
     "config 50,000 deep": (nested(50_000), "levels"),
     "config 33 deep": (nested(33), "levels"),
-    "config of 1 MB": (text("config.json", lambda d: d + b" " * (1 << 20)), "at most 1048576 bytes"),
+    "config of 1 MB": (text("config.json", lambda d: d + b" " * (1 << 24)), "at most 16777216 bytes"),
+    "config of lists": (config(lambda c: c["info"].__setitem__("a", [[]] * (1 << 20))), "at most 1048576 lists"),
     "class unknown": (argument("class", "tiny_flw"), "did you mean tiny_flow"),
     "class a path": (argument("class", "os.system"), "one of"),
     "class a number": (argument("class", 7), "registered name"),
@@ -269,7 +270,7 @@ HOSTILE = {
     "state tensors cut": (text("train_state.safetensors", lambda d: d[:-1]), "as declared"),
     # the folder
     "file more": (lambda f: (f / "hook.py").write_text("boom"), "hook.py"),
-    "file gone": (lambda f: (f / "README.md").unlink(), "README.md"),
+    "file gone": (lambda f: (f / "train_state.json").unlink(), "train_state.json"),
     "file a folder": (replace("config.json", Path.mkdir), "regular file, got a folder"),
     "file a pipe": (replace("model.safetensors", os.mkfifo), "regular file, got a pipe"),
     "file a socket": (replace("config.json", unix_socket), "regular file, got a socket"),
@@ -376,7 +377,7 @@ def mutations(folder, model, count, forged):
     rng, refused = random.Random(forged), 0
     whole = {p.name: p.read_bytes() for p in folder.iterdir()}
     for _ in range(count):
-        name = rng.choice(sorted(set(whole) - ({"manifest.json", "README.md"} if forged else set())))
+        name = rng.choice(sorted(set(whole) - {"README.md"} - ({"manifest.json"} if forged else set())))
         data = mutate(whole[name], rng)
         (folder / name).write_bytes(data)
         if forged:

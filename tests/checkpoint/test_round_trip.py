@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import struct
 import warnings
@@ -142,7 +143,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, model):
         old = ck.save(fill(model, 1), tmp_path / "x")
         new = ck.save(fill(model, 2), tmp_path / "x")
     expected = fill(model, 1).state_dict()
-    whole = {p.name: p.read_bytes() for p in new.iterdir()}
+    whole = {p.name: p.read_bytes() for p in new.iterdir() if p.name != "README.md"}
     cuts = random.Random(0)
     for name, data in whole.items():
         for cut in [0, 1, 7, 8, 9, len(data) - 1, *cuts.sample(range(len(data)), 5)]:
@@ -153,11 +154,41 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same(ck.load(tmp_path / "x").state_dict(), fill(model, 2).state_dict())
-    (new / "README.md").write_text("tampered")
+    (new / "config.json").write_text("tampered")
     for file in old.iterdir():
         file.unlink()
-    with pytest.raises(CheckpointError, match=r"00000002.*README"):
+    with pytest.raises(CheckpointError, match=r"00000002.*config"):
         ck.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("edit", ["written", "removed", "a link"])
+def test_a_card_is_there_to_be_edited(tmp_path, model, edit):
+    flat, run = tmp_path / "flat", tmp_path / "run"
+    ck.save_pretrained(model, flat)
+    with ck.lock(run):
+        ck.save(fill(model, 1), run)
+        newest = ck.save(fill(model, 2), run)
+    for folder in (flat, newest):
+        (folder / "README.md").unlink() if edit != "written" else (folder / "README.md").write_text("ours")
+        if edit == "a link":
+            (folder / "README.md").symlink_to("/dev/zero")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no falling back to older weights
+        assert same(ck.load(run).state_dict(), fill(model, 2).state_dict())
+        ck.load(flat)
+        ck.inspect(run)
+
+
+def test_names_that_are_no_utf8_are_escaped_and_read_back(tmp_path, model):
+    name = os.fsdecode(b"caf\xe9.csv")
+    ck.save(model, tmp_path / "x", info={"data": {"source": name, name: 1}})
+    assert ck.read(tmp_path / "x").info["data"] == {"source": r"caf\udce9.csv", r"caf\udce9.csv": 1}
+
+
+def test_a_table_of_twenty_thousand_names_is_saved(tmp_path):
+    space = Real((20_000,), mean=tuple(map(float, range(20_000))), scale=0.1, names=tuple(f"ENSG{i:011d}" for i in range(20_000)))
+    ck.save_pretrained(fill(TinyFlow(space)), tmp_path / "x")
+    assert describe(ck.load(tmp_path / "x").space) == describe(space)
 
 
 def test_inspect_tells_all(tmp_path, model):

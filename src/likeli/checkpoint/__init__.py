@@ -13,15 +13,18 @@ code.
 
 from likeli.checkpoint.disk import lock
 from likeli.checkpoint.folder import annotate, from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
-from likeli.checkpoint.generation import Checkpoint
+from likeli.checkpoint.generation import Checkpoint, check_savable
 from likeli.checkpoint.log import append_history, read_history, truncate_history
+from likeli.checkpoint.seal import is_sealed, sealed
 
 __all__ = [
     "Checkpoint",
     "annotate",
     "append_history",
+    "check_savable",
     "from_pretrained",
     "inspect",
+    "is_sealed",
     "load",
     "lock",
     "prepare_folder",
@@ -29,5 +32,6 @@ __all__ = [
     "read_history",
     "save",
     "save_pretrained",
+    "sealed",
     "truncate_history",
 ]

@@ -1,6 +1,7 @@
 """One generation: a complete model folder, renamed into place when it is whole, read only if every byte is as it was.
 
-config.json  model.safetensors  README.md  [train_state.json  train_state.safetensors]  manifest.json
+config.json  model.safetensors  [train_state.json  train_state.safetensors]  manifest.json, and README.md, the card, which is there
+to be edited: loading does not need it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from likeli.errors import CheckpointError, LikeliError, require
 
 CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"
 STATE, STATE_TENSORS = "train_state.json", "train_state.safetensors"
-REQUIRED, KNOWN = {CONFIG, WEIGHTS, CARD}, {CONFIG, WEIGHTS, CARD, STATE, STATE_TENSORS}
-LIMITS = {CONFIG: 1 << 20, MANIFEST: 1 << 16, CARD: 1 << 24, STATE: 1 << 24}  # bytes; tensors: the machine's memory
+REQUIRED, KNOWN = {CONFIG, WEIGHTS}, {CONFIG, WEIGHTS, CARD, STATE, STATE_TENSORS}
+LIMITS = {CONFIG: 1 << 24, MANIFEST: 1 << 16, CARD: 1 << 24, STATE: 1 << 24}  # bytes; tensors: the machine's memory
 FOLDER, PARTIAL = "checkpoints", ".partial"
 SERIAL = re.compile(r"[0-9]{8}")
 Contents = dict[str, list[bytes | memoryview]]
@@ -83,7 +84,14 @@ def contents(
         files[STATE] = [strict.dumps(state, STATE, LIMITS[STATE])]
     if state_tensors is not None:
         files[STATE_TENSORS] = serialise(state_tensors, STATE_TENSORS)
+    for name in files.keys() & LIMITS.keys() - {CARD}:
+        strict.loads(b"".join(files[name]), name)  # what could not be read back is not published
     return files
+
+
+def check_savable(model: GenerativeModel, info: Mapping[str, Any]) -> None:
+    """Raise the `InputError` that saving would end in, if the description of the model or of its data is too long to be saved."""
+    strict.dumps(config_of(model, 0, info), CONFIG, LIMITS[CONFIG])
 
 
 def write_generation(files: Contents, target: Path, partial: Path) -> None:
@@ -132,7 +140,6 @@ def read_generation(folder: int, where: Path, *, train_state: bool) -> Checkpoin
         CheckpointError: anything at all is not as it was written.
     """
     files = _manifest(folder, where)
-    _small(folder, where, CARD, files)
     config = check_config(strict.loads(_small(folder, where, CONFIG, files), where / CONFIG), where / CONFIG)
     model = _load_model(folder, where, config, files)
     state, state_tensors = _load_state(folder, where, files) if train_state else ({}, {})
@@ -152,7 +159,7 @@ def _manifest(folder: int, where: Path) -> dict[str, dict[str, Any]]:
         valid = exact and isinstance(facts["sha256"], str) and re.fullmatch(r"[0-9a-f]{64}", facts["sha256"])
         require(valid, f"{path}: {name}", "bytes and sha256", facts, CheckpointError)
     there = {name for name in disk.listing(folder, where) if not name.startswith(".")} - {MANIFEST}
-    for name in sorted(set(files) ^ there):
+    for name in sorted((set(files) ^ there) - {CARD}):
         require(name not in files, where, f"{name}, listed in {MANIFEST}", "no such file", CheckpointError)
         require(False, where, f"only the files listed in {MANIFEST}", name, CheckpointError)
     return files

@@ -20,7 +20,7 @@ import torch
 from likeli.errors import CheckpointError, InputError, one_line, require
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-DEPTH = 32
+DEPTH, PARTS = 32, 1 << 20  # levels, and lists and objects in all: an empty one takes three bytes of text and sixty of memory
 # a whole string (closed or not, never backtracking), or one bracket
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
@@ -36,8 +36,7 @@ def dumps(value: Any, where: str, limit: int) -> bytes:
     Raises:
         InputError: anything else, too deep, or too big.
     """
-    text = json.dumps(_encode(value, where, 0), ensure_ascii=False, allow_nan=False)
-    data = text.encode("utf-8", "backslashreplace")
+    data = json.dumps(_encode(value, where, 0), ensure_ascii=False, allow_nan=False).encode()
     require(len(data) <= limit, where, f"at most {limit} bytes", f"{len(data)} bytes")
     return data
 
@@ -67,15 +66,20 @@ def _encode(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else next(w for w, v in WORDS.items() if repr(v) == repr(float(value)))
     if isinstance(value, (str, PathLike)):
-        text = str(fspath(value))
+        text = _printable(str(fspath(value)))
         return "\\" + text if text in WORDS or text.startswith("\\") else text
     if isinstance(value, (list, tuple)):
         return [_encode(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
             require(isinstance(key, str), where, "text as keys", key)
-        return {k: _encode(v, f"{where}.{k}", depth + 1) for k, v in value.items()}
+        return {_printable(k): _encode(v, f"{where}.{k}", depth + 1) for k, v in value.items()}
     raise InputError(one_line(f"{where}: expected plain JSON values, got {value!r}"))
+
+
+def _printable(text: str) -> str:
+    """The text itself; the bytes of a file name that are no UTF-8, which Python holds as lone surrogates, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _decode(value: Any) -> Any:
@@ -88,10 +92,12 @@ def _decode(value: Any) -> Any:
 
 
 def _check_depth(data: bytes, where: object) -> None:
-    depth = 0
+    depth = parts = 0
     for match in _STRING_OR_BRACKET.finditer(data):
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        change = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        depth, parts = depth + change, parts + (change > 0)
         require(depth <= DEPTH, where, f"at most {DEPTH} levels", "more", CheckpointError)
+        require(parts <= PARTS, where, f"at most {PARTS} lists and objects", "more", CheckpointError)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 import functools
 import importlib.util
 import inspect
+import re
 import resource
 import sys
 import typing
@@ -20,7 +21,7 @@ from likeli.cli.options import Pairs, read_value
 from likeli.cli.output import log, warn
 from likeli.cli.plan import TEXT, Plan
 from likeli.config import Configurable, registered
-from likeli.errors import CheckpointError, InputError, LikeliError, nearest, require
+from likeli.errors import CheckpointError, InputError, LikeliError, nearest, one_line, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,16 +85,30 @@ def read_data(plan: Plan) -> Data:
     return data
 
 
-def stored_data(info: Mapping[str, Any]) -> Data:
+PART = re.compile(r"(?P<base>.+)@(?P<part>train|valid|test)")  # a part of a source
+
+
+def stored_data(info: Mapping[str, Any], source: str | None = None) -> Data:
     """The data that a run was fitted on, with the same split.
 
-    Raises:
-        InputError: the run does not say, or the data are not what they were.
-    """
-    from likeli.data import rebuild
+    Arguments:
+        source: where they are, if the user says so; else where the run says, which it may if this user fitted it here or if what
+            it names is built in: a folder from elsewhere chooses no file to open and no address to ask.
 
-    require("fingerprint" in info.get("data", {}), "data", "--data, since the run does not name its own", "nothing")
-    return rebuild(info["data"])
+    Raises:
+        InputError: the run does not say, or may not, or the data are not what they were.
+    """
+    from likeli import checkpoint
+    from likeli.data import SOURCES, rebuild
+
+    about = info.get("data", {})
+    require("fingerprint" in about, "data", "--data, since the run does not name its own", "nothing")
+    named = str(about.get("source"))
+    own = source is not None or named.partition(":")[0] in SOURCES or checkpoint.is_sealed(about)
+    wanted = "--data SOURCE@test for the part of its rows that the run was not fitted on"
+    why = f"nothing; the run names {one_line(named, 120)!r}, but not by a fit of yours on this machine, so it is not opened"
+    require(own or about.get("source") is None, "data", wanted, why)
+    return rebuild(about, source)
 
 
 def rows_for(
@@ -102,6 +117,7 @@ def rows_for(
     """The first rows (all if None) of a source, or of the run's own split: x, and y for a conditional model.
 
     Arguments:
+        source: of rows of any kind; or the run's own with @train, @valid or @test, for that part of the split it was fitted with.
         label: as `--label` gives it: the condition of every row, in place of the source's own.
 
     Raises:
@@ -111,8 +127,11 @@ def rows_for(
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
     one = parse_label(label, model)
+    part = None if source is None or Path(source).exists() else PART.fullmatch(source)
     if source is None:
         x, y = stored_data(saved.info).split(split)
+    elif part:
+        x, y = stored_data(saved.info, part["base"]).split(part["part"])
     else:
         known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing}
         known |= {} if one is not None else {"labels": labels, "condition": model.condition}

@@ -82,6 +82,7 @@ def fit(
         stochastic = STRATEGIES[model.strategy].stochastic
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop), stochastic)
         journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
+        origin = checkpoint.sealed(origin) if folder is not None and origin.get("source") is not None else origin
         session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))
         try:
             with seeded(seed, "fit"):

@@ -101,14 +101,16 @@ class Journal:
     def write(self, row: Row) -> None:
         """One row more."""
         self.rows.append(row)
-        self._save_rows()
+        self.flush()
         self.latest |= {k: row[k] for k in ("loss", "valid") if k in row}
 
-    def _save_rows(self) -> None:
+    def flush(self) -> None:
+        """Append the rows that are not in the folder yet, those that failed before among them."""
         try:
-            while self.folder is not None and self.written < len(self.rows):  # rows that failed before are tried again
+            while self.folder is not None and self.written < len(self.rows):
                 checkpoint.append_history(self.folder, self.rows[self.written])
                 self.written += 1
+            self.troubles.pop("history", None)
         except (OSError, LikeliError) as error:
             self.warn("history", f"history.jsonl: {error}")
 

@@ -62,6 +62,8 @@ class Session:
         decay = run.settings.ema if self.strategy.stochastic else 0.0
         run.average = run.keep("ema", EMA(dict(run.model.named_parameters()), decay))
         steps, self.seconds_before = self.strategy.steps(run), run.clock.seconds
+        if self.folder is not None:
+            checkpoint.check_savable(run.model, self.info)
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             self.save()
         if self.strategy.stochastic and run.settings.precision == "bf16-mixed":
@@ -173,6 +175,7 @@ class Session:
         run = self.run
         if self.folder is None:
             return
+        self.journal.flush()
         metrics: dict[str, Any] = {"step": run.step, "seconds": run.clock.seconds}
         state = metrics | {"memory": asdict(run.progress), "rows": self.journal.written, "finished": finished}
         other = {} if self.strategy.criterion == VALIDATION_LOSS else {"criterion": self.strategy.criterion}

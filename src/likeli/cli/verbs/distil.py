@@ -28,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--updates", type=int, metavar="N", help=f"training steps [{UPDATES}]")
     budget.add_argument("--minutes", type=float, metavar="M", help="training time in place of them")
+    parser.add_argument("--data", metavar="DATA", help="where the rows that the run was fitted on are, if not where it says")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the student's run folder")
     parser.share("--overwrite", "--seed", "--quiet")
     parser.epilog = "Settings of the trainer are given as --train.NAME VALUE, see likeli fit --help."
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.overwrite:
         require_empty(Path(args.out), "; --overwrite replaces it")
     saved = open_run(args)
-    data = stored_data(saved.info)
+    data = stored_data(saved.info, args.data)
     student = Distilled.of(saved.model, args.steps, args.substeps)
     keep_freed_memory()
     fit(

@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
     parser.add_argument("--rows", type=int, metavar="N", help="at most N test rows, drawn by the seed; all if not given")
+    parser.add_argument("--data", metavar="DATA", help="where the rows that the run was fitted on are, if not where it says")
     parser.add_argument("--out", metavar="FILE.html", help="the page [RUN.html]")
     parser.share("--overwrite", "--quiet")
     add_likelihood_arguments(parser)
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
     check_new(path, overwrite=args.overwrite, suffixes=[".html"])
     saved = open_run(args)
     model, name = saved.model, saved.model.kind()
-    data = stored_data(saved.info)
-    x, y = rows_for(saved, None)
+    data = stored_data(saved.info, args.data)
+    x, y = rows_for(saved, args.data and f"{args.data}@test")
     about = saved.info.get("metrics", {})
     try:
         options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")

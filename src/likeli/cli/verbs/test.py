@@ -15,21 +15,18 @@ what they are blind to. Exit code 0 whatever is found.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import load_plugins, rows_for
+from likeli.cli.objects import PART, load_plugins, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import emit
 from likeli.errors import require
 
 if TYPE_CHECKING:
     from likeli.data import Data
-
-PART = re.compile(r"(?P<base>.+)@(?P<part>train|valid|test)")
 
 
 def add_arguments(parser: Parser) -> None:
