@@ -186,7 +186,8 @@ def test_names_that_are_no_utf8_are_escaped_and_read_back(tmp_path, model):
 
 
 def test_a_table_of_twenty_thousand_names_is_saved(tmp_path):
-    space = Real((20_000,), mean=tuple(map(float, range(20_000))), scale=0.1, names=tuple(f"ENSG{i:011d}" for i in range(20_000)))
+    names = tuple(f"ENSG{i:011d}" for i in range(20_000))
+    space = Real((20_000,), mean=tuple(map(float, range(20_000))), scale=0.1, names=names)
     ck.save_pretrained(fill(TinyFlow(space)), tmp_path / "x")
     assert describe(ck.load(tmp_path / "x").space) == describe(space)
 
