@@ -117,7 +117,7 @@ def rows_for(
     """The first rows (all if None) of a source, or of the run's own split: x, and y for a conditional model.
 
     Arguments:
-        source: of rows of any kind; or the run's own with @train, @valid or @test, for that part of the split it was fitted with.
+        source: of rows of any kind; or the run's own with @train, @valid or @test, for that part of its split.
         label: as `--label` gives it: the condition of every row, in place of the source's own.
 
     Raises:
