@@ -1,7 +1,7 @@
 """One generation: a complete model folder, renamed into place when it is whole, read only if every byte is as it was.
 
-config.json  model.safetensors  [train_state.json  train_state.safetensors]  manifest.json, and README.md, the card, which is there
-to be edited: loading does not need it.
+config.json  model.safetensors  [train_state.json  train_state.safetensors]  manifest.json, and README.md, the card, which is
+there to be edited: loading does not need it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def contents(
 
 
 def check_savable(model: GenerativeModel, info: Mapping[str, Any]) -> None:
-    """Raise the `InputError` that saving would end in, if the description of the model or of its data is too long to be saved."""
+    """Raise the `InputError` that saving would end in, if the description of the model or of its data is too long."""
     strict.dumps(config_of(model, 0, info), CONFIG, LIMITS[CONFIG])
 
 

@@ -1,7 +1,8 @@
 """Whether a run names a file because its user fitted it there, or because a stranger wrote that name into it.
 
-A run says which source it was fitted on.  Opening whatever a folder from elsewhere names would let its author choose files to read
-and addresses to ask, so the description of the data carries an HMAC-SHA256 (RFC 2104) under a key that stays on this machine.
+A run says which source it was fitted on.  Opening whatever a folder from elsewhere names would let its author choose files to
+read and addresses to ask, so the description of the data carries an HMAC-SHA256 (RFC 2104) under a key that stays on this
+machine.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ def stored_data(info: Mapping[str, Any], source: str | None = None) -> Data:
     """The data that a run was fitted on, with the same split.
 
     Arguments:
-        source: where they are, if the user says so; else where the run says, which it may if this user fitted it here or if what
-            it names is built in: a folder from elsewhere chooses no file to open and no address to ask.
+        source: where they are, if the user says so; else where the run says, which it may if this user fitted it here or if
+            what it names is built in: a folder from elsewhere chooses no file to open and no address to ask.
 
     Raises:
         InputError: the run does not say, or may not, or the data are not what they were.
