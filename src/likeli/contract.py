@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.config import Configurable
-from likeli.errors import InputError, Unsupported, require
+from likeli.errors import Unsupported, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space, ended, like_training
 from likeli.spaces.base import Measure, held_cells
 
 
 class Knows(Enum):
-    """What a number says of log p(x)."""
+    """What a number says of log p(x), the strongest first."""
 
     EXACT = "exact"
     LOWER_BOUND = "lower bound"
@@ -87,9 +87,6 @@ class LogLikelihood:
         return value.mean().item(), variance.sqrt().item()
 
 
-_STRENGTH = [Knows.EXACT, Knows.LOWER_BOUND, Knows.ESTIMATE, Knows.UNNORMALIZED, Knows.NOTHING]
-
-
 def joined(parts: Sequence[LogLikelihood], rows: int) -> LogLikelihood:
     """Batches of rows in their order, cut to the first `rows`; an error that is not known by row is the largest of them."""
     drawn = [p.stderr for p in parts if p.stderr is not None]
@@ -97,7 +94,7 @@ def joined(parts: Sequence[LogLikelihood], rows: int) -> LogLikelihood:
     errors = {name: max(abs(p.errors.get(name, 0.0)) for p in parts) for p in parts for name in p.errors}
     return LogLikelihood(
         value=torch.cat([p.value for p in parts])[:rows],
-        knows=max((p.knows for p in parts), key=_STRENGTH.index),
+        knows=max((p.knows for p in parts), key=list(Knows).index),
         measure=parts[0].measure,
         stderr=torch.cat(drawn)[:rows] if len(drawn) == len(parts) else None,
         errors=errors | {name: value.mean().item() for name, value in by_row.items()},
@@ -220,6 +217,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "tokens", "table")  # spaces it is built on
     calls: ClassVar[str] = ""  # of the network for one sample, in the names of options; see `network_calls`
     takes_missing: ClassVar[bool] = False
+    takes_null: bool = False  # y may be missing, whole or in part, since training hid it at times
     takes_weights: ClassVar[bool] = False  # its `em` and `fit_closed_form` have `sample_weight`
     train_defaults: ClassVar[dict[str, Any]] = {}
     score_block: ClassVar[int | None] = BLOCK  # rows that a network sees at once; None for closed forms
@@ -321,8 +319,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def notes(self) -> list[str]:
         """What an evaluation should say beside the number."""
         bound = self.loss_in_nats or self.knows not in (Knows.EXACT, Knows.LOWER_BOUND)
-        said = "the training loss is a weighted error, not a bound on log p(x); the reported log-likelihood is"
-        return [] if bound else [said]
+        return [] if bound else ["the training loss is a weighted error, no bound on log p(x); the reported log-likelihood is"]
 
     @property
     def facts(self) -> dict[str, str]:
@@ -338,9 +335,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         if self.condition is None:
             require(y is None, "y", "nothing, since this model is not conditional", y)
             return None
-        if y is None:
-            raise InputError(f"y: expected {self.condition.describe_shape()}, since {self.kind()} is conditional, got nothing")
-        y = self.condition.check(y, what="y").to(self.device)
+        require(y is not None, "y", f"{self.condition.describe_shape()}, since {self.kind()} is conditional", "nothing")
+        y = self.condition.check(y, what="y", missing=self.takes_null).to(self.device)
         require(len(y) in (1, n), "y", f"{n} rows or one", f"{len(y)} rows")
         return y.expand(n, *y.shape[1:]) if len(y) != n else y
 

@@ -26,12 +26,13 @@ class CategoricalDenoiser(Conditional):
         net: (z, γ, y) → logits/4: (B, K, *shape), or of the shape of z where a symbol is a unit vector.
         schedule: t → (α, σ).
         space: of cells of K symbols.
+        takes_null: whether the network was trained without y at times.
 
     Source: the softmax over symbols is that of Dieleman et al. (2022), arXiv:2211.15089; the other factor is Bayes' rule.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, space: Space) -> None:
-        super().__init__(schedule)
+    def __init__(self, net: nn.Module, schedule: Schedule, space: Space, takes_null: bool = False) -> None:
+        super().__init__(schedule, takes_null)
         self.net, self.space = net, space
 
     def logits(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:

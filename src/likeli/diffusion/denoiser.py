@@ -135,14 +135,15 @@ class Conditional(nn.Module, ABC):
 
     Arguments:
         schedule: t → (α, σ).
+        takes_null: whether y may be missing, so that the prediction is that of p(x).
     """
 
     errs_at_small_noise: ClassVar[bool] = False
     divides_by_alpha: bool = False
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, takes_null: bool = False) -> None:
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.takes_null = schedule, takes_null
 
     @abstractmethod
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
@@ -164,6 +165,7 @@ class Denoiser(Conditional):
         schedule: t → (α, σ).
         predict: what the network's output stands for.  A score is given as σ·score, whose scale does not run away.
         data: standard deviation of the data in model units.
+        takes_null: whether the network was trained without y at times.
 
     Raises:
         InputError: an unknown reading; in use, a network whose output is not of z's shape.
@@ -171,8 +173,10 @@ class Denoiser(Conditional):
 
     errs_at_small_noise = True
 
-    def __init__(self, net: nn.Module, schedule: Schedule, predict: Predict = "eps", data: float = 1.0) -> None:
-        super().__init__(schedule)
+    def __init__(
+        self, net: nn.Module, schedule: Schedule, predict: Predict = "eps", data: float = 1.0, takes_null: bool = False
+    ) -> None:
+        super().__init__(schedule, takes_null)
         require(predict in get_args(Predict), "predict", f"one of {', '.join(get_args(Predict))}", predict)
         require(data > 0, "data", "a positive number", data)
         self.net, self.predict, self.data, self.divides_by_alpha = net, predict, data, predict in ("eps", "score")

@@ -22,7 +22,8 @@ from torch.distributions import Distribution
 from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
 from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, spread_mean, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
-from likeli.diffusion.denoiser import Conditional, Denoise, clipped
+from likeli.diffusion.denoiser import Denoise, clipped
+from likeli.diffusion.guidance import Guidance, Guided, left_of
 from likeli.diffusion.probability_flow import flow, log_density
 from likeli.diffusion.sampler import DDIM, Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
@@ -44,7 +45,7 @@ SHARES = 256  # parts of the continuous bound among which a score's draws are sh
 GOLDEN = (5**0.5 - 1) / 2  # turns by which come out evenly spread however many there are
 
 
-class GaussianDiffusion(LatentVariableModel):
+class GaussianDiffusion(Guided, LatentVariableModel):
     """A fixed linear-Gaussian q with a learned denoiser.
 
     A leaf builds `self.denoiser` and trains it.
@@ -62,7 +63,6 @@ class GaussianDiffusion(LatentVariableModel):
 
     graph = Graph(markov=True, reads_y=frozenset({"prior"}))
     loss_in_nats = False
-    denoiser: Conditional
     default_sampler: Sampler | str
 
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens")
@@ -101,7 +101,6 @@ class GaussianDiffusion(LatentVariableModel):
         return self.denoiser.schedule
 
     def denoise(self, y: Tensor | None = None) -> Denoise:
-        """The denoiser with y bound, in the model's own precision."""
         given = self.denoiser.given(y)
         return Denoise(self.schedule, lambda z, at: given(z.to(self.dtype), at), errs_at_small_noise=given.errs_at_small_noise)
 
@@ -221,6 +220,7 @@ class GaussianDiffusion(LatentVariableModel):
         sampler: Sampler | str | None = None,
         grid: Grid | tuple[float, ...] | None = None,
         clip: tuple[float, float] | None = None,
+        guidance: Guidance | float | None = None,
     ) -> Iterator[State]:
         """Every state of the reverse process, from t = 1 down, for `noise.rows` rows.
 
@@ -231,6 +231,8 @@ class GaussianDiffusion(LatentVariableModel):
             grid: how the steps are spaced, see `grid_of`; or falling times, with no `steps`.  If not given even in time, and
                 for fewer steps of no named sampler as `own_way` says.
             clip: least and largest x̂, in the user's units; the samples are then not of the chain that the bound is of.
+            guidance: γ of x̂₀ + γ (x̂_y − x̂₀) with x̂₀ the belief without y, or a `Guidance` that says more: 1 is the plain
+                conditional model, 0 the unconditional one, and other samples are of no posterior.
         """
         zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
         z = draw(terminal(self.schedule, zeros), noise)
@@ -239,7 +241,8 @@ class GaussianDiffusion(LatentVariableModel):
             times = self.schedule.levels(self.depth).t.flip(0)
         else:
             times = grid_of(grid or ("time" if sampler else spaced), self.schedule, steps, z[0].numel())
-        denoise = self.denoise(y) if clip is None else clipped(self.denoise(y), *self._edges(clip))
+        denoise = self.denoise(y) if guidance is None else self.guided(y, guidance)
+        denoise = denoise if clip is None else clipped(denoise, *self._edges(clip))
         return trajectory(denoise, z, times, noise, sampler or own)
 
     def _edges(self, clip: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -260,10 +263,12 @@ class GaussianDiffusion(LatentVariableModel):
         grid: Grid | tuple[float, ...] | None = None,
         mean: bool = False,
         clip: tuple[float, float] | None = None,
+        guidance: Guidance | float | None = None,
     ) -> Tensor:
         """x ~ p(x|z_0) at the end of a trajectory, by default the very chain that the bound is of; with `mean`, E[x|z_0]."""
-        (last,) = deque(self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip), maxlen=1)
-        p = self.observation(last, y)
+        way = self.trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip, guidance=guidance)
+        (last,) = deque(way, maxlen=1)
+        p = self.observation(last, y if guidance is None else left_of(y, guidance))
         x = p.mean if mean else draw(p, noise)
         return x if clip is None else x.clamp(*clip)
 

@@ -12,6 +12,7 @@ from likeli.diffusion.categorical import CategoricalDenoiser
 from likeli.diffusion.denoiser import Conditional, Denoiser, Predict
 from likeli.diffusion.schedule import Schedule
 from likeli.errors import Unsupported, require
+from likeli.nn.embedding import Conditioner
 from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.potential import Potential
 from likeli.nn.transformer import Transformer
@@ -31,6 +32,8 @@ class DenoiserBackbone(Configurable):
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         dropout: probability of zeroing a hidden feature in training; the family's own if not given.
         energy: predict by the gradient of one number, so that the score is that of an energy; two to three times slower.
+        condition_dropout: probability of hiding a row's condition in training, so that p(x) is learned beside p(x|y), which
+            guidance needs; 0 learns p(x|y) alone.
 
     Raises:
         InputError: a width below 1, a dropout outside [0, 1).
@@ -42,10 +45,13 @@ class DenoiserBackbone(Configurable):
         hidden: tuple[int, ...] | None = None,
         dropout: float | None = None,
         energy: bool = False,
+        condition_dropout: float = 0.1,
     ) -> None:
         require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
         require(dropout is None or 0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
+        require(0 <= condition_dropout < 1, "condition_dropout", "a number from 0 to below 1", condition_dropout)
         self.network, self.hidden, self.dropout, self.energy = network, hidden, dropout, energy
+        self.condition_dropout = condition_dropout
 
 
 def make_denoiser(
@@ -76,6 +82,7 @@ def make_denoiser(
     """
     backbone = backbone or DenoiserBackbone()
     rate = dropout if backbone.dropout is None else backbone.dropout
+    conditioner = Conditioner(condition, backbone.condition_dropout)
     scalar = space.model_shape == space.shape
     if predict == "auto":
         few = 0 < space.symbols * space.dimensions <= FEW_SYMBOLS and not backbone.energy
@@ -84,20 +91,20 @@ def make_denoiser(
         require(space.symbols > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         if backbone.energy:
             raise Unsupported("energy: a gradient is no probability of symbols; predict v, eps or x in place of categorical")
-        net = _network(space, backbone, space.symbols if scalar else 1, condition, rate)
-        return CategoricalDenoiser(net, schedule, space)
+        net = _network(space, backbone, space.symbols if scalar else 1, conditioner, rate)
+        return CategoricalDenoiser(net, schedule, space, conditioner.dropout > 0)
     waves: tuple[float, ...] = (1.0, 2.0, 4.0) if not space.symbols else ()
     if scalar and space.spacing:
         waves = (math.pi / space.spacing, 2 * math.pi / space.spacing)  # two levels and one level to a turn
-    net = _network(space, backbone, 1, condition, rate, waves)
-    return Denoiser(Potential(net) if backbone.energy else net, schedule, predict, data)
+    net = _network(space, backbone, 1, conditioner, rate, waves)
+    return Denoiser(Potential(net) if backbone.energy else net, schedule, predict, data, conditioner.dropout > 0)
 
 
 def _network(
     space: Space,
     backbone: DenoiserBackbone,
     outputs: int,
-    condition: Space | None,
+    condition: Conditioner,
     dropout: float,
     waves: tuple[float, ...] = (),
 ) -> nn.Module:

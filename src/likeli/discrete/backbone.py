@@ -10,6 +10,7 @@ from likeli.config import Configurable
 from likeli.discrete.corruption import Corruption
 from likeli.errors import require
 from likeli.nn.bidirectional import SymbolImage, SymbolTransformer
+from likeli.nn.embedding import Conditioner
 from likeli.spaces import Space
 
 
@@ -21,6 +22,8 @@ class SymbolBackbone(Configurable):
         hidden: equal widths of a transformer's blocks, or a U-Net's channels at each resolution; chosen if not given.
         dropout: probability of zeroing a hidden feature in training.
         timed: whether the network is told the time; chosen if not given: [MASK] tells it enough, other corruptions need it.
+        condition_dropout: probability of hiding a row's condition in training, so that p(x) is learned beside p(x|y), which
+            guidance needs; 0 learns p(x|y) alone.
     """
 
     def __init__(
@@ -29,10 +32,13 @@ class SymbolBackbone(Configurable):
         hidden: tuple[int, ...] | None = None,
         dropout: float = 0.0,
         timed: bool | None = None,
+        condition_dropout: float = 0.1,
     ) -> None:
         require(hidden is None or (len(hidden) >= 1 and min(hidden) >= 1), "hidden", "one or more widths of at least 1", hidden)
         require(0 <= dropout < 1, "dropout", "a number from 0 to below 1", dropout)
+        require(0 <= condition_dropout < 1, "condition_dropout", "a number from 0 to below 1", condition_dropout)
         self.network, self.hidden, self.dropout, self.timed = network, hidden, dropout, timed
+        self.condition_dropout = condition_dropout
 
     def on(self, space: Space, corruption: Corruption, condition: Space | None, timed: bool) -> nn.Module:
         """The network for cells of a space.
@@ -40,14 +46,15 @@ class SymbolBackbone(Configurable):
         Raises:
             InputError: a U-Net for what is no image, widths that differ.
         """
+        given = Conditioner(condition, self.condition_dropout) if condition is not None else None
         image = len(space.shape) in (2, 3) and bool(space.symbols)
         large = image and min(space.shape[-2:]) >= 8
         network = ("unet" if large else "transformer") if self.network == "auto" else self.network
         require(network == "transformer" or image, "network", "transformer, since x is not an image", network)
         if network == "unet":
-            return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), condition, self.dropout, timed)
+            return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
         hidden = self.hidden or (128, 128, 128, 128)
         require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
         outputs, alike = corruption.states - corruption.masks, bool(space.symbols)
-        return SymbolTransformer(states, outputs, hidden, condition, self.dropout, timed, alike)
+        return SymbolTransformer(states, outputs, hidden, given, self.dropout, timed, alike)

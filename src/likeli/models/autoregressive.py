@@ -17,7 +17,7 @@ from likeli.contract import GenerativeModel, Knows, LogLikelihood, Sequential
 from likeli.errors import Unsupported, require
 from likeli.models.symbols import after_end
 from likeli.nn.causal import CausalTransformer
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.masked import MADE, CausalNetwork
 from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.probability.importance import diagnose
@@ -104,7 +104,7 @@ class Autoregressive(GenerativeModel, Sequential):
         require(ensemble >= 1, "ensemble", "at least 1", ensemble)
         require(ensemble == 1 or self.follows == "any", "ensemble", "1 unless order is any", ensemble)
         self.head = (head or finer(space.head())).on(space)
-        self.features, cells = Condition(condition), space.dimensions
+        self.features, cells = Conditioner(condition), space.dimensions
         name = self.backbone.network or suited(space, self.head.channels)
         usual_hidden = HIDDEN[name] if space.symbols or name == "made" else (64,) * 3
         hidden, network = self.backbone.hidden or usual_hidden, NETWORKS[name]

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from likeli.contract import Elbo, Knows, LogLikelihood, joined, known_cells
 from likeli.diffusion.bound import low_discrepancy, spread_mean
+from likeli.diffusion.guidance import Guidance, as_guidance, check_null, sharpened
 from likeli.discrete.backbone import SymbolBackbone
 from likeli.discrete.corruption import (
     LOG_ZERO,
@@ -107,6 +108,7 @@ class DiscreteDiffusion(LatentVariableModel):
         timed = not self.kernel.masks if backbone.timed is None else backbone.timed
         require(timed or self.kernel.masks, "timed", "true, since without [MASK] z does not say how noisy it is", timed)
         require(self.kernel.masks or not self.survival.by_cell, "schedule", "one for all cells without [MASK]", "ordered")
+        self.takes_null = condition is not None and backbone.condition_dropout > 0
         self.net = backbone.on(space, self.kernel, condition, timed)
         self.levels = space.dimensions if self.survival.by_cell else steps
         self.depth = self.levels or CHAIN
@@ -308,6 +310,7 @@ class DiscreteDiffusion(LatentVariableModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         given: Tensor | None = None,
+        guidance: Guidance | float | None = None,
     ) -> Iterator[Tensor]:
         """Every state z (rows, D) on the way to data, see `draw`."""
         require(steps is None or steps >= 1, "steps", "at least 1", steps)
@@ -320,6 +323,9 @@ class DiscreteDiffusion(LatentVariableModel):
         if self.lengths is not None and end is not None:
             over = behind(self.lengths.draw(noise, held, end), shape[1])
         guess = self.guess(y, over)
+        if as_guidance(guidance).scale != 1:
+            check_null(self)
+            guess = sharpened(self.guess, y, over, as_guidance(guidance))
 
         def shaped_guess(z: Tensor, alpha: Tensor) -> Tensor:
             return tempered(guess(z, alpha), temperature, top_p).clamp(min=LOG_ZERO)
@@ -341,6 +347,7 @@ class DiscreteDiffusion(LatentVariableModel):
         temperature: float = 1.0,
         top_p: float = 1.0,
         given: Tensor | None = None,
+        guidance: Guidance | float | None = None,
     ) -> Tensor:
         """x at the end of the chain, by default that which the bound is of.
 
@@ -350,8 +357,11 @@ class DiscreteDiffusion(LatentVariableModel):
             sampler: cached (the chain, its idle levels passed over), ancestral, confidence, remasking or blocks.
             temperature, top_p: of the network's probabilities; draws of others than 1 are not draws of the model.
             given: (rows, *shape), symbols that stay, -1 (NaN in a table) where free.
+            guidance: γ of (1 − γ) log g(·) + γ log g(·|y), each cell's law; 1 is the plain conditional model, 0 the
+                unconditional one, and other draws are of no posterior.
         """
-        (z,) = deque(self._states(noise, y, steps=steps, sampler=sampler, temperature=temperature, top_p=top_p, given=given), 1)
+        how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "given": given, "guidance": guidance}
+        (z,) = deque(self._states(noise, y, steps=steps, sampler=sampler, **how), 1)
         if self.space.coding is None:
             return self.space.check(z.reshape(-1, *self.space.shape))
         x = self.coding.values(z, noise)
@@ -378,5 +388,6 @@ class DiscreteDiffusion(LatentVariableModel):
     def qualification(self, **options: Any) -> str:
         """Says so of temperatures, cut tails, and samplers with a law of their own."""
         parts = [f"{name} {options[name]:g}" for name in ("temperature", "top_p") if options.get(name, 1) != 1]
+        parts += [said] if (said := as_guidance(options.get("guidance")).said()) else []
         parts += [law] if (law := self._sampler(options.get("sampler")).law) else []
         return f"not draws of the model that the bound is of: {', '.join(parts)}" if parts else ""

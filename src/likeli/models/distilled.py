@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from likeli.config import describe, lookup
-from likeli.contract import GenerativeModel, Knows, LogLikelihood
+from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.sampler import State, trajectory
@@ -28,6 +28,7 @@ from likeli.diffusion.schedule import terminal
 from likeli.diffusion.solvers import Adams
 from likeli.diffusion.times import optimal
 from likeli.errors import Unsupported, require
+from likeli.nn.embedding import Conditioner
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
 from likeli.spaces import Space
@@ -77,6 +78,9 @@ class Distilled(GenerativeModel):
         self.teacher, self.steps, self.substeps, self.frozen, self.condition = teacher, steps, substeps, frozen, condition
         self.student = copy.deepcopy(teacher.denoiser)
         self.student.schedule.requires_grad_(False)  # never asked: the teacher's is
+        for module in self.student.modules():
+            if isinstance(module, Conditioner):
+                module.dropout = 0.0  # what to imitate depends on y, even where the student is not shown it
         if frozen:
             teacher.requires_grad_(False)
 
@@ -119,7 +123,7 @@ class Distilled(GenerativeModel):
     def _missed(self, u: Tensor, y: Tensor | None, way: Tensor) -> Tensor:
         """‖x̂ − x̃‖² at fresh noise for one step of the student, (B,)."""
         t, s = (self.teacher.schedule.at(place) for place in (way[0], way[-1]))
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.teacher):
             z = t.alpha.to(u) * u + t.sigma.to(u) * torch.randn_like(u)
             *_, (_, end) = trajectory(self.teacher.denoise(y), z, way, Ambient(z), Adams(2))
             keep = s.sigma / t.sigma

@@ -13,7 +13,7 @@ from zuko.transforms import MonotonicRQSTransform
 from likeli.contract import Coded
 from likeli.errors import require
 from likeli.models.density import DensityModel
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.mlp import MLP
 from likeli.random import Noise, permutation
 from likeli.spaces import Space
@@ -65,7 +65,7 @@ class Flow(DensityModel, Coded):
         require(dropout is None or 0 <= dropout < 1, "dropout", "a number in [0, 1)", dropout)
         self.transforms, self.hidden, self.bins, self.dropout = transforms, tuple(hidden), bins, dropout
         self.condition = condition
-        self.features = Condition(condition)
+        self.features = Conditioner(condition)
         cells, width = space.dimensions, self.features.width
         self.marginals = Histogram(cells, min(space.symbols, 64)) if space.symbols else None
         rate = (0.1 if self.marginals else 0.0) if dropout is None else dropout

@@ -19,7 +19,7 @@ from likeli.config import Configurable
 from likeli.errors import require
 from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.ladder import Grid, Level, Patches, gaussian_parameters, grow, pyramid, shrink
 from likeli.probability.draw import diagonal_gaussian, gaussian_product
 from likeli.random import Noise
@@ -111,7 +111,7 @@ class HVAE(Hierarchy):
         require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
         require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
         widths, blocks, dropout = self.backbone.widths(self.depth), self.backbone.blocks, self.backbone.dropout
-        self.head, self.embed = head.on(space) if head else space.head(), Condition(condition)
+        self.head, self.embed = head.on(space) if head else space.head(), Conditioner(condition)
         self.kl_weight = KLWeight(1.0, kl_warmup)
         self.patches = patches = Patches(self.backbone.network, space.model_shape, self.backbone.patch)
         grids = pyramid(patches.cells, widths, self.backbone.halvings or (0,) * self.depth, dropout)

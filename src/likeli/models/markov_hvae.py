@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from likeli.errors import require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.ladder import gaussian_parameters
 from likeli.nn.mlp import MLP
 from likeli.probability.draw import diagonal_gaussian, draw
@@ -61,7 +61,7 @@ class MarkovHVAE(LatentVariableModel):
         require(all(d >= 1 for d in self.latent_dims), "latent_dims", "at least 1 a level", latent_dims)
         require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
         self.depth, self.head = len(self.latent_dims), head.on(space) if head else space.head()
-        self.embed = Condition(condition)
+        self.embed = Conditioner(condition)
         widths = (math.prod(space.model_shape), *self.latent_dims)
         self.up = nn.ModuleList(self._map(a, 2 * b) for a, b in itertools.pairwise(widths))
         self.down = nn.ModuleList(self._map(b, 2 * a) for a, b in itertools.pairwise(self.latent_dims))

@@ -22,7 +22,7 @@ from likeli.latent.chain import Graph, Hierarchy
 from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
 from likeli.latent.prior import PriorFamily, make_prior
 from likeli.nn.conv import ConvDecoder, ConvEncoder, usual_stages
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.probability.draw import at_least_single, draw
 from likeli.probability.information import gaussian_kl
@@ -149,7 +149,7 @@ class VAE(Hierarchy, Coded):
         self.objective = objective or VariationalObjective()
         self._check()
         self.head = head.on(space) if head else space.head()
-        self.embed = Condition(condition)
+        self.embed = Conditioner(condition)
         self.q = make_posterior(posterior_family, latent_dim)
         self.encoder, self.decoder = self._networks()
         features = space.shape if self.backbone.network == "conv" else (math.prod(space.model_shape),)

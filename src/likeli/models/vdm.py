@@ -12,6 +12,7 @@ from torch import Tensor
 from likeli.diffusion.bound import integral, low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
 from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
+from likeli.diffusion.guidance import Guidance
 from likeli.diffusion.learned import Monotone, MonotoneByCell
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
 from likeli.diffusion.sampler import Sampler, State, as_sampler
@@ -118,12 +119,13 @@ class VDM(GaussianDiffusion):
         sampler: Sampler | str | None = None,
         grid: Grid | tuple[float, ...] | None = None,
         clip: tuple[float, float] | None = None,
+        guidance: Guidance | float | None = None,
     ) -> Iterator[State]:
         if isinstance(self.schedule, MonotoneByCell):
             name = as_sampler(sampler or self.default_sampler).kind()
             require(name in BY_CELL, "sampler", f"{' or '.join(BY_CELL)}, as each cell has its own noise level", name)
             require(isinstance(grid, tuple) or grid in (None, "time"), "grid", "time, as each cell has its own log SNR", grid)
-        return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip)
+        return super().trajectory(noise, y, steps=steps, sampler=sampler, grid=grid, clip=clip, guidance=guidance)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO in nats, at one time a row, the times of a batch evenly spread."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from likeli.nn.embedding import NoiseLevel
+from likeli.nn.embedding import Conditioner, NoiseLevel
 from likeli.nn.transformer import Block, heads_of, turns
 from likeli.nn.unet import UNet
 from likeli.spaces import Space
@@ -32,7 +32,7 @@ class SymbolTransformer(nn.Module):
         states: Sequence[int],
         outputs: int,
         hidden: tuple[int, ...],
-        condition: Space | None = None,
+        condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         timed: bool = False,
         alike: bool = True,
@@ -79,7 +79,7 @@ class SymbolImage(nn.Module):
         shape: tuple[int, ...],
         symbols: int,
         hidden: tuple[int, ...],
-        condition: Space | None = None,
+        condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         timed: bool = False,
     ) -> None:

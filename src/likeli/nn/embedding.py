@@ -10,25 +10,53 @@ from torch import Tensor, nn
 from likeli.spaces import Space
 
 
-class Condition(nn.Module):
+class Conditioner(nn.Module):
     """y as a flat row of features: one-hot labels, class mixtures, standardised vectors; no features when there is no y.
+
+    With `dropout` a network also learns p(x): training hides a row's y at times, and every cell of y has one more feature that
+    is 1 where the cell is missing, which all together are the null token.  A missing cell is −1 of whole numbers, NaN of reals.
 
     Arguments:
         space: what y is, or None.
+        dropout: probability with which training hides a row's y.
 
     `width` is the number of features.
+
+    Source: Ho & Salimans (2022), arXiv:2207.12598, for the dropout.
     """
 
-    def __init__(self, space: Space | None) -> None:
+    def __init__(self, space: Space | None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.dropout = space, dropout if space is not None else 0.0
         self.width = math.prod(space.model_shape) if space is not None else 0
+        self.flags = 0 if not self.dropout or space is None else self.width if space.model_shape == space.shape else 1
+        self.width += self.flags
+
+    @classmethod
+    def of(cls, condition: Space | Conditioner | None) -> Conditioner:
+        """A conditioner as it is, or one of a space that hides nothing."""
+        return condition if isinstance(condition, Conditioner) else cls(condition)
 
     def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
         """(B, *condition.shape) → (B, width), with the dtype and device of `like`, whose first axis is B."""
         if self.space is None or y is None:
-            return like.new_zeros(len(like), self.width)
-        return self.space.to_model(y, like.dtype).to(like.device).flatten(1)
+            found = like.new_zeros(len(like), self.width)
+            found[:, self.width - self.flags :] = 1
+            return found
+        if not self.flags:
+            return self.space.to_model(y, like.dtype).to(like.device).flatten(1)
+        u = self.space.to_model(y if y.is_floating_point() else y.clamp(min=0), like.dtype).to(like.device)
+        gone = u.isnan() if y.is_floating_point() else (y < 0).to(u.device).reshape(*y.shape, *[1] * (u.ndim - y.ndim))
+        gone = gone.expand_as(u).flatten(1)
+        if self.training:
+            gone = gone | (torch.rand(len(gone), 1, device=gone.device) < self.dropout)
+        flag = gone if self.flags > 1 else gone.all(1, keepdim=True)
+        return torch.cat([u.flatten(1).masked_fill(gone, 0), flag.to(u)], 1)
+
+
+def null_of(y: Tensor) -> Tensor:
+    """Rows like y in which every cell is missing: −1 of whole numbers, NaN of reals."""
+    return torch.full_like(y, math.nan) if y.is_floating_point() else torch.full_like(y, -1, dtype=torch.long)
 
 
 class Fourier(nn.Module):
@@ -54,13 +82,13 @@ class NoiseLevel(nn.Module):
 
     Arguments:
         width: features out.
-        condition: what y is, or None.
+        condition: what y is and how it is heard, or None.
     """
 
-    def __init__(self, width: int, condition: Space | None = None) -> None:
+    def __init__(self, width: int, condition: Space | Conditioner | None = None) -> None:
         super().__init__()
         self.fourier = Fourier(min(width, 64), top=100.0)
-        self.condition = Condition(condition)
+        self.condition = Conditioner.of(condition)
         self.level = nn.Linear(min(width, 64), width)
         self.given = nn.Linear(self.condition.width, width, bias=False) if self.condition.width else None
         if self.given is not None:  # a smaller start is not heard beside the level, and never learned

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from likeli.errors import require
-from likeli.nn.embedding import NoiseLevel
+from likeli.nn.embedding import Conditioner, NoiseLevel
 from likeli.spaces import Space
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -108,7 +108,7 @@ class DenoisingMLP(nn.Module):
         shape: tuple[int, ...],
         hidden: tuple[int, ...] = (256, 256, 256),
         outputs: int = 1,
-        condition: Space | None = None,
+        condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         waves: tuple[float, ...] = (),
     ) -> None:

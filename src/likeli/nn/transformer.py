@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
-from likeli.nn.embedding import NoiseLevel
+from likeli.nn.embedding import Conditioner, NoiseLevel
 from likeli.spaces import Space
 
 
@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         shape: tuple[int, ...],
         hidden: tuple[int, ...] = (128, 128, 128, 128),
         outputs: int = 1,
-        condition: Space | None = None,
+        condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         patch: int | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from likeli.nn.conv import NormConv, groups_of
-from likeli.nn.embedding import NoiseLevel
+from likeli.nn.embedding import Conditioner, NoiseLevel
 from likeli.nn.transformer import attend, heads_of
 from likeli.spaces import Space
 
@@ -81,7 +81,7 @@ class UNet(nn.Module):
         shape: tuple[int, ...],
         hidden: tuple[int, ...] = (32, 64, 64),
         outputs: int = 1,
-        condition: Space | None = None,
+        condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         blocks: int = 2,
         attention: int = 64,

@@ -16,7 +16,7 @@ from likeli.spaces.base import Space
 
 
 class Labels(Space):
-    """One of K classes; as a condition also a mixture, a row of K weights that sum to one.
+    """One of K classes; as a condition also a mixture, a row of K weights that sum to one, and −1 where it may be missing.
 
     Arguments:
         classes: K.
@@ -69,7 +69,9 @@ class Labels(Space):
         return [codes[name] for name in names]
 
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
-        return self._whole(x, self.classes - 1, what, f"labels from 0 to {self.classes - 1}").long()
+        gone = (x == -1) & missing
+        known = self._whole(x.masked_fill(gone, 0), self.classes - 1, what, f"labels from 0 to {self.classes - 1}")
+        return known.long().masked_fill(gone, -1)
 
     def locate(self, x: Tensor, bad: Tensor) -> str:
         return f"row {int(torch.nonzero(bad)[0])}"
