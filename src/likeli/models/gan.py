@@ -20,7 +20,7 @@ from likeli.config import Configurable
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating, row_noise
 from likeli.errors import Unsupported, require
 from likeli.nn.conv import ConvDecoder, ConvEncoder, image_shape, usual_stages
-from likeli.nn.embedding import Condition
+from likeli.nn.embedding import Conditioner
 from likeli.nn.mlp import MLP
 from likeli.random import Ambient, Noise
 from likeli.spaces import Space
@@ -134,7 +134,7 @@ class GAN(GenerativeModel):
         usual = 0.0 if given.game == "wgan_gp" else 0.01
         self.r1, self.r2 = (usual if r is None else r for r in (given.r1, given.r2))
         self.turns = given.turns or (5 if given.game == "wgan_gp" else 1)
-        self.given = Condition(condition)
+        self.given = Conditioner(condition)
         picture = len(space.shape) > 1 and space.dimensions >= 64
         self.generator, self.discriminator = self._networks(network or ("conv" if picture else "mlp"))
         spread(self.generator)
