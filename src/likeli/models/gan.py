@@ -26,6 +26,7 @@ from likeli.random import Ambient, Noise
 from likeli.spaces import Space
 
 Game = Literal["minimax", "non_saturating", "hinge", "wgan_gp", "relativistic"]
+SEARCH = 300  # steps towards a code
 HARDLY = 1e-12  # keeps the root of a squared slope differentiable at 0
 
 
@@ -93,7 +94,7 @@ class GAN(GenerativeModel):
 
     Arguments:
         space: reals; pixels, counts and tables by their continuous form.
-        latent_dim: numbers in z.
+        latent_dim: numbers in z; twice as many as cells, at most 64, if not given.
         hidden: widths of the perceptrons, or channels of the discriminator's stages, which the generator mirrors.
         network: mlp or conv; conv for images of 64 cells or more if not given.
         objective: the game; relativistic with R1 and R2 if not given.
@@ -114,16 +115,17 @@ class GAN(GenerativeModel):
     def __init__(
         self,
         space: Space,
-        latent_dim: int = 16,
+        latent_dim: int | None = None,
         hidden: tuple[int, ...] | None = None,
         network: Literal["mlp", "conv"] | None = None,
         objective: AdversarialObjective | None = None,
         condition: Space | None = None,
     ) -> None:
         super().__init__(space)
-        self.latent_dim, self.hidden, self.network = latent_dim, None if hidden is None else tuple(hidden), network
+        self.latent_dim = min(2 * space.dimensions, 64) if latent_dim is None else latent_dim
+        self.hidden, self.network = None if hidden is None else tuple(hidden), network
         self.objective, self.condition = objective, condition
-        require(1 <= latent_dim <= 100_000, "latent_dim", "a whole number from 1 to 100,000", latent_dim)
+        require(1 <= self.latent_dim <= 100_000, "latent_dim", "a whole number from 1 to 100,000", latent_dim)
         require(network in (None, "mlp", "conv"), "network", "mlp or conv", network)
         require(all(h >= 1 for h in self.hidden or ()), "hidden", "widths of at least 1", hidden)
         if space.obstacle:
@@ -224,7 +226,38 @@ class GAN(GenerativeModel):
 
     def draw(self, noise: Noise, y: Tensor | None = None) -> Tensor:
         """G(z) at z ~ N(0, I)."""
-        return self.space.from_model(self.generate(noise.normal(self.latent_dim).to(self.dtype), y))
+        return self.decode(noise.normal(self.latent_dim).to(self.dtype), y)
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """argmin_z ‖G(z, y) − u‖², (B, *shape) → (B, latent_dim), by a search that may end beside it.
+
+        300 steps of Adam from the nearest of 256 codes of N(0, I), the same for every row.
+
+        Source: Creswell & Bharath (2016), arXiv:1611.05644.
+        """
+        with evaluating(self), torch.enable_grad(), row_noise(self.space, 0, x, y, "encode"):
+            u = self.real(x).flatten(1)
+            z = self._nearest(u, y).requires_grad_()
+            first, second = torch.zeros_like(z), torch.zeros_like(z)
+            for step in range(1, SEARCH + 1):
+                (slope,) = torch.autograd.grad((self.generate(z, y).flatten(1) - u).square().sum(), z)
+                first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope.square()
+                pace = 0.1 * (1 - step / (SEARCH + 1)) * (1 - 0.99**step) ** 0.5 / (1 - 0.9**step)
+                z = (z - pace * first / (second.sqrt() + 1e-8)).detach().requires_grad_()
+        return z.detach()
+
+    @torch.no_grad()
+    def _nearest(self, u: Tensor, y: Tensor | None) -> Tensor:
+        """Of 256 codes the one whose draw is nearest to each row, (B, cells) → (B, latent_dim)."""
+        codes = torch.randn(256, self.latent_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(u)
+        if y is None:
+            return codes[torch.cdist(u, self.generate(codes).flatten(1)).argmin(1)]
+        each = (self.generate(codes, c.expand(len(codes), *c.shape)).flatten(1) for c in y)
+        return torch.stack([codes[(draws - one).square().sum(1).argmin()] for draws, one in zip(each, u)])
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z, y), (B, latent_dim) → (B, *shape) in the user's units."""
+        return self.space.from_model(self.generate(z, y))
 
     def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
         raise Unsupported(self._why_not())

@@ -152,7 +152,7 @@ class Session:
             return False
         rows = max(len(run.valid), settings.valid_rows)
         usual = validation_interval(len(run.train), rows, settings.batch) if self.strategy.stochastic else 0
-        every = settings.validate_every or usual
+        every = settings.validate_every or (max(usual, self.strategy.seldom) if usual else 0)
         return bool(run.progress.reason) or (every > 0 and run.step % every == 0)
 
     def judge(self, value: float) -> None:

@@ -38,12 +38,14 @@ class Strategy:
         stochastic: many small steps on batches, so that weights are averaged, validated on the way, and logged now and then.
         validate: the number by which weights are kept, the smaller the better; None if told to stop.
         criterion: what that number is.
+        seldom: steps between two such numbers, at least, unless the settings say how many.
     """
 
     steps: Steps
     stochastic: bool = False
     validate: Callable[[Run], float | None] = Run.validate
     criterion: str = VALIDATION_LOSS
+    seldom: int = 1
 
 
 STRATEGIES: dict[str, Strategy] = {}
