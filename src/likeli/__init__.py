@@ -40,6 +40,7 @@ _PUBLIC = {
     "likeli.models.gan": "AdversarialObjective",
     "likeli.diffusion.levels": "denoised noise_levels",
     "likeli.diffusion.schedule_variance": "schedule_variance",
+    "likeli.evaluation.one_model": "log_conditional",
     "likeli.evaluation.rows": "anomaly classify",
     "likeli.evaluation.cost": "network_calls",
     "likeli.evaluation.collapse": "diagnose_latents",

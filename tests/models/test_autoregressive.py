@@ -15,8 +15,9 @@ from families import examples
 from likeli.cli.objects import call_options
 from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
-from likeli.models.autoregressive import Autoregressive, CausalBackbone, choose, last, shaped
+from likeli.models.autoregressive import Autoregressive, CausalBackbone, last
 from likeli.nn.causal import CausalTransformer
+from likeli.probability.draw import draw_symbols, tempered
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, MixtureDensity, Pixels, Real, Table, Tokens
 from likeli.training import fit
@@ -328,10 +329,10 @@ def test_a_tables_holes_are_filled_beside_what_is_known():
 
 def test_temperature_and_top_p_are_what_they_say_and_are_said_not_to_be_the_model():
     log_pmf = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64).log()
-    assert torch.allclose(shaped(log_pmf, 0.5, 1).exp(), torch.tensor([[0.25, 0.09, 0.0225, 0.0025]]).double() / 0.365)
-    assert torch.allclose(shaped(log_pmf, 1, 0.8).exp(), torch.tensor([[0.625, 0.375, 0, 0]]).double())
-    assert torch.allclose(shaped(log_pmf, 1, 0.81).exp(), torch.tensor([[0.5, 0.3, 0.15, 0]]).double() / 0.95)
-    assert torch.equal(shaped(log_pmf, 1, 1), log_pmf)
+    assert torch.allclose(tempered(log_pmf, 0.5, 1).exp(), torch.tensor([[0.25, 0.09, 0.0225, 0.0025]]).double() / 0.365)
+    assert torch.allclose(tempered(log_pmf, 1, 0.8).softmax(1), torch.tensor([[0.625, 0.375, 0, 0]]).double())
+    assert torch.allclose(tempered(log_pmf, 1, 0.81).softmax(1), torch.tensor([[0.5, 0.3, 0.15, 0]]).double() / 0.95)
+    assert torch.allclose(tempered(log_pmf, 1, 1), log_pmf)
     model = made(Tokens(3, 4))
     with pytest.warns(UserWarning, match="not draws from the model"):
         model.sample(2, temperature=0.7)
@@ -356,8 +357,14 @@ def test_a_symbol_of_mass_one_in_a_billion_is_drawn_as_often_as_it_should():
     """Two uniform numbers that differ by less than 24 bits can tell are different symbols."""
     log_pmf = torch.tensor([[1 - 3e-9, 1e-9, 1e-9, 1e-9]], dtype=torch.float64).log().expand(4, -1)
     top = 1 - 2.0**-24
-    u = torch.tensor([[top, 0.9], [top, 0.96], [top, 0.97], [top, 0.999]], dtype=torch.float64)
-    assert choose(log_pmf, u).tolist() == [0, 1, 2, 3]
+
+    class Given:
+        rows = 4
+
+        def uniform(self, *shape):
+            return torch.tensor([[top, 0.9], [top, 0.96], [top, 0.97], [top, 0.999]], dtype=torch.float64).reshape(4, *shape)
+
+    assert draw_symbols(log_pmf[:, None], Given()).flatten().tolist() == [0, 1, 2, 3]
 
 
 def test_a_mixture_of_gaussians_has_the_moments_and_draws_of_one():

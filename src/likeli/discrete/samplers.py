@@ -6,7 +6,8 @@ Each yields every state z (B, D).  A sampler says what its draws are of, where t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -157,6 +158,31 @@ class BlockUnmasking(SymbolSampler):
             for state in CachedUnmasking().run(reverse, z, inside, noise, own):
                 z = state
                 yield z
+
+
+SAMPLERS: dict[str, Callable[[], SymbolSampler]] = {
+    "ancestral": AncestralSymbols, "cached": CachedUnmasking, "confidence": ConfidenceUnmasking,
+    "remasking": Remasking, "blocks": BlockUnmasking,
+}  # fmt: skip
+SamplerName = Literal["ancestral", "cached", "confidence", "remasking", "blocks"]
+
+
+def symbol_sampler(sampler: SamplerName | SymbolSampler | None, masks: bool) -> SymbolSampler:
+    """A sampler, the one of that name, or that of a corruption's own chain.
+
+    Arguments:
+        sampler: which.
+        masks: whether the corruption has a [MASK].
+
+    Raises:
+        InputError: no such sampler, or one that works on [MASK] alone where there is none.
+    """
+    usual = "cached" if masks else "ancestral"
+    name = usual if sampler is None else sampler
+    require(isinstance(name, SymbolSampler) or name in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", name)
+    chosen = name if isinstance(name, SymbolSampler) else SAMPLERS[name]()
+    require(masks or not chosen.needs_masks, "sampler", "ancestral, as there is no [MASK]", chosen.kind())
+    return chosen
 
 
 def levels_of(reverse: Reverse, z: Tensor, steps: int) -> list[Tensor]:

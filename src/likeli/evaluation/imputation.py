@@ -2,9 +2,9 @@
 
     x_m ~ p(x_m | x_o)
 
-Exact for mixtures of Gaussians on reals, latent classes, independent cells and autoregressive models of any order; for others
-z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A Gaussian sees an observed whole number, category or spike as an
-interval of its scale, whose place z is.
+Exact for mixtures of Gaussians on reals, latent classes, independent cells and autoregressive models of any order; a masked
+diffusion follows its own guesses, cell after cell; for others z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A
+Gaussian sees an observed whole number, category or spike as an interval of its scale, whose place z is.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def impute(
     `samples` grows, and as far as the diagnostics say before.
 
     Arguments:
-        model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, or a vae.
+        model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, a masked
+            discrete_diffusion, or a vae.
         x: (B, *shape), NaN where a cell is missing, or a data frame, which comes back as one.
         n: draws; an autoregressive model takes a pass of its network for each cell of each.
         y: (B, *condition.shape), for a conditional model.
@@ -173,7 +174,7 @@ def impute(
     require(batch >= 1, "batch", "at least 1", batch)
     latent = isinstance(model, LatentVariableModel) and model.takes_missing
     if not (latent or isinstance(model, Fills)):
-        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive and vae can"
+        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive, discrete_diffusion and vae can"
         raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able}")
     frame = x if hasattr(x, "iloc") and hasattr(x, "columns") else None
     x = model.space.check(x, missing=True).to(model.device)

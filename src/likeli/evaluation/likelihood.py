@@ -167,7 +167,8 @@ def evaluate(
     order, back = order[:seen].sort()
     whole = _picked(joined(parts, seen), back)
     found = summarise(model, whole, seconds=time.perf_counter() - began, seed=seed, options=options)
-    found = replace(found, index=order, rates=rates_of(model.space, whole, x[order]))
+    rates = {} if options.get("fixed") else rates_of(model.space, whole, x[order])  # given cells are symbols that do not count
+    found = replace(found, index=order, rates=rates)
     if seen < len(x):
         found.notes.append(f"{seen} of {len(x)} rows were looked at, drawn by the seed")
     if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):

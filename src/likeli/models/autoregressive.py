@@ -15,11 +15,12 @@ from torch import Tensor
 from likeli.config import Configurable
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Sequential
 from likeli.errors import Unsupported, require
-from likeli.models.symbols import after_end
+from likeli.models.symbols import after_end, completions
 from likeli.nn.causal import CausalTransformer
 from likeli.nn.embedding import Conditioner
 from likeli.nn.masked import MADE, CausalNetwork
 from likeli.nn.pixel_cnn import GatedPixelCNN
+from likeli.probability.draw import draw_symbols, tempered
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
 from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Space
@@ -29,7 +30,6 @@ NETWORKS: dict[str, type[CausalNetwork]] = {"made": MADE, "conv": GatedPixelCNN,
 HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "transformer": (128,) * 4}
 MOST_COLUMNS = 64  # up to here attention over columns costs seconds, and gains nats
 MOST_WEIGHTS = 2**24  # of a perceptron from all cells to all cells, which then costs more than attention
-DRAWN = 2048  # rows at a time of `fill`: large blocks share the cost of a network's pass
 COMPONENTS = 5  # of the mixtures that describe a number
 
 
@@ -124,26 +124,43 @@ class Autoregressive(GenerativeModel, Sequential):
         order = order[0] if isinstance(self.net, MADE) else order
         return -self.log_prob(x, y, last(order.expand(len(x), -1), self._missing(x)) if self._missing(x).any() else order)
 
-    def log_prob(self, x: Tensor, y: Tensor | None, order: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor | None, order: Tensor, fixed: tuple[int, ...] = ()) -> Tensor:
         """log p(x) along an order, (B, *shape) → (B,); missing cells add nothing and have to stand last.
 
         Arguments:
             x: (B, *shape), checked.
             y: (B, *condition.shape) or None.
             order: (D,), or (B, D) one for each row.
+            fixed: cells that are given and not counted; they have to stand first.
         """
         known = torch.where(x.isnan(), 0, x) if x.is_floating_point() else x
         out = self.net(known.flatten(1), self.features(y, self._like(x)), order)
-        return self._cells(out).log_prob(x)
+        if not fixed:
+            return self._cells(out).log_prob(x)
+        return self._cells(out).cell_log_prob(x).flatten(1).index_fill(1, torch.tensor(fixed, device=x.device), 0).sum(1)
 
-    def measure_likelihood(self, x: Tensor, y: Tensor | None = None) -> LogLikelihood:
-        """The exact value: log (1/K) Σ_k p_k(x) over the orders of the ensemble."""
-        missing = self._missing(x)
+    def measure_likelihood(self, x: Tensor, y: Tensor | None = None, *, fixed: tuple[int, ...] = ()) -> LogLikelihood:
+        """The exact value: log (1/K) Σ_k p_k(x) over the orders of the ensemble.
+
+        Arguments:
+            fixed: cells that are given: the number is then of log p(the others|these), in the natural order the first ones.
+
+        Raises:
+            InputError: no such cell.
+            Unsupported: given cells after free ones in the natural order, or with an ensemble, whose orders are then weighted.
+        """
+        missing, cells = self._missing(x), self.space.dimensions
+        require(all(0 <= i < cells for i in fixed), "fixed", f"cells from 0 to {cells - 1}", fixed)
         if self.follows == "natural":
             self.space.check(x)
-        orders = [last(o.expand(len(x), -1), missing) if missing.any() else o for o in self.orders]
-        value = torch.stack([self.log_prob(x, y, o) for o in orders]).logsumexp(0) - math.log(len(orders))
-        return LogLikelihood(value, Knows.EXACT, self.space.measure, dimensions=self.space.dimensions)
+        if fixed and (self.ensemble > 1 or (self.follows == "natural" and sorted(fixed) != list(range(len(fixed))))):
+            raise Unsupported("fixed: only the first cells of a natural order, or any of one model of order any")
+        given = torch.tensor(fixed, dtype=torch.long, device=x.device)
+        free = torch.ones(cells, dtype=torch.bool, device=x.device).index_fill(0, given, 0)
+        orders = [last(o.expand(len(x), -1), free.expand(len(x), -1)) if fixed else o for o in self.orders]
+        orders = [last(o.expand(len(x), -1), missing) for o in orders] if missing.any() else orders
+        value = torch.stack([self.log_prob(x, y, o, fixed) for o in orders]).logsumexp(0) - math.log(len(orders))
+        return LogLikelihood(value, Knows.EXACT, self.space.measure, dimensions=max(1, int(free.sum())))
 
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
         """log P(x_i = s | cells before i), (B, symbols), along the natural order; cells from i on are not looked at.
@@ -162,11 +179,7 @@ class Autoregressive(GenerativeModel, Sequential):
 
     def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
         """n exact draws of missing cells, which come last; with order any only."""
-        given = x.repeat(n, *[1] * len(self.space.shape))
-        blocks = given.split(DRAWN)
-        labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(DRAWN)
-        drawn = [self.draw(Ambient(block), label, given=block) for block, label in zip(blocks, labels)]
-        return torch.cat(drawn).reshape(n, *x.shape), None
+        return completions(lambda given, label: self.draw(Ambient(given), label, given=given), x, y, n), None
 
     def draw(
         self,
@@ -221,7 +234,8 @@ class Autoregressive(GenerativeModel, Sequential):
         for cell, out in zip(order.unbind(1), self.net.unroll(x, c, order)):
             if self.space.symbols:
                 log_pmf = after_end(self._log_pmf(out).double(), torch.where(seen, x, -1), self.space.end)
-                drawn = choose(shaped(log_pmf, *how), noise.uniform(copies, 2).to(self.device).flatten(0, 1))
+                log_q = log_pmf if how == (1, 1) else tempered(log_pmf, *how)
+                drawn = draw_symbols(log_q.unflatten(0, (-1, copies)), noise).flatten()
                 log_p = log_pmf.gather(1, fixed[rows, cell, None])[:, 0]
             else:
                 numbers = out.new_zeros(*out.shape, known.shape[1])
@@ -255,7 +269,7 @@ class Autoregressive(GenerativeModel, Sequential):
             UserWarning,
             stacklevel=4,
         )
-        kept = choose(log_w.log_softmax(1), noise.uniform(2).to(self.device))
+        kept = draw_symbols(log_w, noise)
         return self._finish(x.reshape(noise.rows, particles, -1)[torch.arange(noise.rows), kept])
 
     def qualification(self, **options: Any) -> str:
@@ -313,25 +327,3 @@ def finer(head: Observation) -> Observation:
 def last(order: Tensor, missing: Tensor) -> Tensor:
     """Orders (B, D) with the missing cells put last, all else as it was."""
     return order.gather(1, missing.gather(1, order).long().argsort(dim=1, stable=True))
-
-
-def shaped(log_pmf: Tensor, temperature: float, top_p: float) -> Tensor:
-    """log of p^(1/temperature), cut to the fewest most probable symbols whose mass reaches top_p; (B, symbols) → the same."""
-    if temperature != 1:
-        log_pmf = (log_pmf / temperature).log_softmax(-1)
-    if top_p < 1:
-        falling, index = log_pmf.sort(-1, descending=True)
-        before = falling.exp().cumsum(-1) - falling.exp()
-        cut = torch.zeros_like(log_pmf, dtype=torch.bool).scatter(-1, index, before >= top_p)
-        log_pmf = log_pmf.masked_fill(cut, -math.inf).log_softmax(-1)
-    return log_pmf
-
-
-def choose(log_pmf: Tensor, u: Tensor) -> Tensor:
-    """One symbol a row by the inverse of the distribution function in float64: (B, symbols) and (B, 2) → (B,).
-
-    Two uniform numbers of 24 bits make one of 48, so that symbols of mass 1e−9 come as often as they should.
-    """
-    cdf = log_pmf.double().exp().cumsum(-1)
-    at = (u[:, :1].double() + u[:, 1:].double() * 2.0**-24) * cdf[:, -1:]
-    return torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)

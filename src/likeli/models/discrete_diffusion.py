@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.distributions import Distribution
 
-from likeli.contract import Elbo, Knows, LogLikelihood, joined, known_cells
+from likeli.contract import Elbo, Knows, LogLikelihood
 from likeli.diffusion.bound import low_discrepancy, spread_mean
 from likeli.diffusion.guidance import Guidance, as_guidance, check_null, sharpened
 from likeli.discrete.backbone import SymbolBackbone
@@ -29,17 +28,11 @@ from likeli.discrete.corruption import (
 from likeli.discrete.elbo import Guess, Reverse, forgetting_kl, jump_integral, level_sum
 from likeli.discrete.lengths import Lengths, behind, length_of
 from likeli.discrete.orders import Order, chain_rule
-from likeli.discrete.samplers import (
-    AncestralSymbols,
-    BlockUnmasking,
-    CachedUnmasking,
-    ConfidenceUnmasking,
-    Remasking,
-    SymbolSampler,
-)
+from likeli.discrete.samplers import SamplerName, SymbolSampler, symbol_sampler
 from likeli.discrete.survival import CosineSurvival, LearnedSurvival, LogLinearSurvival, OrderedMasks, Survival
-from likeli.errors import InputError, Unsupported, require
+from likeli.errors import Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
+from likeli.models.symbols import completions
 from likeli.probability.draw import at_least_single, draw_symbols, tempered
 from likeli.random import Ambient, Noise
 from likeli.spaces import CategoricalCells, CodedCells, Space, coding_of
@@ -51,11 +44,6 @@ CORRUPTIONS: dict[str, Callable[[], Corruption]] = {
 SURVIVALS: dict[str, Callable[[], Survival]] = {
     "log_linear": LogLinearSurvival, "cosine": CosineSurvival, "learned": LearnedSurvival, "ordered": OrderedMasks,
 }  # fmt: skip
-SAMPLERS: dict[str, Callable[[], SymbolSampler]] = {
-    "ancestral": AncestralSymbols, "cached": CachedUnmasking, "confidence": ConfidenceUnmasking,
-    "remasking": Remasking, "blocks": BlockUnmasking,
-}  # fmt: skip
-SamplerName = Literal["ancestral", "cached", "confidence", "remasking", "blocks"]
 
 
 class DiscreteDiffusion(LatentVariableModel):
@@ -206,7 +194,14 @@ class DiscreteDiffusion(LatentVariableModel):
     # --- the bound -----------------------------------------------------------------------------------------------------
 
     def bound(
-        self, x: Tensor, t: Tensor, y: Tensor | None = None, *, noise: Noise | None = None, fixed: tuple[int, ...] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        *,
+        noise: Noise | None = None,
+        fixed: tuple[int, ...] = (),
+        steps: int | None = None,
     ) -> Elbo:
         """One draw of the bound at one time a row; log P(length), the KL of all levels below the top, and that of the top.
 
@@ -216,13 +211,15 @@ class DiscreteDiffusion(LatentVariableModel):
             y: the condition.
             noise: where z is drawn from; torch's ambient generator if not given.
             fixed: cells that are seen as they are: the bound is then on log p(the others|these).
+            steps: T; the model's own if not given.
         """
         z, free, over, log_length = self._parts(x, fixed)
         noise, reverse = noise or Ambient(x), Reverse(self.kernel, self.survival, self.guess(y, over))
-        if self.levels is None:
+        levels = steps or self.levels
+        if levels is None:
             below = jump_integral(reverse, z, t, free, noise)
         else:
-            below = level_sum(reverse, z, t, free, noise, self.levels)
+            below = level_sum(reverse, z, t, free, noise, levels)
         top = forgetting_kl(reverse, z, free).to(below)
         return Elbo((log_length + self._within(x, fixed)).to(below), torch.stack([below, top], 1))
 
@@ -239,6 +236,7 @@ class DiscreteDiffusion(LatentVariableModel):
         samples: int = 16,
         order: Order | tuple[int, ...] = "left_to_right",
         fixed: tuple[int, ...] = (),
+        steps: int | None = None,
     ) -> LogLikelihood:
         """The bound on log p(x), or log p(x) itself of the model that draws one cell after the other.
 
@@ -247,95 +245,46 @@ class DiscreteDiffusion(LatentVariableModel):
             samples: draws of the bound for each example.
             order: of the chain rule: left_to_right, confidence, or the cells' numbers, each once.
             fixed: cells that are given: the number is then of log p(the others|these).
+            steps: T of the bound, the model's own if not given; another T is another model of the same network.
 
         Raises:
-            InputError: samples < 1, no such cell, not an order.
+            InputError: samples < 1, no such cell, not an order, another T than a schedule was learned for.
             Unsupported: a chain rule without [MASK].
         """
         require(samples >= 1, "samples", "at least 1", samples)
-        measure, dimensions, (z, free, over, log_length) = self.space.measure, self.space.dimensions, self._parts(x, fixed)
+        settled = self.survival.learned or self.survival.by_cell
+        any_t = f"nothing, or {self.levels}, for which the schedule is" if settled else "at least 1"
+        require(steps in (None, self.levels) or (not settled and steps >= 1), "steps", any_t, steps)
+        measure, cells, (z, free, over, log_length) = self.space.measure, self.space.dimensions, self._parts(x, fixed)
+        dimensions = max(1, cells - len(set(fixed)))
         ordered = isinstance(self.survival, OrderedMasks)
         if method == "chain_rule" or ordered:
             if not self.kernel.masks:
                 raise Unsupported("the chain rule needs a state that says what is not yet drawn; corruption=absorbing has one")
-            cells = self.survival.rank.argsort().tolist() if ordered and method == "bound" else order
-            known = isinstance(cells, str) or sorted(cells) == list(range(dimensions))
-            require(known, "order", f"each cell from 0 to {dimensions - 1} once", order)
-            value = log_length + chain_rule(self.guess(y, over), z, free, self.kernel.states - 1, cells)
+            along = self.survival.rank.argsort().tolist() if ordered and method == "bound" else order
+            known = isinstance(along, str) or sorted(along) == list(range(cells))
+            require(known, "order", f"each cell from 0 to {cells - 1} once", order)
+            value = log_length + chain_rule(self.guess(y, over), z, free, self.kernel.states - 1, along)
             value = value + self._within(x, fixed)
             return LogLikelihood(value.to(self.dtype), Knows.EXACT, measure, dimensions=dimensions)
         noise = Ambient(x)
         first = noise.uniform().double()
         times = [(first + k / samples) % 1 for k in range(samples)]
-        draws = torch.stack([self.bound(x, t, y, noise=noise, fixed=fixed).value for t in times])
+        draws = torch.stack([self.bound(x, t, y, noise=noise, fixed=fixed, steps=steps).value for t in times])
         value, stderr = spread_mean(draws)
         return LogLikelihood(value, Knows.LOWER_BOUND, measure, stderr, dimensions=dimensions)
 
-    def log_conditional(self, x: Any, given: Any, y: Any = None, **options: Any) -> LogLikelihood:
-        """What is known of log p(the free cells | the given ones): as `log_likelihood`, with some cells of each row fixed.
-
-        Arguments:
-            x: (B, *shape) in the user's units.
-            given: (B, *shape) or one row for all, as of `sample`: what a cell has in x, or -1 (NaN in a table) where free.
-            y: the condition.
-            options: what `log_likelihood` takes.
+    def fill(self, x: Tensor, y: Tensor | None, n: int, *, samples: int, seed: int) -> tuple[Tensor, None]:
+        """n draws of missing cells given the others, by the network's own guesses: any order, one cell after the other.
 
         Raises:
-            InputError: what is given is not in x.
+            Unsupported: no [MASK], so that known cells were never seen beside forgotten ones.
         """
-        x = self.space.check(x).to(self.device)
-        held, y = self._held(known_cells(self, given, len(x))), self.check_condition(y, len(x))
-        wrong = ((held >= 0) & (held != self._parts(x)[0])).reshape(x.shape)
-        if wrong.any():
-            raise InputError(f"given: expected what x has, or free cells, got another symbol at {self.space.locate(x, wrong)}")
-        patterns, of = (held >= 0).unique(dim=0, return_inverse=True)
-        parts, rows = [], []
-        for i, pattern in enumerate(patterns):
-            rows.append(torch.nonzero(of == i)[:, 0])
-            fixed = tuple(torch.nonzero(pattern)[:, 0].tolist())
-            parts.append(self.log_likelihood(x[rows[-1]], None if y is None else y[rows[-1]], fixed=fixed, **options))
-        back = torch.cat(rows).argsort()
-        whole = joined(parts, len(x))
-        return replace(whole, value=whole.value[back], stderr=None if whole.stderr is None else whole.stderr[back])
+        if not self.kernel.masks:
+            raise Unsupported("filling missing cells needs a state that says what is missing; corruption=absorbing has one")
+        return completions(lambda given, label: self.draw(Ambient(given), label, given=given), x, y, n), None
 
     # --- samples -------------------------------------------------------------------------------------------------------
-
-    def _states(
-        self,
-        noise: Noise,
-        y: Tensor | None = None,
-        *,
-        steps: int | None = None,
-        sampler: SamplerName | SymbolSampler | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        given: Tensor | None = None,
-        guidance: Guidance | float | None = None,
-    ) -> Iterator[Tensor]:
-        """Every state z (rows, D) on the way to data, see `draw`."""
-        require(steps is None or steps >= 1, "steps", "at least 1", steps)
-        chosen = self._sampler(sampler)
-        require(self.kernel.masks or not chosen.needs_masks, "sampler", "ancestral, as there is no [MASK]", chosen.kind())
-        tempered(torch.zeros(1), temperature, top_p)  # refuses what is out of range before any work
-        kernel, end, shape = self.kernel, self.space.end, (noise.rows, self.space.dimensions)
-        held = torch.full(shape, -1, device=self.device) if given is None else self._held(given)
-        over = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        if self.lengths is not None and end is not None:
-            over = behind(self.lengths.draw(noise, held, end), shape[1])
-        guess = self.guess(y, over)
-        if as_guidance(guidance).scale != 1:
-            check_null(self)
-            guess = sharpened(self.guess, y, over, as_guidance(guidance))
-
-        def shaped_guess(z: Tensor, alpha: Tensor) -> Tensor:
-            return tempered(guess(z, alpha), temperature, top_p).clamp(min=LOG_ZERO)
-
-        law = guess if (temperature, top_p) == (1, 1) else shaped_guess
-        held = torch.where((kernel.sizes == 1) | over, 0, held)
-        z = torch.where(held >= 0, held, draw_symbols(kernel.log_pi.expand(noise.rows, -1, -1), noise))
-        steps = self.levels if steps is None else steps
-        for state in chain([z], chosen.run(Reverse(kernel, self.survival, law), z, held < 0, noise, steps)):
-            yield state if end is None else state.masked_fill(over, end)
 
     def draw(
         self,
@@ -360,8 +309,28 @@ class DiscreteDiffusion(LatentVariableModel):
             guidance: γ of (1 − γ) log g(·) + γ log g(·|y), each cell's law; 1 is the plain conditional model, 0 the
                 unconditional one, and other draws are of no posterior.
         """
-        how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "given": given, "guidance": guidance}
-        (z,) = deque(self._states(noise, y, steps=steps, sampler=sampler, **how), 1)
+        require(steps is None or steps >= 1, "steps", "at least 1", steps)
+        chosen = symbol_sampler(sampler, self.kernel.masks)
+        tempered(torch.zeros(1), temperature, top_p)  # refuses what is out of range before any work
+        kernel, end, shape = self.kernel, self.space.end, (noise.rows, self.space.dimensions)
+        held = torch.full(shape, -1, device=self.device) if given is None else self._held(given)
+        over = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        if self.lengths is not None and end is not None:
+            over = behind(self.lengths.draw(noise, held, end), shape[1])
+        guess = self.guess(y, over)
+        if as_guidance(guidance).scale != 1:
+            check_null(self)
+            guess = sharpened(self.guess, y, over, as_guidance(guidance))
+
+        def tempered_guess(z: Tensor, alpha: Tensor) -> Tensor:
+            return tempered(guess(z, alpha), temperature, top_p).clamp(min=LOG_ZERO)
+
+        reverse = Reverse(kernel, self.survival, guess if (temperature, top_p) == (1, 1) else tempered_guess)
+        held = torch.where((kernel.sizes == 1) | over, 0, held)
+        z = torch.where(held >= 0, held, draw_symbols(kernel.log_pi.expand(noise.rows, -1, -1), noise))
+        states = chosen.run(reverse, z, held < 0, noise, self.levels if steps is None else steps)
+        (z,) = deque(chain([z], states), 1)
+        z = z if end is None else z.masked_fill(over, end)
         if self.space.coding is None:
             return self.space.check(z.reshape(-1, *self.space.shape))
         x = self.coding.values(z, noise)
@@ -369,7 +338,7 @@ class DiscreteDiffusion(LatentVariableModel):
 
     def _held(self, given: Tensor) -> Tensor:
         """Known cells as symbols, -1 where one is free: (B, *shape) → (B, D) int64."""
-        return given.flatten(1).long() if self.space.coding is None else self.coding.symbols(given)
+        return given.flatten(1).nan_to_num(-1).long() if self.space.coding is None else self.coding.symbols(given)
 
     def _within(self, x: Tensor, fixed: tuple[int, ...]) -> Tensor:
         """Σ log p(x_i | its symbol) of the cells that are not fixed, (B,)."""
@@ -377,17 +346,9 @@ class DiscreteDiffusion(LatentVariableModel):
         inside[:, list(fixed)] = 0
         return inside.sum(1)
 
-    def _sampler(self, sampler: SamplerName | SymbolSampler | None) -> SymbolSampler:
-        """A sampler, the one of that name, or the model's own."""
-        if isinstance(sampler, SymbolSampler):
-            return sampler
-        name = sampler or ("cached" if self.kernel.masks else "ancestral")
-        require(name in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}", name)
-        return SAMPLERS[name]()
-
     def qualification(self, **options: Any) -> str:
         """Says so of temperatures, cut tails, and samplers with a law of their own."""
         parts = [f"{name} {options[name]:g}" for name in ("temperature", "top_p") if options.get(name, 1) != 1]
         parts += [said] if (said := as_guidance(options.get("guidance")).said()) else []
-        parts += [law] if (law := self._sampler(options.get("sampler")).law) else []
+        parts += [law] if (law := symbol_sampler(options.get("sampler"), self.kernel.masks).law) else []
         return f"not draws of the model that the bound is of: {', '.join(parts)}" if parts else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+DRAWN = 2048  # rows at a time that `completions` draws: large blocks share the cost of a network's pass
 IMPOSSIBLE = -1e30  # a log-probability whose exp is 0, and which a file of finite weights can hold
 
 
@@ -41,3 +43,16 @@ def after_end(log_pmf: Tensor, before: Tensor, end: int | None) -> Tensor:
     certain = torch.full_like(log_pmf, -math.inf)
     certain[:, end] = 0
     return torch.where((before == end).any(1, keepdim=True), certain, log_pmf)
+
+
+def completions(draw: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor | None, n: int) -> Tensor:
+    """n draws of the missing cells of rows x (B, *shape), the others as given: (n, B, *shape).
+
+    Arguments:
+        draw: cells that are given (rows, *shape) and y of these rows → rows.
+        x: (B, *shape), NaN where a cell is missing.
+        y: (B, …) or None.
+    """
+    blocks = x.repeat(n, *[1] * (x.ndim - 1)).split(DRAWN)
+    labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(DRAWN)
+    return torch.cat([draw(block, label) for block, label in zip(blocks, labels)]).reshape(n, *x.shape)

@@ -13,9 +13,13 @@ from likeli.nn.transformer import Block, heads_of, turns
 from likeli.nn.unet import UNet
 from likeli.spaces import Space
 
+NEAR = 7  # cells that the convolution before the first block mixes
+
 
 class SymbolTransformer(nn.Module):
     """(z (B, D) symbols, γ (B,), y) → (B, D, outputs) logits; every cell attends to all.
+
+    In a row of symbols a cell also reads its neighbours by a convolution at the entry: attention needs long to find them.
 
     Arguments:
         states: what z can be in each cell, (D,); cells of one meaning share an embedding if `alike`.
@@ -42,7 +46,8 @@ class SymbolTransformer(nn.Module):
         sizes = torch.tensor([0, *states[:-1]]).cumsum(0) if not alike else torch.zeros(cells, dtype=torch.long)
         self.register_buffer("offset", sizes, persistent=False)
         self.embed = nn.Embedding(max(states) if alike else sum(states), width)
-        self.place = nn.Parameter(0.5 * torch.randn(cells, width))
+        self.near = nn.Conv1d(width, width, NEAR, padding=NEAR // 2) if alike else None
+        self.place = nn.Parameter((0.02 if alike else 0.5) * torch.randn(cells, width))
         self.level = NoiseLevel(width, condition) if timed or condition is not None else None
         self.blocks = nn.ModuleList(Block(width, dropout, steered=self.level is not None) for _ in hidden)
         self.weight = nn.Parameter(torch.zeros(1 if alike else cells, width, outputs))
@@ -53,7 +58,8 @@ class SymbolTransformer(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
         e = None if self.level is None else self.level(gamma if self.timed else torch.zeros_like(gamma), y)
-        h = self.embed(z.long() + self.offset) + self.place
+        h = self.embed(z.long() + self.offset)
+        h = (h if self.near is None else h + self.near(h.mT).mT) + self.place
         for block in self.blocks:
             h = block(h, e, self.turn)
         h = layer_norm(h, h.shape[-1:])

@@ -13,7 +13,8 @@ from likeli.discrete.backbone import SymbolBackbone
 from likeli.discrete.corruption import Corruption, log_one_hot, matrices
 from likeli.discrete.elbo import Reverse
 from likeli.discrete.orders import chain_rule
-from likeli.models.discrete_diffusion import CORRUPTIONS, SAMPLERS, DiscreteDiffusion
+from likeli.discrete.samplers import SAMPLERS
+from likeli.models.discrete_diffusion import CORRUPTIONS, DiscreteDiffusion
 from likeli.random import Streams
 from likeli.spaces import Tokens
 from likeli.theory.check import identity

@@ -5,6 +5,8 @@ likeli evaluate runs/x --data other.csv --out p.csv  on all rows of other data, 
 likeli evaluate runs/vae --likelihood.samples 500    a tighter bound, in more time
 likeli evaluate runs/vae --minutes 5                 as many rows, drawn by the seed, as that time allows
 likeli evaluate runs/vdm --method both --rows 200    a diffusion's bound beside its flow's density, with all error terms
+likeli evaluate runs/masked --method all --rows 50   every number that one network has of log p(x), each with its kind
+likeli evaluate runs/book --stride 64                windows of a text that overlap, beside windows that do not
 
 Mean log p(x) in nats per example, in the units of the data, with its standard error over examples, what kind of number it is
 and why it may be off.  `seconds` is what the evaluation took.  Of a family that knows nothing of log p(x) but samples, it says
@@ -41,7 +43,8 @@ def add_arguments(parser: Parser) -> None:
     parser.share("run_folder", "--data", "--split", "--label")
     parser.add_argument("--rows", type=int, metavar="N", help="at most N rows of it, drawn by the seed; all if not given")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, with the rows looked at by then")
-    parser.add_argument("--method", choices=["bound", "ode", "both"], help="how a diffusion measures log p(x) [bound]")
+    parser.add_argument("--method", choices=["bound", "ode", "both", "all"], help="how a diffusion measures log p(x) [bound]")
+    parser.add_argument("--stride", type=int, metavar="N", help="also by windows of a text that begin every N symbols")
     parser.add_argument("--out", metavar="FILE.csv", help="also write log p of every row that was looked at")
     parser.share("--overwrite", "--quiet")
     add_likelihood_arguments(parser)
@@ -60,12 +63,14 @@ def run(args: argparse.Namespace) -> None:
     from likeli.evaluation.likelihood import bound_and_flow, drawn_rows
 
     require(args.rows is None or args.rows >= 1, "rows", "at least 1", args.rows)
-    both = args.method == "both"
-    require(not both or (args.minutes is None and args.out is None), "method", "one method with --minutes or --out", "both")
+    both, several = args.method == "both", args.method == "all" or args.stride is not None
+    one = args.minutes is None and args.out is None
+    require(one or not (both or several), "method, stride", "one number with --minutes or --out", "several")
+    require(not both or args.stride is None, "stride", "no --method both beside it", args.stride)
     check_new(args.out, overwrite=args.overwrite, suffixes=[".csv"])
     saved = open_run(args)
     function: Callable[..., Any] = bound_and_flow if both else saved.model.measure_likelihood
-    way = [] if both or args.method is None else [("method", args.method)]
+    way = [] if args.method in (None, "both", "all") else [("method", args.method)]
     options = call_options(function, [*way, *args.dotted["likelihood"]], "likelihood")
     options = {"batch": args.batch, "seed": args.seed} | options
     x, y = rows_for(saved, args.data, args.split, label=args.label)
@@ -74,10 +79,16 @@ def run(args: argparse.Namespace) -> None:
         pair = bound_and_flow(saved.model, x[order], None if y is None else y[order], **options)
         emit(args, pair.row(), _pair_text(pair))
         return
+    shown = not (args.quiet or args.json)
+    if several:
+        found_by_name = _several(args, saved.model, x, y, options | {"progress": shown})
+        rows = {name: one.row() for name, one in found_by_name.items()}
+        emit(args, {"numbers": rows}, _several_text(found_by_name))
+        return
     if saved.model.knows is Knows.NOTHING and args.out is None:
         emit(args, *_samples_instead(args, saved, x, y))
         return
-    options |= {"rows": args.rows, "minutes": args.minutes, "progress": not (args.quiet or args.json)}
+    options |= {"rows": args.rows, "minutes": args.minutes, "progress": shown}
     found = likeli.evaluate(saved.model, x, y, **options)
     if args.out:
         write_rows(args, found)
@@ -122,6 +133,38 @@ def write_rows(args: argparse.Namespace, found: Evaluation) -> None:
     kind = {"knows": [rows.knows.value] * n, "measure": [rows.measure] * n}
     with new_file(args.out, overwrite=args.overwrite) as path:
         write_csv(path, {"row": found.index.tolist(), "nats": rows.value.tolist(), "stderr": stderr} | kind)
+
+
+def _several(args: argparse.Namespace, model: Any, x: Any, y: Any, options: dict[str, Any]) -> dict[str, Evaluation]:
+    """Evaluations by name, as `--method all` and `--stride` ask for them."""
+    from likeli.evaluation.likelihood import evaluate
+    from likeli.evaluation.one_model import every_number, strided
+
+    found: dict[str, Evaluation] = {}
+    if args.stride is not None:
+        require(y is None, "stride", "a run without a condition", "one with labels")
+        x = x if args.rows is None else x[: args.rows]  # in their order
+        plain = {name: value for name, value in options.items() if name != "progress"}
+        found[f"strided by {args.stride}"] = strided(model, x, args.stride, **plain)
+        kept = options
+    else:
+        kept = options | {"rows": args.rows}
+    if args.method == "all":
+        return every_number(model, x, y, **kept) | found
+    return {"windows that do not overlap": evaluate(model, x, y, **kept)} | found
+
+
+def _several_text(found: dict[str, Evaluation]) -> str:
+    """A line for each number with its kind, its unit and its standard error, and what is to say of them."""
+    rows = []
+    for name, one in found.items():
+        rates = [with_error(*one.rates[r], 4) if r in one.rates else "-" for r in ("bits_per_symbol", "bits_per_byte")]
+        rows.append([name, one.knows.value, *cells(one.row())[3:6], *rates])
+    header = ["number", "it is", "nats", "bits/dim", "seconds", "bits/symbol", "bits/byte"]
+    used = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
+    said = dict.fromkeys(f"note: {n}" for one in found.values() for n in one.notes)
+    table = aligned([header[i] for i in used], [[row[i] for i in used] for row in rows])
+    return "\n".join([table, f"{next(iter(found.values())).examples} examples", *said])
 
 
 def _pair_text(found: BoundAndFlow) -> str:
