@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 MIN_ESS, MAX_PARETO_K, MAX_SHARE = 10.0, 0.5, 0.1
+MISSED = 3.0  # times the largest weight's excess that an average of weights may have missed
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def pareto_k(log_w: Tensor) -> Tensor:
 def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """log (1/K) Σ_k w_k and its standard error, from K tensors of log w of one shape.
 
-    The error is that of the delta method, sd(w)/(mean(w)·√K), which never exceeds 1 however far apart the weights lie; where
-    one weight is more than half of the sum, the number is about the largest of K, and its error is taken to be sd(log w).
+    The error is √(δ² + 9 (largest share − 1/K)²) or sd(log w)/√ESS, whichever is larger.  δ = sd(w)/(mean(w) √K) is that of the
+    delta method, which holds for many draws; K weights that have missed the tail look alike and are too low, by more than
+    Student's t allows in up to 13 % of rows.  So what the largest added to the sum is counted three times over, which δ
+    outgrows as K rises, and where few weights make up the sum the number is about the largest log w.
 
     Draws are taken one at a time (means and variances by Welford's update, rescaled when the largest weight so far is passed),
     so that memory does not grow with K.
@@ -114,7 +117,9 @@ def log_mean_exp(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         mean = mean + delta / k
         spread = spread + delta * (w - mean)
     stderr = (spread / (k - 1) / k).sqrt() / mean if k > 1 else torch.full_like(mean, math.nan)
-    alone = (mean * k < 2) & (seen > 1)  # the largest weight's share is 1/(mean · k)
-    stderr = torch.where(alone, torch.maximum(stderr, (square / (seen - 1).clamp(min=1)).sqrt()), stderr)
+    if k > 1:  # weights are in units of the largest: its share is 1/(mean · k)
+        ess = k * mean.square() / (spread / k + mean.square())
+        stderr = torch.hypot(stderr, MISSED * (1 - mean) / (mean * k))
+        stderr = torch.maximum(stderr, (square / (seen - 1).clamp(min=1) / ess).sqrt())
     value = top + mean.log()
     return value.masked_fill(value < -1e299, -math.inf).to(dtype), stderr.to(dtype)
