@@ -110,6 +110,8 @@ class GAN(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.NOTHING
     strategy: ClassVar[str] = "adversarial"
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "table")
+    calls: ClassVar[str] = "1"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.99, "betas": (0.0, 0.99)}
 
     def __init__(
