@@ -27,6 +27,7 @@ _PUBLIC = {
     "likeli.models.gmm": "select_components",
     "likeli.evaluation.likelihood": "Evaluation evaluate",
     "likeli.evaluation.imputation": "impute",
+    "likeli.evaluation.restoration": "Restoration restore",
     "likeli.probability.explain_loss": "explain_loss",
     "likeli.models.vae": "CoderBackbone LatentPrior VariationalObjective",
     "likeli.models.autoregressive": "CausalBackbone",
