@@ -44,6 +44,7 @@ SMOKE = {  # words that a verb gets after its own: the last one counts
     "normalise": "--chains 20 --temperatures 20",
     "levels": "--rows 4 --levels 2 --draws 1",
     "diagnose": "--rows 40",
+    "guidance": "--scales 1 -n 20 --steps 2",
     "test": "--rows 100 --permutations 199",
 }
 

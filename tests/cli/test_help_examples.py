@@ -38,6 +38,7 @@ def prepared(tmp_path_factory):
         "labelled": likeli.VAE(digits.space, condition=digits.condition),
         "hvae": likeli.HVAE(digits.space, (4, 3, 2)),
         "vdm": likeli.VDM(digits.space, HIDDEN),
+        "guided": likeli.VDM(digits.space, HIDDEN, condition=digits.condition),
         "rbm": likeli.RBM(digits.space, 24),
     }
     (folder / "book.txt").write_text("ROMEO: To be, or not to be. " * 40)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from likeli.checkpoint import Checkpoint
     from likeli.contract import GenerativeModel
     from likeli.data import Data
+    from likeli.spaces import Space
 
 SMALL_MODEL = 1 << 28  # bytes that a model may take while it is built before its size is known
 BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
@@ -218,12 +219,25 @@ def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
     Raises:
         InputError: the model is not conditional, or the label is not one of its own.
     """
-    import torch
-
-    if text is None or model.condition is None:
+    if model.condition is None:
         require(text is None, "label", "nothing, since this run is not conditional", text)
         return None
-    names = list(getattr(model.condition, "names", ()))
+    return parse_condition(text, model.condition)
+
+
+def parse_condition(text: str | None, condition: Space) -> Tensor | None:
+    """One row of a condition as the command line writes it; a text where it spells one.
+
+    Raises:
+        InputError: it is not in the condition's space.
+    """
+    import torch
+
+    if text is None:
+        return None
+    if condition.alphabet is not None:
+        return condition.check([text], what="text")
+    names = list(condition.names)
     if text in names:
         return torch.tensor([names.index(text)])
     try:
@@ -231,7 +245,7 @@ def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
     except InputError:
         hint = f", or one of {', '.join(names[:20])}" if names else ""
         raise InputError(f"label: expected numbers separated by commas{hint}{nearest(text, names)}, got {text[:120]}") from None
-    one = len(numbers) == 1 and not model.condition.shape
+    one = len(numbers) == 1 and not condition.shape
     return torch.tensor(numbers) if one else torch.tensor([numbers], dtype=torch.get_default_dtype())
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -37,7 +37,7 @@ class Guide(Protocol):
     def denoise(self, y: Tensor | None = None) -> Denoise: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Guidance:
     """How far, where and away from what a sampler's belief is pushed.
 
@@ -76,6 +76,11 @@ class Guidance:
             require(0 <= value <= 1, name, "a number from 0 to 1", value)
         require(self.radius is None or 0 < self.radius < math.inf, "radius", "a positive number", self.radius)
         require(self.weaker is None or self.classifier is None, "weaker", "nothing beside a classifier", "both")
+
+    def __repr__(self) -> str:
+        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        of = ("weaker", "classifier")
+        return f"Guidance({', '.join(f'{k}={type(v).__name__ if k in of else v}' for k, v in said.items())})"
 
     def acts(self, at: Point) -> Tensor:
         """Whether σ/α is within the interval, one truth a place."""

@@ -5,6 +5,7 @@ likeli sample runs/vae -n 1000 --out samples.npy     an array (n, ...) in the un
 likeli sample runs/vae -n 1000 --out samples.csv     one line a sample
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
+likeli sample runs/guided --y 7 --guidance 3 --steps 50 --out sevens.png   surer sevens of fewer kinds (docs/guidance.md)
 likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
 likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so
@@ -22,6 +23,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from likeli.cli.guiding import add_guidance_arguments, guidance_option
 from likeli.cli.objects import call_options, check_fits, open_run, parse_label, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit, new_file, to_json, warn
@@ -47,11 +49,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-n", type=int, help="how many [64; 1 where a text is printed]")
     parser.add_argument("--out", metavar="FILE", help="what to write: .png, .npy, .csv or .txt; a text is printed if not given")
     parser.share("--overwrite", "--seed")
-    parser.add_argument("--label", metavar="Y", help="for a run with labels: a class, its name, or numbers separated by commas")
+    label = "for a run with labels: a class, its name, or numbers separated by commas; --text for one with captions"
+    parser.add_argument("--label", "--y", "--text", dest="label", metavar="Y", help=label)
     keep = "levels of a hierarchy, 1 next to the data, that keep a test row's codes"
     parser.add_argument("--keep", type=list[int], metavar="I,J", help=keep)
     parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
     add_text_arguments(parser)
+    add_guidance_arguments(parser)
     steps = parser.add_argument_group("for diffusion models")
     steps.add_argument("--steps", type=int, metavar="N", help="evaluations of the network, or as many levels as the model has")
     how = "adams, ddim ...; of symbols cached, confidence ... [what `likeli sampler RUN` stored, or the model's own]"
@@ -77,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
     require(text is not None or args.out is not None, "out", "--out FILE", "nothing")
     if args.animate is not None:
         check_animation(model)
-    options = call_options(model.draw, [*step_options(args, model), *args.dotted["sample"]], "sample") | _kept(args, saved)
+    options = call_options(model.draw, [*step_options(args, model), *args.dotted["sample"]], "sample")
+    options |= _kept(args, saved) | guidance_option(args, saved)
     choice = _recommended(saved, options)
     if choice is not None:
         options |= choice.options()
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     beside = None if args.out is None else f"{args.out}.json"  # says what the file cannot say of itself
     if note:
         check_new(beside, overwrite=args.overwrite)
-    y = parse_label(args.label, model)
+    y = None if args.classifier and model.condition is None else parse_label(args.label, model)
     if y is None and model.condition is not None:
         y = like_training(model.condition, n, seed=args.seed)
         require(y is not None, "label", f"--label with {model.condition.describe_shape()}", "nothing")
