@@ -8,5 +8,6 @@ module level, because its two sides run in two virtual environments:
     peer(folder, **variant)      the same keys, run by .venv-peers
 
 `METRIC` names the key whose ratio is reported ("seconds", where less is better, if not given; `HIGHER = True` where more is),
-and `VARIANTS` may list the keyword arguments of several rows.
+and `VARIANTS` may list the keyword arguments of several rows, among them `seconds`, a fit's budget, which `--seconds` sets.
+With `OWN_PEER = True` the peer needs no environment of its own, and both sides are run by the interpreter of the command.
 """

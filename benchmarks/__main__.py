@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from benchmarks._harness import INTERPRETERS, entries, run_entry
+from benchmarks._harness import entries, interpreter, run_entry
 
 
 def main() -> int:
@@ -16,17 +16,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default 5)")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to pin both sides to")
+    parser.add_argument("--seconds", type=int, help="CPU seconds of every fit that has a budget (default: the entry's own)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with files such as mnist.npz")
     args = parser.parse_args()
     unknown = sorted(set(args.names) - set(entries()))
     if unknown:
         parser.error(f"unknown entry {', '.join(unknown)}; known: {', '.join(entries())}")
-    missing = [str(p) for p in INTERPRETERS.values() if not p.exists()]
+    needed = {interpreter(name, side) for name in args.names or entries() for side in ("ours", "peer")}
+    missing = [str(p) for p in needed if not p.exists()]
     if missing:
         parser.error(f"{missing[0]} does not exist; run `make peers` first")
     rows = []
     for name in args.names or entries():
-        for row in run_entry(name, args.repeats, args.data, args.core):
+        for row in run_entry(name, args.repeats, args.data, args.core, args.seconds):
             rows.append(row)
             if not args.json:
                 print_row(row)

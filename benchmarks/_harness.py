@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-INTERPRETERS = {"ours": HERE.parent / ".venv/bin/python", "peer": HERE.parent / ".venv-peers/bin/python"}
+INTERPRETERS = {"ours": Path(sys.executable), "peer": HERE.parent / ".venv-peers/bin/python"}
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
@@ -22,27 +22,38 @@ def entries() -> list[str]:
     return sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_"))
 
 
+def interpreter(entry: str, side: str) -> Path:
+    """What runs a side; a peer that needs nothing but what we stand on (`OWN_PEER`) is run where ours is."""
+    own = getattr(importlib.import_module(f"benchmarks.{entry}"), "OWN_PEER", False)
+    return INTERPRETERS["ours" if own else side]
+
+
 def run_side(entry: str, side: str, folder: Path, core: int, variant: dict) -> dict:
     """One run of one side; what it returned."""
-    command = [INTERPRETERS[side], HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
+    command = [interpreter(entry, side), HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
     done = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
     if done.returncode:
         raise RuntimeError(f"{entry} {side}: " + done.stderr.decode().strip().rpartition("\n")[2])
     return json.loads(done.stdout)
 
 
-def run_entry(name: str, repeats: int, data: Path, core: int) -> Iterator[dict]:
+def run_entry(name: str, repeats: int, data: Path, core: int, seconds: int | None = None) -> Iterator[dict]:
     """One row for each variant of an entry.
 
     Arguments:
         repeats: pairs of runs; which side goes first alternates.
         data: folder with the measuring data, for entries that need a file.
         core: the core that both sides are pinned to.
+        seconds: the budget of every variant that has one; as the entry has it if not given.
     """
     module = importlib.import_module(f"benchmarks.{name}")
+    variants = getattr(module, "VARIANTS", [{}])
+    if seconds is not None:
+        variants = [v | {"seconds": seconds} if "seconds" in v else v for v in variants]
+        variants = [v for i, v in enumerate(variants) if v not in variants[:i]]
     with tempfile.TemporaryDirectory() as folder:
         module.prepare(Path(folder), data)
-        for variant in getattr(module, "VARIANTS", [{}]):
+        for variant in variants:
             pairs = []
             for repeat in range(repeats):
                 order = ("ours", "peer") if repeat % 2 == 0 else ("peer", "ours")

@@ -1,15 +1,18 @@
-"""Diffusion of symbols on a source of known entropy: order-2 Markov, 8 symbols, rows of 64, fresh rows without limit.
+"""Order-2 Markov source of 8 symbols, rows of 64, fresh rows without limit: bits a symbol above the source's own log p.
 
-Bits a symbol above the source's own log p, row by row, on 2,000 rows; 0 is the best that there is.  The peer is the simplest
-honest baseline, counts of triples with ½ added, from ten batches of rows for each second that ours has: about what ours sees.
+Row by row on 20,000 test rows, so that 0 is the best that there is on average; of diffusion the bound (NELBO).  The peer is the
+simplest honest baseline, counts of triples with ½ added, from ten batches of rows for each second that ours has: about what
+ours sees.
 """
 
 import math
 import time
 
-METRIC = "bits_above"
-VARIANTS = [{"corruption": c, "seconds": s} for c in ("absorbing", "uniform") for s in (60, 1200)]
-LENGTH, SYMBOLS, BATCH, TEST = 64, 8, 64, 2000
+METRIC, OWN_PEER = "bits_above", True
+VARIANTS = [{"family": family, "seconds": 1200} for family in ("autoregressive", "absorbing", "uniform")]
+LENGTH, SYMBOLS, TEST, DRAWS = 64, 8, 20_000, 4
+BATCH = {"autoregressive": 128, "absorbing": 64, "uniform": 64}
+RATE = {"autoregressive": 5e-3, "absorbing": 1e-2, "uniform": 6e-3}
 
 
 def prepare(folder, data):
@@ -45,38 +48,48 @@ def result(log_p, p, x, steps):
     return {METRIC: above.mean().item(), "stderr": (above.std() / len(x) ** 0.5).item(), "steps": steps}
 
 
-def ours(folder, corruption, seconds):
-    import torch
-
+def made(family):
     from likeli.discrete.backbone import SymbolBackbone
+    from likeli.models.autoregressive import Autoregressive, CausalBackbone
     from likeli.models.discrete_diffusion import DiscreteDiffusion
     from likeli.spaces import Tokens
 
+    space = Tokens(LENGTH, SYMBOLS)
+    if family == "autoregressive":
+        return Autoregressive(space, CausalBackbone("transformer", (64, 64)))
+    return DiscreteDiffusion(space, family, backbone=SymbolBackbone(hidden=(64, 64, 64)))
+
+
+def ours(folder, family, seconds):
+    import torch
+
     torch.manual_seed(0)
-    p, generator = source(), torch.Generator().manual_seed(0)
-    model = DiscreteDiffusion(Tokens(LENGTH, SYMBOLS), corruption, backbone=SymbolBackbone(hidden=(64, 64, 64)))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    p, generator, model = source(), torch.Generator().manual_seed(0), made(family)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE[family], betas=(0.9, 0.99), weight_decay=0.01)
     begin, steps = time.process_time(), 0
     while (spent := time.process_time() - begin) < seconds:
-        pace = min(1, (steps + 1) / 100) * max(0.02, math.cos(math.pi / 2 * spent / seconds))
+        pace = min(1, (steps + 1) / 100) * max(0.01, math.cos(math.pi / 2 * spent / seconds))
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * pace
+            group["lr"] = RATE[family] * pace
         optimiser.zero_grad()
-        model.loss(rows(p, BATCH, generator)).mean().backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(rows(p, BATCH[family], generator)).mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         steps += 1
     x = rows(p, TEST, torch.Generator().manual_seed(1))
-    return result(model.log_likelihood(x, samples=8).value, p, x, steps)
+    options = {} if family == "autoregressive" else {"samples": DRAWS}
+    return result(model.log_likelihood(x, **options).value.double(), p, x, steps)
 
 
-def peer(folder, corruption, seconds):
+def peer(folder, family, seconds):
     import torch
 
     p, generator, steps = source(), torch.Generator().manual_seed(0), 10 * seconds
     counts = torch.full((SYMBOLS, SYMBOLS, SYMBOLS), 0.5, dtype=torch.float64)
     for _ in range(steps):
-        x = rows(p, BATCH, generator)
+        x = rows(p, BATCH[family], generator)
         at = (x[:, :-2], x[:, 1:-1], x[:, 2:])
         counts.index_put_(at, torch.ones((), dtype=torch.float64), accumulate=True)
     x = rows(p, TEST, torch.Generator().manual_seed(1))

@@ -233,7 +233,8 @@ class Autoregressive(GenerativeModel, Sequential):
         seen = torch.zeros_like(known)
         for cell, out in zip(order.unbind(1), self.net.unroll(x, c, order)):
             if self.space.symbols:
-                log_pmf = after_end(self._log_pmf(out).double(), torch.where(seen, x, -1), self.space.end)
+                before = x if self.space.end is None else torch.where(seen, x, -1)
+                log_pmf = after_end(self._log_pmf(out).double(), before, self.space.end)
                 log_q = log_pmf if how == (1, 1) else tempered(log_pmf, *how)
                 drawn = draw_symbols(log_q.unflatten(0, (-1, copies)), noise).flatten()
                 log_p = log_pmf.gather(1, fixed[rows, cell, None])[:, 0]

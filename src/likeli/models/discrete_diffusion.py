@@ -72,7 +72,7 @@ class DiscreteDiffusion(LatentVariableModel):
     graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
     kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"
-    train_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+    train_defaults: ClassVar[dict[str, Any]] = {"batch": 64, "lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
 
     def __init__(
         self,
