@@ -54,8 +54,8 @@ _PUBLIC = {
 _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 _TORCH_FREE = {"likeli.errors", "likeli.config"}
 _ROOMS = {
-    *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "energy", "errors", "evaluation", "gaussian"],
-    *["latent", "models", "nn", "probability", "random", "spaces", "theory", "training"],
+    *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "energy", "errors", "estimator", "evaluation"],
+    *["gaussian", "latent", "models", "nn", "probability", "random", "spaces", "theory", "training"],
 }
 
 

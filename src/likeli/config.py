@@ -222,6 +222,19 @@ def _grouped(arguments: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, A
     return arguments
 
 
+def flat_defaults(cls: type[Configurable]) -> dict[str, Any]:
+    """Every argument that the constructor takes by name, with its default; `Parameter.empty` where there is none.
+
+    Those of nested objects are among them, by the flat names under which `_grouped` finds their place.
+    """
+    known = {name: p.default for name, p in parameters_of(cls).items()}
+    for hint in _hints(cls).values():
+        inner = [o for o in (hint, *get_args(hint)) if inspect.isclass(o) and issubclass(o, Configurable)]
+        if len(inner) == 1 and not inspect.isabstract(inner[0]):
+            known = {name: p.default for name, p in parameters_of(inner[0]).items()} | known
+    return known
+
+
 def coerce(value: Any, hint: Any, where: str, depth: int = 0) -> Any:
     """`value` (plain JSON) as the annotated type `hint`; a bool is never a number, NaN never a float.
 

@@ -143,8 +143,8 @@ def test_refusals():
     for weight in (np.ones(19), -np.ones(20), np.zeros(20), np.full(20, np.nan), "heavy"):
         with pytest.raises(InputError, match="sample_weight"):
             likeli.fit(PPCA(Real((6,)), 2), x, sample_weight=weight)
-    with pytest.raises(InputError, match="vae takes no weights"):
-        likeli.fit(likeli.VAE(Real((6,))), x, sample_weight=np.ones(20), steps=1)
+    with pytest.raises(InputError, match="categorical_mixture takes no weights"):
+        likeli.fit(likeli.CategoricalMixture(likeli.Binary((6,)), 2), torch.ones(20, 6), sample_weight=np.ones(20), steps=1)
     with pytest.raises(InputError, match="latent_dim: expected a whole number below 3"):
         FactorAnalysis(Real((3,)), 3)
     with pytest.raises(InputError, match="variances: expected 3 positive"):

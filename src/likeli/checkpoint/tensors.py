@@ -67,6 +67,18 @@ def _memory(t: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
+def deserialise(data: bytes, where: object) -> tuple[dict[str, Entry], dict[str, Tensor]]:
+    """The entries and tensors of a file's bytes, checked as those of a file; the tensors are a copy.
+
+    Raises:
+        CheckpointError: not what `serialise` writes.
+    """
+    n = header_size(data[:8], len(data), where)
+    entries = parse_header(data[8 : 8 + n], len(data) - 8 - n, where)
+    body = bytearray(data[8 + n :])
+    return entries, {name: _view(body, e) for name, e in entries.items()}
+
+
 def header_size(start: bytes, size: int, where: object) -> int:
     """n of the first eight bytes, checked against the file's size."""
     require(size >= 8, where, "a safetensors file", f"{size} bytes", CheckpointError)

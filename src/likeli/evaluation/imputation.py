@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, evaluating
+from likeli.contract import GenerativeModel, evaluating, row_noise
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import Ambient, derive, seeded
+from likeli.random import BLOCK, Ambient, derive, seeded
 from likeli.spaces import Space
 from likeli.spaces.frames import filled_frame
 
@@ -144,8 +144,9 @@ class Imputation:
 
 
 def impute(
-    model: GenerativeModel, x: Any, n: int = 99, y: Any = None, *, samples: int = 200, seed: int = 0, batch: int = 256
-) -> Imputation:
+    model: GenerativeModel, x: Any, n: int = 99, y: Any = None, *, samples: int = 200, seed: int = 0, batch: int = 256,
+    by_row: bool = False,
+) -> Imputation:  # fmt: skip
     """n draws of each row's missing cells given its observed ones.
 
     Where the draws are not exact, `samples` codes (for a Gaussian, places of the observed whole numbers, categories and spikes
@@ -161,6 +162,8 @@ def impute(
         samples: codes to choose from.
         seed: of all draws.
         batch: rows at a time.
+        by_row: whether the draws of a row are a function of what is in it, so that equal rows get equal draws; for a mean,
+            not for rows that are to vary.
 
     Raises:
         InputError: x or y does not fit.
@@ -182,9 +185,11 @@ def impute(
     missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
     holed = missing.flatten(1).any(1).nonzero()[:, 0]  # the others are as they are
     draws, weights = x.expand(n, *x.shape).clone(), list[Tensor]()
-    for rows in holed.split(batch):
-        given, its_seed = None if y is None else y[rows], derive(seed, "impute", int(rows[0]))
-        with evaluating(model), torch.no_grad(), seeded(its_seed):
+    for rows in holed.split(BLOCK if by_row else batch):
+        rows = rows[torch.arange(BLOCK).clamp(max=len(rows) - 1)] if by_row else rows  # networks see full blocks
+        given, its_seed = None if y is None else y[rows], derive(seed, "impute", *[int(rows[0])] * (not by_row))
+        noise = row_noise(model.space, its_seed, x[rows], given, "impute") if by_row else seeded(its_seed)
+        with evaluating(model), torch.no_grad(), noise:
             if isinstance(model, Fills):
                 filled, log_w = model.fill(x[rows], given, n, samples=samples, seed=its_seed)
             else:
@@ -205,7 +210,9 @@ def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, 
         log_p, log_q = log_densities(model, x, y, context, codes[-1])
         weights.append((log_p - log_q).double())
     log_w = torch.stack(weights)
-    chosen = torch.multinomial(log_w.softmax(0).T, n, replacement=True)  # (B, n)
+    cdf = log_w.softmax(0).T.cumsum(1)
+    u = Ambient(cdf).uniform(n).to(cdf.device)
+    chosen = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=samples - 1)  # (B, n)
     levels, rows, filled = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device), []
     for k in chosen.T:
         *_, last = model.walk(Ambient(x), y, choose=given_latents([level[k, rows] for level in levels]))

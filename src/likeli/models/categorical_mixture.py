@@ -140,6 +140,7 @@ class CategoricalMixture(GenerativeModel):
         x = self.space.check(x, missing=True).to(self.device)
         return torch.cat([joint.softmax(1) for _, joint in self.log_joint(self.coding.symbols(x))])
 
+    @property
     def free_parameters(self) -> int:
         """(K − 1) + K Σ_i (symbols of cell i − 1)."""
         return self.components - 1 + self.components * (sum(self.coding.sizes) - len(self.coding.sizes))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from likeli.models.symbols import after_end, places, present, smoothed
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
 from likeli.spaces import Space, coding_of
+from likeli.spaces.arrays import row_weights
 
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
@@ -43,6 +44,7 @@ class Independent(GenerativeModel):
     calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
     takes_missing: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
 
     def __init__(self, space: Space, smoothing: float = 0.5) -> None:
         super().__init__(space)
@@ -50,9 +52,12 @@ class Independent(GenerativeModel):
         self.smoothing = smoothing
         self.cells = describe_cells(space)
 
-    def fit_closed_form(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0) -> None:
+    def fit_closed_form(
+        self, x: Tensor, y: Tensor | None = None, *, seed: int = 0, sample_weight: Any = None
+    ) -> None:
         """Smoothed frequencies (count + α) / (n + α·symbols), means and standard deviations; missing cells are left out."""
-        self.cells.fit(x.to(self.device), self.smoothing)
+        weight = None if sample_weight is None else row_weights(sample_weight, len(x)).to(self.device)
+        self.cells.fit(x.to(self.device), self.smoothing, weight)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−log p(x) in nats, of the observed cells."""
@@ -91,11 +96,13 @@ class Symbols(nn.Module):
         self.register_buffer("has", present(self.coding.sizes), persistent=False)
         self.log_pmf = nn.Parameter(smoothed(self.has, 0), requires_grad=False)
 
-    def fit(self, x: Tensor, smoothing: float) -> None:
-        """Smoothed frequencies."""
-        cells, symbols = self.log_pmf.shape
-        each = (places(self.coding.symbols(block), symbols).flatten() for block in x.split(4096))
-        counts = sum(torch.bincount(at, minlength=cells * symbols + 1) for at in each)
+    def fit(self, x: Tensor, smoothing: float, weight: Tensor | None = None) -> None:
+        """Smoothed frequencies of rows that count `weight` times each, (n,); once if not given."""
+        (cells, symbols), counts = self.log_pmf.shape, self.log_pmf.new_zeros(())
+        for rows in torch.arange(len(x), device=x.device).split(4096):
+            each = None if weight is None else weight[rows].repeat_interleave(cells)
+            at = places(self.coding.symbols(x[rows]), symbols).flatten()
+            counts = counts + torch.bincount(at, each, minlength=cells * symbols + 1)
         self.log_pmf.copy_(smoothed(counts[:-1].view_as(self.log_pmf).double(), smoothing * self.has))
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -122,9 +129,9 @@ class Normals(nn.Module):
         u, log_det = self.space.continuous(x, Ambient(x), torch.float64)
         return u.reshape(len(x), -1), log_det
 
-    def fit(self, x: Tensor, smoothing: float) -> None:
-        """Means and standard deviations of the observed cells."""
-        mean, std = moments_of(self._units(x)[0])
+    def fit(self, x: Tensor, smoothing: float, weight: Tensor | None = None) -> None:
+        """Means and standard deviations of the observed cells of rows that count `weight` times each, (n,)."""
+        mean, std = moments_of(self._units(x)[0], weight)
         self.mean.copy_(mean)
         self.std.copy_(std)
 
@@ -144,9 +151,9 @@ def describe_cells(space: Space) -> Symbols | Normals:
     return Normals(space) if space.measure == "density" and space.coding is None else Symbols(space)
 
 
-def moments_of(u: Tensor) -> tuple[Tensor, Tensor]:
+def moments_of(u: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column's observed cells; (0, 1) where there is none."""
-    mean, variance = column_moments(u)
+    mean, variance = column_moments(u, weight)
     return mean.nan_to_num(0), variance.sqrt().nan_to_num(1).clamp(min=SMALLEST)
 
 

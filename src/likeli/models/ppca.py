@@ -139,13 +139,17 @@ class PPCA(LatentGaussian):
         yield from iterate(lambda: (step() + log_det,) * 2, self.progress, self.tol, self.max_iter)
 
     def _set(self, b: Tensor, values: Tensor, vectors: Tensor, rest: Tensor, typical: Tensor) -> None:
-        """Parameters from the leading eigenvalues and eigenvectors, the mean of the other eigenvalues, and of all."""
+        """Parameters from the leading eigenvalues and eigenvectors, the mean of the other eigenvalues, and of all.
+
+        A vector's sign is free; its largest entry is made positive, so that equal rows in any order give equal codes.
+        """
         floor = self._floor(typical)
         self._report_floor(bool(rest < floor))
         variance = torch.maximum(rest, floor)
         self.b.copy_(b)
         self.variance.copy_(variance)
-        self.W.copy_(vectors * (values - variance).clamp(min=0).sqrt())
+        sign = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+        self.W.copy_(sign * vectors * (values - variance).clamp(min=0).sqrt())
 
     def _moments(self, x: Tensor, weight: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
         """Mean and, unless the rows are fewer than the cells, covariance, in one pass over blocks that stay in cache."""

@@ -62,7 +62,8 @@ def gather(
     Raises:
         InputError: fewer than two rows, values outside the space, y or weights missing or not wanted.
     """
-    wanted = sample_weight is None or model.takes_weights
+    at_once = model.strategy in ("em", "closed_form")
+    wanted = sample_weight is None or model.takes_weights or not at_once
     require(wanted, "sample_weight", f"nothing, since {model.kind()} takes no weights; repeat the rows", "weights")
     if not (hasattr(data, "train") and hasattr(data, "valid")):
         return _weighted(_checked(model, data, y), sample_weight), None
@@ -74,8 +75,11 @@ def gather(
     train, valid = data.split("train"), data.split("valid")
     wanted = model.condition is not None
     rows = [(x, y if wanted else None) for x, y in (train, valid)]
-    weight = None if sample_weight is None else row_weights(sample_weight, len(data))[data.train]
-    return _weighted(_checked(model, *rows[0]), weight), _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
+    weight = None if sample_weight is None else row_weights(sample_weight, len(data))
+    known = _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
+    if known is not None and weight is not None:
+        known = _repeated(known, weight[data.valid])
+    return _weighted(_checked(model, *rows[0]), None if weight is None else weight[data.train]), known
 
 
 def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples:
@@ -92,6 +96,33 @@ def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples
 
 def _weighted(rows: Examples, weight: Any) -> Examples:
     return rows if weight is None else replace(rows, weight=row_weights(weight, len(rows)))
+
+
+def _repeated(rows: Examples, weight: Tensor) -> Examples | None:
+    """As many rows, each as often as its weight says; None where none weighs anything."""
+    if not weight.sum() > 0:
+        return None
+    x, y = rows.rows(resampled(weight, torch.arange(len(rows)), 0.5))
+    return Examples(x, y)
+
+
+def resampled(weight: Tensor, order: Tensor, u: float) -> Tensor:
+    """N of N rows with E[copies of row i] = N w_i / Σ w: row order_k as often as points (u + j)/N fall on its share.
+
+    Every row comes ⌊N w_i/Σ w⌋ or one more times, and with equal weights once, in the given order.
+
+    Arguments:
+        weight: (N,), at least 0.
+        order: (N,), a permutation of the rows.
+        u: uniform on [0, 1).
+
+    Source: Kitagawa (1996), Journal of Computational and Graphical Statistics 5: systematic resampling.
+    """
+    share = weight[order].double().cumsum(0)
+    n, points = len(order), torch.arange(len(order), dtype=torch.float64, device=order.device) + u
+    found = torch.searchsorted(share * (n / share[-1]), points, right=True)
+    last = weight[order].nonzero()[-1, 0]  # rounding must not choose a row of no weight behind it
+    return order[found.clamp(max=last)]
 
 
 def fingerprint(*examples: Examples | None) -> str:

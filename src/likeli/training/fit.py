@@ -58,7 +58,8 @@ def fit(
         progress: on stderr, a bar on a terminal and a line every 30 seconds elsewhere; `"always"` is a bar anywhere.
             What came of it is one line: `print(history)`.
         settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.  And `sample_weight`, (N,) for all
-            rows of the array or the `Data`: how often each row counts, for gmm, ppca and factor_analysis.
+            rows of the array or the `Data`: how often each row counts, for families trained in batches, gmm, ppca and
+            factor_analysis.
 
     Raises:
         InputError: bad data or option, before any work; `out` exists, cannot be written, or holds another run.

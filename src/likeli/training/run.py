@@ -15,7 +15,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating
 from likeli.random import derive, permutation
-from likeli.training.batches import Examples
+from likeli.training.batches import Examples, resampled
 from likeli.training.history import Row
 from likeli.training.settings import Budget, TrainSettings, learning_rate
 
@@ -130,12 +130,17 @@ class Run:
         return {k.removeprefix(f"{name}/"): self._saved.pop(k) for k in mine}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch)."""
+        """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch).
+
+        Weighted rows are drawn anew in every epoch, so that the mean gradient is that of Σ_i w_i ℓ(x_i) / Σ w.
+        """
         size, epoch, order = min(self.settings.batch, len(self.train)), -1, torch.empty(0)
         while True:
             if self.epoch != epoch:
                 epoch = self.epoch
                 order = permutation(len(self.train), self.seed, epoch).to(self.train.x.device)
+                if self.train.weight is not None:
+                    order = resampled(self.train.weight, order, derive(self.seed, "weights", epoch) / 2**63)
             start = self.step % self._epoch_steps * size
             yield self.train.rows(order[start : start + size])
 
