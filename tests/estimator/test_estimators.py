@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 import likeli
 from likeli.errors import InputError, Unsupported
 from likeli.estimator import Classifier, Density, Embedding, Imputer, Outlier
-from likeli.estimator.parameters import families, family_of, options_of
+from likeli.estimator.parameters import estimable, family_of, options_of
 from likeli.training.batches import resampled
 
 MEAN, COV = np.array([1.0, -2.0, 300.0]), np.array([[1.0, 0.6, 0.0], [0.6, 2.0, 5.0], [0.0, 5.0, 100.0]])
@@ -305,7 +305,7 @@ def test_options_are_parameters():
 
 def test_every_family_lists_its_options_without_a_clash():
     named = set(Density()._get_param_names())
-    for name in families():
+    for name in estimable():
         known = options_of(family_of(name), named)
         assert not named & known.keys(), name
         assert Density(name).get_params().keys() == named | known.keys()

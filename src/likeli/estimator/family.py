@@ -18,7 +18,7 @@ from likeli.contract import GenerativeModel, Knows
 from likeli.data.dataset import Data
 from likeli.data.load import load_data
 from likeli.errors import InputError, Unsupported, require
-from likeli.estimator.parameters import check_names, families, family_of, options_of, sorted_options
+from likeli.estimator.parameters import check_names, estimable, family_of, options_of, sorted_options
 from likeli.estimator.rows_in import Reader
 from likeli.evaluation.likelihood import score
 from likeli.random import derive, seeded
@@ -49,7 +49,7 @@ class FamilyEstimator(BaseEstimator, ABC):
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name; `deep` adds the family's options that were not given, at their defaults."""
         named = {name: getattr(self, name) for name in self._get_param_names()}
-        known = isinstance(self.family, str) and self.family in families()
+        known = isinstance(self.family, str) and self.family in estimable()
         rest = options_of(family_of(self.family), set(named)) if deep and known else {}
         return rest | named | self._options
 
@@ -70,7 +70,7 @@ class FamilyEstimator(BaseEstimator, ABC):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        known = isinstance(self.family, str) and self.family in families()
+        known = isinstance(self.family, str) and self.family in estimable()
         tags.input_tags.allow_nan = known and family_of(self.family).takes_missing
         return tags
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from likeli.errors import Unsupported, require
 from likeli.estimator.family import FamilyEstimator, counted_rows
-from likeli.evaluation.rows import Detector, surprise
+from likeli.evaluation.rows import Detector, strangeness
 
 
 class Outlier(OutlierMixin, FamilyEstimator):
@@ -100,7 +100,7 @@ class Outlier(OutlierMixin, FamilyEstimator):
         return Detector(self.model_, torch.from_numpy(self.reference_), self.rate_ or self.rate, self.knows_)
 
     def _surprise(self, x: Any) -> np.ndarray:
-        return surprise(self.model_, x, None, batch=256, seed=self.seed_, options=self._chosen.scoring).numpy()
+        return strangeness(self.model_, x, None, batch=256, seed=self.seed_, options=self._chosen.scoring).numpy()
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each row in nats of the user's units, or minus its error of reconstruction; less is stranger."""

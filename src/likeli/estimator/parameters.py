@@ -43,14 +43,14 @@ def family_of(name: Any) -> type[GenerativeModel]:
         InputError: there is none; the nearest is suggested.
         Unsupported: it is made of another model, which no estimator has.
     """
-    require(isinstance(name, str), "family", f"one of {', '.join(families())}", name)
+    require(isinstance(name, str), "family", f"one of {', '.join(estimable())}", name)
     cls = lookup(name, GenerativeModel)  # type: ignore[type-abstract]
-    if name not in families():
+    if name not in estimable():
         raise Unsupported(f"{name} needs a {_needs(cls)[0]}, which an estimator does not have; use likeli.fit")
     return cls
 
 
-def families() -> list[str]:
+def estimable() -> list[str]:
     """The names of the families that an estimator can be of: those that need nothing but a space."""
     known = registered(GenerativeModel)  # type: ignore[type-abstract]
     return [name for name, cls in known.items() if not _needs(cls)]
@@ -86,7 +86,7 @@ def check_names(family: Any, given: Mapping[str, Any], taken: set[str]) -> None:
     Raises:
         InputError: the nearest known option is suggested.
     """
-    if not isinstance(family, str) or family not in families():
+    if not isinstance(family, str) or family not in estimable():
         return
     cls = family_of(family)
     known = options_of(cls, taken)

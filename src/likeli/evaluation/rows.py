@@ -147,7 +147,7 @@ class Detector:
         index = x.index if hasattr(x, "iloc") and hasattr(x, "index") else None
         x = self.model.space.check(x, missing=self.model.takes_missing)
         how = (self.batch, derive(self.seed, "rows"), self.options)
-        found = surprise(self.model, x, y, *how)
+        found = strangeness(self.model, x, y, *how)
         stranger = len(self.reference) - torch.searchsorted(self.reference, found)  # those that score at least as much
         p_value = (1 + stranger) / (len(self.reference) + 1)
         odd, odd_p = None, None
@@ -201,7 +201,7 @@ def anomaly(
         raise Unsupported(f"columns: {model.kind()} cannot take a cell of these rows as missing, so none is odd by itself")
     wanted = able and model.score_block is None and 2 <= model.space.dimensions <= MOST_COLUMNS if columns is None else columns
     x, how = model.space.check(x, missing=model.takes_missing), (batch, derive(seed, "reference"), options)
-    reference = surprise(model, x, y, *how)
+    reference = strangeness(model, x, y, *how)
     require(rate * (len(reference) + 1) >= 1 - 1e-9, "rate", f"at least 1/{len(reference) + 1} with that many rows", rate)
     unit = "‖r(x) − x‖², model units" if model.knows is Knows.NOTHING else f"−log p(x), nats ({model.knows_here.value})"
     usual = None
@@ -225,7 +225,7 @@ def _surprises(
     for j in range(x.shape[1]):
         without = x.double().clone()
         without[:, j] = torch.nan
-        left = surprise(model, without, y, batch, seed, options)
+        left = strangeness(model, without, y, batch, seed, options)
         found.append((whole - left).masked_fill(x[:, j].isnan().cpu(), torch.nan))
     return torch.stack(found, 1)
 
@@ -240,7 +240,7 @@ def _among(x: Tensor, known: frozenset[bytes]) -> Tensor | None:
     return torch.tensor([row in known for row in _bytes(x)]) if known else None
 
 
-def surprise(model: GenerativeModel, x: Any, y: Any, batch: int, seed: int, options: dict[str, Any]) -> Tensor:
+def strangeness(model: GenerativeModel, x: Any, y: Any, batch: int, seed: int, options: dict[str, Any]) -> Tensor:
     """s(x) = −log p(x), or ‖r(x) − x‖² of a family that has no log p, (B,) float64; a function of the row and the seed.
 
     Raises:
