@@ -31,13 +31,6 @@ class Density(DensityMixin, FamilyEstimator):
     After `fit`: `model_`, `knows_` (what `score_samples` is of log p), `history_`, `n_iter_`, `seed_`, `n_features_in_`.
     """
 
-    def __init__(
-        self, family: str = "gmm", *, kind: str | None = None, steps: int | None = None, minutes: float | None = None,
-        random_state: Any = None, **options: Any,
-    ) -> None:  # fmt: skip
-        self.family, self.kind, self.steps, self.minutes, self.random_state = family, kind, steps, minutes, random_state
-        self._options = options
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Density:
         """Fit p(x) to the rows of X.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -36,13 +36,18 @@ class FamilyEstimator(BaseEstimator, ABC):
     named or given, `get_params()` all that the family has.
     """
 
-    family: Any
-    kind: Any
-    steps: Any
-    minutes: Any
-    random_state: Any
-    _options: dict[str, Any]
     model_: GenerativeModel
+
+    def __init__(
+        self, family: str = "gmm", *, kind: str | None = None, steps: int | None = None, minutes: float | None = None,
+        random_state: Any = None, **options: Any,
+    ) -> None:  # fmt: skip
+        self.family, self.kind, self.steps, self.minutes, self.random_state = family, kind, steps, minutes, random_state
+        self._options = options
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FamilyEstimator:
+        """Fit to the rows of X, each of which counts as often as its weight says."""
 
     # --- parameters -----------------------------------------------------------------------------------------------------
 

@@ -30,8 +30,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FamilyEstimat
         self, family: str = "vae", *, kind: str | None = None, steps: int | None = None, minutes: float | None = None,
         random_state: Any = None, **options: Any,
     ) -> None:  # fmt: skip
-        self.family, self.kind, self.steps, self.minutes, self.random_state = family, kind, steps, minutes, random_state
-        self._options = options
+        super().__init__(family, kind=kind, steps=steps, minutes=minutes, random_state=random_state, **options)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Embedding:
         """Fit the family to the rows of X.
