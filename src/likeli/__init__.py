@@ -43,6 +43,7 @@ _PUBLIC = {
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.one_model": "log_conditional",
     "likeli.evaluation.rows": "anomaly classify",
+    "likeli.evaluation.blind_spots": "BlindSpots blind_spots",
     "likeli.evaluation.cost": "network_calls",
     "likeli.evaluation.collapse": "diagnose_latents",
     "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",

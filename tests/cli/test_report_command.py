@@ -97,6 +97,27 @@ def test_a_comparison_of_nothing_named_is_of_all_that_can(tmp_path, capsys, monk
     assert not takes["flow"]
 
 
+def test_likelihood_and_samples_stand_side_by_side(tmp_path, capsys, monkeypatch):
+    """Families without log p have a "-" and a reason, unnormalised ones no rank, and samples of all that can are judged."""
+    monkeypatch.setattr(Contest, "_call", in_this_process)
+    words = ["compare", "gaussian", "--models", "ebm,ae,distilled,gmm", "--steps", "2", "--quiet", "--samples", "64"]
+    capsys.readouterr()
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    table = text[text.index("samples of") :].splitlines()
+    lines = {line.split()[0]: line for line in table[2:6]}
+    assert "Z unknown" in lines["ebm"] and "±" in lines["ebm"]
+    assert lines["distilled"].split()[1] == "-" and "±" in lines["distilled"]
+    assert lines["ae"].split()[1:] == ["-"] * 4
+    assert float(lines["gmm"].split()[1]) < 0
+    assert "log p" in next(line for line in text.splitlines() if line.startswith("distilled: "))
+    assert "cannot sample" in table[-1]
+    assert max(map(len, table[:6])) <= 80
+    assert main([*words, "--samples", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == []
+    assert main([*words, "--samples", "5"]) == 2
+
+
 def test_processes_of_a_contest_print_and_end_as_the_command_does(tmp_path):
     contest = Contest([], 1, lambda line: None)
     assert contest._call("list", "gmm", "--json")["name"] == "gmm"
@@ -113,6 +134,13 @@ def test_a_comparison_that_is_kept_has_ranks_values_and_a_page(tmp_path, capsys,
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
     assert found["report"] == str(tmp_path / "c" / "report.html")
     assert page.count("<tr><td>–</td>") == 1
+    judged = {row["model"]: row for row in found["samples"]}
+    assert "cannot sample" in judged["ae"]["reason"]
+    for name in ("ppca", "gmm"):
+        area = judged[name]["classifier_area"]
+        assert judged[name]["draws"] == area["m"] == 256
+        assert 0.4 < area["floor"] < 0.6  # training rows against held-out ones: four standard errors
+        assert f"({area['floor']:.2f})</td>" in page
     for row in found["rows"][:2]:
         values = likeli.evaluation.ranking.read_values(tmp_path / "c" / f"{row['model']}.csv")
         assert values.mean()[0] == pytest.approx(row["nats"], rel=1e-12)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from likeli.cli.contest import Row
 from likeli.cli.output import new_file
+from likeli.cli.quality import scores_of
 from likeli.errors import LikeliError, Unsupported
 
 if TYPE_CHECKING:
@@ -24,7 +25,15 @@ TEXTS = 5  # samples of text that are printed
 
 
 def contender(
-    folder: Path | str, row: Row, x: Tensor, y: Tensor | None, *, seed: int = 0, rank: int | None = None, role: str = ""
+    folder: Path | str,
+    row: Row,
+    x: Tensor,
+    y: Tensor | None,
+    *,
+    seed: int = 0,
+    rank: int | None = None,
+    role: str = "",
+    judged: Row | None = None,
 ) -> Contender:
     """The row of a run with all that a page has to say of it.
 
@@ -34,6 +43,7 @@ def contender(
         x, y: held-out rows.
         seed: of samples, parts and tests.
         rank, role: see `Contender`.
+        judged: what its samples score, of `judge_samples`.
     """
     from likeli import checkpoint
     from likeli.evaluation.collapse import diagnose_latents
@@ -72,6 +82,7 @@ def contender(
         samples,
         model.space.decode(samples[:TEXTS]) if samples is not None and isinstance(model.space, Tokens) else (),
         about.get("criterion", ""),
+        None if judged is None or "reason" in judged else scores_of(judged),
     )
 
 

@@ -17,6 +17,7 @@ from likeli.evaluation.cross_fitted import REFITS, boosting_area, logistic_stati
 from likeli.evaluation.features import pooled_features
 from likeli.evaluation.permutations import (
     kernel_statistics,
+    kernel_weights,
     kernels_for,
     kolmogorov_smirnov,
     label_weights,
@@ -121,8 +122,8 @@ def two_sample_test(
     `mean`: Hotelling's T² and the largest |t|; `marginals`: Kolmogorov–Smirnov column by column; `energy`: the energy
     distance; `mmd`: Laplace and Gauss kernels at 10 bandwidths; `classifier`: neighbours, logistic regression of second order
     and boosted trees, each row judged by one that was not trained on it.  Several statistics in one member are aggregated by
-    the largest surprise in their own permutation nulls.  p-values are those of permuted labels; of boosting alone, which is
-    trained again on 10 permutations, of Student's t.
+    the largest surprise in their own permutation nulls, among kernels the narrow ones weighing more.  p-values are those of
+    permuted labels; of boosting alone, which is trained again on 10 permutations, of Student's t.
 
     Arguments:
         x, y: (n, *shape) and (m, *shape), independent rows, at least 20 each; arrays, or data frames with the same columns.
@@ -189,7 +190,7 @@ def _marginals(rows: np.ndarray, w: np.ndarray, names: Sequence[str]) -> tuple[f
 def _kernels(rows: np.ndarray, w: np.ndarray) -> list[tuple[float, float, str]]:
     kernels = kernels_for(rows)
     statistic = kernel_statistics(rows, w, kernels)
-    together, which = loudest(statistic[1:])
+    together, which = loudest(statistic[1:], kernel_weights(kernels[1:]))
     chosen = kernels[1 + which]
     energy = (float(statistic[0, 0]), permutation_p(statistic[0]), "")
     where = f"{chosen.name}, bandwidth {chosen.bandwidth:.3g}"

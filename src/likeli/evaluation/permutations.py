@@ -160,7 +160,26 @@ def nearest_rows(rows: np.ndarray, k: int, others: np.ndarray | None = None) -> 
     return torch.cat([p.values for p in parts]).numpy(), torch.cat([p.indices for p in parts]).numpy()
 
 
-def loudest(statistics: np.ndarray) -> tuple[np.ndarray, int]:
-    """The largest surprise of several statistics (K, B + 1), under each arrangement, and which one is the observed largest."""
+def loudest(statistics: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+    """max_k (−log p_k + log w_k) of several statistics (K, B + 1) under each arrangement, and which one is largest as observed.
+
+    Arguments:
+        statistics: the observed value first.
+        weights: w, (K,), equal if not given.  Whatever they are, the aggregate's own permutation p-value is exact.
+
+    Source: Schrab et al. (2023), arXiv:2110.15073, section 5.3, for the weights.
+    """
     each = null_surprise(statistics)
+    if weights is not None:
+        each = each + np.log(weights)[:, None]
     return each.max(0), int(each[:, 0].argmax())
+
+
+def kernel_weights(kernels: list[Kernel]) -> np.ndarray:
+    """1/k for the k-th narrowest kernel of each name: of what wide ones see, the mean and the energy distance see the most."""
+    seen: dict[str, int] = {}
+    out = []
+    for kernel in kernels:  # of each name the narrowest first
+        seen[kernel.name] = seen.get(kernel.name, 0) + 1
+        out.append(1 / seen[kernel.name])
+    return np.array(out)

@@ -45,6 +45,7 @@ class Contender:
         alarms: what else the tests found.
         drawn: the samples themselves, (n, *shape).
         texts: a few of them, where they are text.
+        quality: how well samples compare with held-out rows, a classifier's area and the Fréchet distance, as words.
     """
 
     row: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Contender:
     drawn: Tensor | None = None
     texts: Sequence[str] = ()
     criterion: str = ""
+    quality: tuple[str, str] | None = None
 
     def curve(self, lines: Mapping[str, str], unit: float, what: str) -> list[Figure]:
         """Columns of its history over seconds, if it has any of them.

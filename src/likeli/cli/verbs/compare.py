@@ -4,8 +4,9 @@ likeli compare table.csv --minutes 1
 likeli compare digits --models gmm,ppca,vae,vdm,flow --minutes 1
 likeli compare digits --models vae,flow --minutes 5 --model.vae.latent_dim 32 --likelihood.vae.samples 500 --out runs/contest
 
-Without --models every family takes part that says something of log p(x) and can be fitted on the data; why the others cannot
-stands below the table.  With --out the runs stay, log p of every test row beside them, and report.html, a page with ranks,
+Without --models every family takes part that can be fitted on the data and says something of log p(x), or at least samples;
+why the others cannot stands below the table.  A second table has both axes: log p(x), and how samples compare with held-out
+rows.  With --out the runs stay, log p of every test row beside them, and report.html, a page with ranks,
 curves, samples and tests.
 
 Each family is fitted on the training split and evaluated on the test split, by a process of one thread.  The rows say what
@@ -29,6 +30,7 @@ from likeli.cli.objects import load_plugins, read_data, reasons_against
 from likeli.cli.options import Pairs, Parser, model_spec, train_settings
 from likeli.cli.output import aligned, emit, log
 from likeli.cli.plan import TEXT, Plan
+from likeli.cli.quality import DRAWS, judge_samples, paragraph, quality_table
 from likeli.cli.verbs.evaluate import HEADER, cells
 from likeli.cli.verbs.fit import add_plan_arguments
 from likeli.errors import InputError, nearest, require
@@ -41,6 +43,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_plan_arguments(parser)
     parser.add_argument("--models", type=list[str], metavar="A,B,…", help="the families; all that take the data if not given")
+    parser.add_argument("--samples", type=int, default=DRAWS, metavar="N", help=f"of each family; 0 for none [{DRAWS}]")
     parser.add_argument("--out", metavar="FOLDER", help="keep the runs there, with a report; they are thrown away if not given")
     parser.share("--overwrite", help="replace the runs in --out")
     parser.share("--jobs", default=1)
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     require(args.data is not None, "data", "a source, such as digits", "nothing")
     require(args.models is None or bool(args.models), "models", f"some of {', '.join(known.models)}", "nothing")
     require(1 <= args.jobs <= 256, "jobs", "a number from 1 to 256", args.jobs)
+    require(args.samples == 0 or 40 <= args.samples <= 100_000, "samples", "0, or 40 to 100,000", args.samples)
     require(args.steps is None or args.minutes is None, "steps, minutes", "one of the two", "both")
     asked = list(known.models) if args.models is None else args.models
     options = {f: own_options(known, asked, f, args.dotted) for f in asked}
@@ -68,23 +72,29 @@ def run(args: argparse.Namespace) -> int:
         ]
         say = (lambda line: None) if args.quiet else (lambda line: log(f"likeli: {line}"))
         contest = Contest(jobs, args.jobs, say, keep=args.out is not None)
-        rows = ranked(contest.rows()) + [empty_row(f) | {"knows": "-", "notes": [why]} for f, why in refused.items()]
+        ended = ranked(contest.rows())
+        rows = ended + [empty_row(f) | {"knows": "-", "notes": [why]} for f, why in refused.items()]
+        runs = {r["model"]: str(Path(folder) / r["model"]) for r in ended if "error" not in r}
+        judging = args.samples and contest.stopped is None
+        judged = judge_samples(runs, data, say, draws=args.samples, seed=args.seed or 0) if judging else []
         places = ranks(jobs, rows)
         notes = caveats(rows, places)
         kept = args.out is not None and contest.stopped is None
-        page = _page(args, data, jobs, rows[: len(jobs)], places, notes) if kept else None
-    found = {"data": data.name, "rows": rows, "ranks": places, "notes": notes} | ({} if page is None else {"report": page})
+        page = _page(args, data, jobs, rows[: len(jobs)], places, notes, judged) if kept else None
+    found = {"data": data.name, "rows": rows, "ranks": places, "notes": notes, "samples": judged}
+    found |= {} if page is None else {"report": page}
     ranking_of = [r for r in rows if r["model"] not in refused]
-    lines = [ranking(ranking_of, places), *notes, *absences(rows), *([] if page is None else [f"open {page} in a browser"])]
-    emit(args, found, "\n".join(lines))
+    lines = [ranking(ranking_of, places), *notes, *absences(rows), *paragraph(quality_table(rows, judged))]
+    emit(args, found, "\n".join(lines + ([] if page is None else [f"open {page} in a browser"])))
     return exit_code(contest, rows)
 
 
 def without_part(plan: Plan, data: Data, known: Catalogue) -> dict[str, str]:
     """The families that a ranking on the data leaves out, and why."""
-    silent = [n for n, c in known.models.items() if str(known.attribute(c, "knows")).endswith("NOTHING")]
+    nothing = [n for n, c in known.models.items() if str(known.attribute(c, "knows")).endswith("NOTHING")]
+    silent = [n for n in nothing if not known.attribute(known.models[n], "calls")]
     against = {name: why for name, why in reasons_against(plan, data, known).items() if why}
-    return against | dict.fromkeys(silent, "says nothing of log p(x), so it has no place in a ranking")
+    return against | dict.fromkeys(silent, "says nothing of log p(x) and cannot sample, so it has no place in a ranking")
 
 
 def absences(rows: Sequence[Row]) -> list[str]:
@@ -92,20 +102,30 @@ def absences(rows: Sequence[Row]) -> list[str]:
     families: dict[str, list[str]] = {}
     for row in rows:
         if row["nats"] is None:
-            reason = "; ".join(row["notes"]).replace(f"{row['model']} ", "")
+            reason = "; ".join(n.removeprefix(f"{row['model']} ") for n in row["notes"])
             families.setdefault(reason, []).append(row["model"])
     return [f"{', '.join(names)}: {reason}" for reason, names in families.items()]
 
 
 def _page(
-    args: argparse.Namespace, data: Data, jobs: Sequence[Job], rows: list[Row], places: Mapping[str, int], notes: list[str]
+    args: argparse.Namespace,
+    data: Data,
+    jobs: Sequence[Job],
+    rows: list[Row],
+    places: Mapping[str, int],
+    notes: list[str],
+    judged: Sequence[Row],
 ) -> str:
     """report.html beside the runs; gives its path."""
     from likeli.cli.pages import contender, write_page
 
     x, y = data.split("test")
     folders, seed = {job.family: job.folder for job in jobs}, args.seed or 0
-    entries = [contender(folders[r["model"]], r, x, y, seed=seed, rank=places.get(r["model"])) for r in rows]
+    scores = {r["model"]: r for r in judged}
+    entries = [
+        contender(folders[r["model"]], r, x, y, seed=seed, rank=places.get(r["model"]), judged=scores.get(r["model"]))
+        for r in rows
+    ]
     commands = [f"likeli fit {' '.join(job.fit)} --out {job.folder}" for job in jobs]
     commands += [f"likeli evaluate {' '.join((job.folder, *job.evaluate))}" for job in jobs]
     path = Path(args.out) / "report.html"

@@ -4,7 +4,7 @@ likeli demo                     about three minutes on two cores; runs/demo/repo
 
 Fits gmm, ppca, vae, vdm, flow and autoregressive on scikit-learn's 8x8 digits, and beside them two yardsticks that any good
 model must beat: independent pixels and a mixture of categoricals.  Ranks them by held-out log p(x), says what kind of number
-each one is, and writes every run, a page that opens offline, and a picture of samples.
+each one is and how well each one samples, and writes every run, a page that opens offline, and a picture of samples.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from likeli.cli.options import Parser
 from likeli.cli.output import emit, log, new_file
 from likeli.cli.pages import SHOWN, contender, write_page
 from likeli.cli.plan import Plan
+from likeli.cli.quality import judge_samples, paragraph, quality_table
 from likeli.cli.verbs.compare import ranking
 from likeli.errors import InputError, require
 
@@ -55,21 +56,28 @@ def run(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     data = read_data(Plan("digits", seed=args.seed))
     jobs = [_job(args, family) for family in (*NEURAL, *YARDSTICKS, "gmm", "ppca")]
-    contest = Contest(jobs, args.jobs, say=lambda line: log(f"likeli: {line}"))
+    contest = Contest(jobs, args.jobs, say=_say)
     rows = ranked(contest.rows())
     places = ranks(jobs, rows)
     notes, (x, y) = caveats(rows, places), data.split("test")
+    runs = {r["model"]: str(folder / r["model"]) for r in rows if "error" not in r}
+    judged = judge_samples(runs, data, _say, seed=args.seed) if contest.stopped is None else []
+    scores = {r["model"]: r for r in judged}
     roles = dict.fromkeys(NEURAL, "neural") | dict.fromkeys(YARDSTICKS, "yardstick")
-    entries = [
-        contender(folder / r["model"], r, x, y, seed=args.seed, rank=places.get(r["model"]), role=roles.get(r["model"], ""))
-        for r in rows
-    ]
+    about = {n: {"rank": places.get(n), "role": roles.get(n, ""), "judged": scores.get(n)} for n in (r["model"] for r in rows)}
+    entries = [contender(folder / r["model"], r, x, y, seed=args.seed, **about[r["model"]]) for r in rows]
     _write(folder, entries, notes, data, jobs)
     from likeli.show.report import verdict
 
-    lines = [ranking(rows, places), *verdict(entries), *notes, f"open {folder / 'report.html'} in a browser"]
-    emit(args, {"out": str(folder), "rows": rows, "ranks": places, "notes": [*verdict(entries), *notes]}, "\n".join(lines))
+    told = [*verdict(entries), *notes]
+    lines = [ranking(rows, places), *told, *paragraph(quality_table(rows, judged))]
+    lines.append(f"open {folder / 'report.html'} in a browser")
+    emit(args, {"out": str(folder), "rows": rows, "ranks": places, "notes": told, "samples": judged}, "\n".join(lines))
     return exit_code(contest, rows)
+
+
+def _say(line: str) -> None:
+    log(f"likeli: {line}")
 
 
 def _job(args: argparse.Namespace, family: str) -> Job:
