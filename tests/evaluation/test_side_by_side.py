@@ -9,7 +9,7 @@ from likeli.errors import InputError
 from likeli.evaluation.blind_spots import PAIRS, blind_spots
 from likeli.evaluation.cross_fitted import cross_fitted_area
 from likeli.evaluation.permutations import kernel_weights, kernels_for, label_weights, loudest, permutation_p
-from likeli.evaluation.side_by_side import draw_within, side_by_side
+from likeli.evaluation.side_by_side import draw_within, score_samples
 from likeli.random import seeded
 from likeli.spaces import Real
 
@@ -22,7 +22,7 @@ def rows(n, seed, shift=0.0):
 def test_equal_laws_score_the_floor_and_others_in_their_order():
     """Three standard errors on three numbers: one false alarm in 120, and seeds are fixed."""
     drawn = {"same": rows(300, 1), "near": rows(300, 2, 0.5), "far": rows(120, 3, 3.0)}
-    found = side_by_side(rows(300, 4), rows(300, 5), drawn, Real((3,))).scores
+    found = score_samples(rows(300, 4), rows(300, 5), drawn, Real((3,))).scores
     area, distance = found["same"]
     assert area.value == pytest.approx(0.5, abs=3 * area.stderr)
     assert area.floor == pytest.approx(0.5, abs=3 * area.floor_stderr)
@@ -35,9 +35,9 @@ def test_equal_laws_score_the_floor_and_others_in_their_order():
 def test_a_model_scores_the_same_order_beside_others():
     """One map for all: adding a model moves features by its share in the pooled scale, not the order."""
     near, far = rows(200, 1, 0.5), rows(200, 2, 1.5)
-    both = side_by_side(rows(200, 3), rows(200, 4), {"near": near, "far": far}, Real((3,))).scores
+    both = score_samples(rows(200, 3), rows(200, 4), {"near": near, "far": far}, Real((3,))).scores
     assert both["near"][1].value < both["far"][1].value
-    again = side_by_side(rows(200, 3), rows(200, 4), {"near": near, "far": far}, Real((3,))).scores
+    again = score_samples(rows(200, 3), rows(200, 4), {"near": near, "far": far}, Real((3,))).scores
     assert again == both
 
 
@@ -61,7 +61,7 @@ def test_drawing_stops_when_time_is_up_and_gives_the_rows_of_sample():
 
 def test_too_few_rows_are_refused():
     with pytest.raises(InputError, match="b: expected at least 40 rows, got 39"):
-        side_by_side(rows(50, 1), rows(50, 2), {"a": rows(50, 3), "b": rows(39, 4)}, Real((3,)))
+        score_samples(rows(50, 1), rows(50, 2), {"a": rows(50, 3), "b": rows(39, 4)}, Real((3,)))
 
 
 def test_weights_shift_the_choice_and_keep_the_level():

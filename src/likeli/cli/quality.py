@@ -32,7 +32,7 @@ def judge_samples(
         seed: of the samples, the choice of rows and the folds.
     """
     from likeli import checkpoint
-    from likeli.evaluation.side_by_side import draw_within, side_by_side
+    from likeli.evaluation.side_by_side import draw_within, score_samples
     from likeli.random import permutation
 
     drawn, reasons = dict[str, "Tensor"](), dict[str, str]()
@@ -50,7 +50,7 @@ def judge_samples(
     rows: list[Row] = []
     if drawn:
         try:
-            found = side_by_side(x, train[permutation(len(train), seed, "train")[: 2 * draws]], drawn, data.space, seed)
+            found = score_samples(x, train[permutation(len(train), seed, "train")[: 2 * draws]], drawn, data.space, seed)
             rows = [
                 {"model": name, "draws": area.m, "held_out": area.n, "features": found.map}
                 | {"classifier_area": asdict(area), "frechet_distance": asdict(distance)}

@@ -26,7 +26,7 @@ AREA, FRECHET = "classifier area", "Fréchet distance"
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class SampleScores:
     """What samples of several models are worth, by model.
 
     Arguments:
@@ -48,7 +48,7 @@ def draw_within(model: GenerativeModel, n: int, seconds: float, seed: int = 0) -
     return torch.cat(parts)
 
 
-def side_by_side(x: Tensor, train: Tensor, drawn: Mapping[str, Tensor], space: Space, seed: int = 0) -> SideBySide:
+def score_samples(x: Tensor, train: Tensor, drawn: Mapping[str, Tensor], space: Space, seed: int = 0) -> SampleScores:
     """A classifier's area and the Fréchet distance of each model's samples, and of as many training rows, against x.
 
     All are compared by the same features, found in all rows together, so that models can be compared with each other.  The
@@ -84,4 +84,4 @@ def side_by_side(x: Tensor, train: Tensor, drawn: Mapping[str, Tensor], space: S
             for kind, value, least in zip((AREA, FRECHET), measured(own), floor)
         )
         scores[name] = (area, distance)
-    return SideBySide(scores, both.map)
+    return SampleScores(scores, both.map)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel
 from likeli.data.builtin.toys import ring8
-from likeli.evaluation.side_by_side import side_by_side
+from likeli.evaluation.side_by_side import score_samples
 from likeli.models.gmm import GMM
 from likeli.random import seeded
 from likeli.spaces import Real
@@ -39,14 +39,14 @@ def noise_costs_all_quality() -> float:
     model, x = _models()
     drawn = model.sample(400, seed=1)
     worse = torch.where(torch.rand(400, 1) < SHARE, drawn, _noise(400))
-    found = side_by_side(x[:400], x[400:800], {"p": drawn, "mixture": worse}, model.space)
+    found = score_samples(x[:400], x[400:800], {"p": drawn, "mixture": worse}, model.space)
     return 1 - found.scores["mixture"][0].value
 
 
 @identity("R98", "R108", title="draws of p itself: area − ½, in its standard errors", tolerance=4)
 def own_draws_are_not_told() -> float:
     model, x = _models()
-    found = side_by_side(x[:400], x[400:800], {"p": model.sample(400, seed=1)}, model.space)
+    found = score_samples(x[:400], x[400:800], {"p": model.sample(400, seed=1)}, model.space)
     area = found.scores["p"][0]
     return (area.value - 0.5) / area.stderr
 
@@ -58,7 +58,7 @@ def good_samples_without_likelihood() -> float:
     train, held = x[:400], x[400:]
     sigma = 1e-3
     drawn = train[torch.randperm(400)] + sigma * torch.randn(400, 2, dtype=train.dtype)
-    area = side_by_side(held, train, {"memory": drawn}, Real((2,))).scores["memory"][0]
+    area = score_samples(held, train, {"memory": drawn}, Real((2,))).scores["memory"][0]
     gap = (held[:, None] - train[None]).double().square().sum(2) / (2 * sigma**2)
     by_heart = (-gap).logsumexp(1) - math.log(400) - math.log(2 * math.pi * sigma**2)
     normal = torch.distributions.MultivariateNormal(train.double().mean(0), train.double().T.cov())
