@@ -67,3 +67,16 @@ def test_arguments_that_cannot_be_are_one_line(make, words):
     with pytest.raises(InputError, match=words) as caught:
         make(likeli.Real((3,)))
     assert "\n" not in str(caught.value)
+
+
+def test_an_array_of_whole_numbers_is_what_its_frame_is():
+    """Their law is theirs: columns 40 ± 1, which no negative binomial can be, as its variance is above its mean."""
+    x = (40 + RNG.normal(size=(400, 3))).round().astype(np.int64)
+    of_array, of_frame = likeli.load_data(x), likeli.load_data(pd.DataFrame(x))
+    assert of_array.kind == of_frame.kind == "table"
+    model = likeli.Independent(of_array.space)
+    likeli.fit(model, of_array, progress=False)
+    entropy = 3 * (0.5 * np.log(2 * np.pi * np.e))  # of the normal; the sum of a rounded one's bins is within 0.01 of it
+    rows = model.log_likelihood(of_array.split("test")[0]).value
+    assert abs(-rows.mean() - entropy) < 4 * rows.std() / len(rows) ** 0.5
+    assert likeli.load_data(RNG.poisson(0.3, (50, 3))).kind == "counts"

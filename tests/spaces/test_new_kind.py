@@ -206,7 +206,7 @@ class Dice(Space):
 
 def test_it_is_recognised_in_an_array_when_it_asks_to_be(monkeypatch):
     rolls = np.random.default_rng(0).integers(1, 7, (40, 3))
-    assert likeli.load_data(rolls).kind == "counts"
+    assert likeli.load_data(rolls).kind == "table"
     monkeypatch.setattr(Dice, "rank", 1)
     data = likeli.load_data(rolls)
     assert isinstance(data.space, Dice) and data.space.shape == (3,)

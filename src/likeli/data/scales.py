@@ -41,7 +41,7 @@ def column_warnings(x: Tensor, scale: Tensor, constant: Tensor, heavy: Tensor, n
         (far, "of a scale far from 1; it is standardised in float64, but rescaling is safer"),
         (((x.abs() < 1e-300) & (x != 0)).any(0), "holding numbers below 1e-300, which lose digits"),
         (heavy, f"with values {FAR:g} standard deviations out, so seen as asinh((x − m)/s); kind='real:linear' keeps x"),
-        (gone > 0, f"missing in some rows ({int(gone.sum())} cells), kept as missing"),
+        (gone > 0, f"missing in some rows ({int(gone.sum())} cells), kept as missing; samples are complete rows"),
     ]
     found = []
     for which, text in odd:

@@ -14,6 +14,7 @@ from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.head import Cells, Observation, open_uniform
 
 LARGEST = 25.0  # log of a mean
+WIDE = 64  # columns, beyond which a distribution of each by itself is too much
 
 
 class Counts(Space):
@@ -31,10 +32,13 @@ class Counts(Space):
 
     @classmethod
     def recognise(cls, x: Tensor) -> str | None:
-        """Whole numbers from 0 in rows."""
+        """Whole numbers from 0 in rows, if half of them are 0 or there are many columns.
+
+        Elsewhere a negative binomial, whose variance is above its mean, is wider than columns that are known by themselves.
+        """
         whole = not x.is_floating_point() and x.ndim == 2 and bool((x >= 0).all())
         told = "whole numbers were taken as counts; kind='real', 'pixels', 'tokens' or 'table' takes them otherwise"
-        return told if whole else None
+        return told if whole and (x.shape[1] > WIDE or int((x == 0).sum()) * 2 >= x.numel()) else None
 
     def __init__(self, shape: tuple[int, ...], names: tuple[str, ...] = ()) -> None:
         super().__init__(shape, names)

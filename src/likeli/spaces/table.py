@@ -105,8 +105,8 @@ class Table(Space):
 
     @classmethod
     def recognise(cls, x: Tensor) -> str | None:
-        """Whole numbers in rows, some below 0."""
-        told = "whole numbers were taken as integer columns (a mass); kind='real' takes them as reals"
+        """Whole numbers in rows."""
+        told = "whole numbers were taken as integer columns (a mass); kind='real' or 'counts' takes them otherwise"
         return told if not x.is_floating_point() and x.ndim == 2 else None
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
