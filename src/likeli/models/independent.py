@@ -19,28 +19,30 @@ from likeli.gaussian.missing import column_moments
 from likeli.models.symbols import after_end, places, present, smoothed
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
-from likeli.spaces import Space, coding_of
+from likeli.spaces import Counts, Space, coding_of
 from likeli.spaces.arrays import row_weights
+from likeli.spaces.counts import NegativeBinomialCells
 
+DISPERSIONS = (-10.0, 12.0)  # log r of the most dispersed counts, and of such as are Poisson's
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
 
 
 class Independent(GenerativeModel):
     """Cell by cell in closed form: smoothed frequencies of symbols, histograms of a table's columns, normals for reals.
 
-    Arguments:
-        space: pixels, binary cells, tokens, reals or a table.
-        smoothing: α added to every count of a symbol; ½ is Krichevsky and Trofimov's choice, 1 Laplace's.
+    Counts are negative-binomial, each cell of its own mean and dispersion.
 
-    Raises:
-        Unsupported: counts, which have neither finitely many symbols nor a density.
+    Arguments:
+        space: pixels, binary cells, tokens, counts, reals or a table.
+        smoothing: α added to every count of a symbol, and to each mean of counts as α/(n + α); ½ is Krichevsky and Trofimov's
+            choice, 1 Laplace's.
 
     Source: Krichevsky & Trofimov (1981), the performance of universal encoding.
     """
 
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "closed_form"
-    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "table")
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "counts", "table")
     calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
     takes_missing: ClassVar[bool] = True
@@ -146,8 +148,45 @@ class Normals(nn.Module):
         return self.space.from_model(u.reshape(-1, *self.space.shape))
 
 
-def describe_cells(space: Space) -> Symbols | Normals:
+class NegativeBinomials(nn.Module):
+    """One negative binomial a cell, of mean μ and variance μ + μ²/r."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.log_mean = nn.Parameter(torch.zeros(space.shape, dtype=torch.float64), requires_grad=False)
+        self.log_dispersion = nn.Parameter(torch.zeros(space.shape, dtype=torch.float64), requires_grad=False)
+
+    def fit(self, x: Tensor, smoothing: float, weight: Tensor | None = None) -> None:
+        """The smoothed mean, and by halving the r of highest likelihood: Σ_i w_i [ψ(x_i + r) − ψ(r)] = Σ_i w_i·log(1 + μ/r)."""
+        w = x.new_ones(len(x), dtype=torch.float64) if weight is None else weight.double()
+        total, blocks = w.sum(), list(zip(x.split(1024), w.split(1024)))
+        mean = (sum(torch.tensordot(v, block.double(), 1) for block, v in blocks) + smoothing) / (total + smoothing)
+        low, high = (torch.full_like(mean, end) for end in DISPERSIONS)
+        for _ in range(30):
+            middle = (low + high) / 2
+            r = middle.exp()
+            gain = sum(torch.tensordot(v, (block.double() + r).digamma() - r.digamma(), 1) for block, v in blocks)
+            up = gain > total * (mean / r).log1p()
+            low, high = torch.where(up, middle, low), torch.where(up, high, middle)
+        self.log_mean.copy_(mean.log())
+        self.log_dispersion.copy_((low + high) / 2)
+
+    def _cells(self, rows: int) -> NegativeBinomialCells:
+        return NegativeBinomialCells(self.log_mean.expand(rows, 1, *self.log_mean.shape), self.log_dispersion)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, *shape) → (B,)."""
+        return self._cells(len(x)).log_prob(x)
+
+    def draw(self, noise: Noise) -> Tensor:
+        """(rows, *shape)."""
+        return self._cells(noise.rows).draw(noise)
+
+
+def describe_cells(space: Space) -> Symbols | Normals | NegativeBinomials:
     """The cells of a space, each with its own distribution."""
+    if isinstance(space, Counts):
+        return NegativeBinomials(space)
     return Normals(space) if space.measure == "density" and space.coding is None else Symbols(space)
 
 
