@@ -129,6 +129,7 @@ def test_missing_dates_are_imputed_as_dates():
 
 @pytest.mark.parametrize("column, pattern", [
     (["2021-02-30"] + ["2021-02-28"] * (N - 1), "column d: expected a date from 0001-01-01 to 9999-12-31, got '2021-02-30' at"),
+    (["01/02/2021"] + list(DAYS.astype(str)[1:]), "column d: expected dates .*in categorical, got '01/02/2021' at row 0"),
     (["0000-01-01"] + ["2021-02-28"] * (N - 1), "column d: expected a date from 0001-01-01 to 9999-12-31, got 0000-01-01"),
     (["2021-02-01T00:00Z"] + ["2021-02-28"] * (N - 1), "column d: expected a time zone in every row or in none, got both"),
     (np.array([12_000 - 1970] * N, "M8[Y]").astype("M8[s]"), "column d: expected a date from 0001-01-01 to 9999-12-31"),

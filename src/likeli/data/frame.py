@@ -86,15 +86,18 @@ class Frame:
             self.named.add(name)
 
     def find_dates(self, what: str) -> dict[str, Calendar]:
-        """The calendars of the columns of dates, by name; texts of which all are dates become dates.
+        """The calendars of the columns of dates, by name; texts of which most are dates become dates.
 
         Raises:
-            InputError: a date that is not in the calendar, or a time zone in some rows only.
+            InputError: a text among dates, a date that is not in the calendar, or a time zone in some rows only.
         """
         for i, name in enumerate(self.names):
             column = self.columns[i]
             if isinstance(column, list) and name not in self.named and are_dates(column):
                 where = f"{what}, column {name}"
+                row = next((k for k, text in enumerate(column) if text is not None and not are_dates([text])), None)
+                got = f"{str(column[row or 0])[:40]!r} at {place(row or 0, self.lines)}"
+                require(row is None, where, "dates such as 2020-12-31, or to find the column in categorical", got)
                 self.columns[i], self.zones[name] = as_moments(column, where, lambda row: place(row, self.lines))
         dated = {name: column for name, column in zip(self.names, self.columns) if _dated(column)}
         calendars = {name: Calendar.found(column, self.zones.get(name, "")) for name, column in dated.items()}

@@ -17,7 +17,7 @@ _KINDS = {"c": "complex numbers", "O": "an object array", "M": "dates", "m": "ti
 _KINDS |= {"S": "text", "U": "text"}
 _HINTS = {
     "complex numbers": "give real and imaginary parts as columns",
-    "dates": "load tables with dates through load_data",
+    "dates": "load them as columns of a data frame or file",
     "time spans": "give numbers, such as seconds",
     "text": "load tables with text columns through load_data",
     "records": "give one plain column per field",

@@ -122,9 +122,9 @@ def _known(zone: str) -> bool:
 
 
 def are_dates(texts: Iterable[str | None]) -> bool:
-    """Whether there are texts and all of them are written as dates are, in ISO 8601."""
-    known = [text for text in texts if text is not None]
-    return len(known) > 0 and all(map(DATE.fullmatch, known))
+    """Whether most of the different texts are written as dates are, in ISO 8601."""
+    known = {text for text in texts if text is not None}
+    return 2 * sum(DATE.fullmatch(text) is not None for text in known) > len(known)
 
 
 def as_moments(values: Any, what: str, place: Callable[[int], str] = "row {}".format) -> tuple[np.ndarray, str]:
