@@ -517,3 +517,26 @@ def test_a_described_vae_is_built_again_with_its_head():
     again = build(describe(vae), GenerativeModel)
     assert describe(again) == describe(vae)
     assert [p.shape for p in again.parameters()] == [p.shape for p in vae.parameters()]
+
+
+def test_a_conditional_prior_is_normal_at_first_and_its_kl_is_exact():
+    """KL(q(z|x, y) ‖ p(z|y)) of the bound is that of two Gaussians; p(z|y) differs by y once it has learned."""
+    space, y = Binary((3, 3)), torch.tensor([0, 1, 1, 0])
+    model = VAE(space, 2, latent_prior=LatentPrior("conditional"), condition=Labels(2))
+    state = torch.zeros(4, 0)
+    start = model.prior(1, state, y).base_dist
+    assert torch.equal(start.loc, torch.zeros(4, 2))
+    assert torch.equal(start.scale, torch.ones(4, 2))
+    with torch.no_grad():
+        for p in model.p.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    x = torch.randint(2, (4, 3, 3))
+    p, q = model.prior(1, state, y).base_dist, model.q(model.infer(x, y)).base_dist
+    assert (p.loc[0] - p.loc[1]).abs().max() > 1e-3
+    kl = torch.distributions.kl_divergence(q, p).sum(1)
+    assert torch.allclose(model.elbo(x, y).kl[:, 0], kl, atol=1e-5)
+
+
+def test_a_conditional_prior_needs_a_condition():
+    with pytest.raises(InputError, match="prior_family"):
+        VAE(Binary((3, 3)), 2, latent_prior=LatentPrior("conditional"))

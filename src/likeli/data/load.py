@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from likeli.config import build
+from likeli.data.builtin import scenes
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.dataset import Data, Fractions, refuse_missing, split_parts, split_rows
 from likeli.data.frame import Frame, fit_frame
@@ -24,7 +25,7 @@ from likeli.data.readers.npy import Archive, read_npy
 from likeli.data.readers.tables import from_pandas, read_csv, read_parquet
 from likeli.data.readers.text import read_text, rows_of_text
 from likeli.errors import InputError, nearest, require
-from likeli.spaces import Alphabet, Labels, Space, Table, Tokens
+from likeli.spaces import Alphabet, Labels, Space, Table, Tokens, caption_space
 from likeli.spaces.arrays import as_tensor
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
@@ -233,8 +234,12 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
         raw = make_source(base, seed, given)
         factors = raw.extras.get("names", {})
         if factors and isinstance(labels, str):
+            if labels == "captions":
+                raw.y, raw.labelled = scenes.draw_captions(raw.extras["factors"], seed), True
+                raw.condition, raw.extras["captions"] = caption_space([scenes.SPOKEN], scenes.LONGEST), raw.y
+                return raw
             known = labels in factors
-            require(known, "labels", f"one of the factors {', '.join(factors)}{nearest(labels, factors)}", labels)
+            require(known, "labels", f"captions, or a factor: {', '.join(factors)}{nearest(labels, factors)}", labels)
             raw.y, raw.labelled = raw.extras["factors"][:, list(factors).index(labels)], True
             raw.condition = Labels(len(factors[labels]), tuple(factors[labels]))
         return raw

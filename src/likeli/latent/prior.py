@@ -1,4 +1,4 @@
-"""Families of p(z): standard normal, mixture of Gaussians, mixture of posteriors, autoregressive flow."""
+"""Families of p(z): standard normal, mixture of Gaussians, mixture of posteriors, autoregressive flow; and of p(z|y)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zuko.flows import NSF
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import Noise
 
-PriorFamily = Literal["normal", "mixture", "vamp", "flow"]
+PriorFamily = Literal["normal", "mixture", "vamp", "flow", "conditional"]
 LOG_TAU = math.log(2 * math.pi)
 Encode = Callable[[Tensor], D.Distribution]
 
@@ -26,7 +26,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, rows: int, like: Tensor) -> D.Distribution:
-        """p(z) with batch (rows,) and event (latent_dim,), of the dtype and device of `like`."""
+        """p(z) with batch (rows,) and event (latent_dim,), of the dtype and device of `like`, the features of y (rows, …)."""
 
 
 class StandardNormal(Prior):
@@ -42,6 +42,30 @@ class StandardNormal(Prior):
 
     def forward(self, rows: int, like: Tensor) -> D.Independent:
         return diagonal_gaussian(like.new_zeros(rows, self.latent_dim), like.new_ones(rows, self.latent_dim))
+
+
+class ConditionalNormal(Prior):
+    """p(z|y) = N(μ(y), diag σ(y)²), N(0, I) for every y at the start.
+
+    With p(z) in its place a decoder is asked, when it samples, for pairs of z and y that no example has where codes tell y.
+
+    Arguments:
+        latent_dim: length of z.
+        given: features of y.
+
+    Source: Sohn et al. (2015), Learning structured output representation using deep conditional generative models.
+    """
+
+    def __init__(self, latent_dim: int, given: int) -> None:
+        super().__init__()
+        last = nn.Linear(64, 2 * latent_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.net = nn.Sequential(nn.Linear(given, 64), nn.SiLU(), last)
+
+    def forward(self, rows: int, like: Tensor) -> D.Independent:
+        mean, log_std = self.net(like).chunk(2, 1)
+        return diagonal_gaussian(mean, log_std.clamp(-7, 7).exp())
 
 
 class GaussianMixture(Prior):
@@ -165,14 +189,19 @@ class PushedNormal(D.Distribution):
         return self.flow.transform.inv(noise.normal(*self.event_shape).to(self.like))
 
 
-def make_prior(family: PriorFamily, latent_dim: int, components: int, features: tuple[int, ...], encode: Encode) -> Prior:
+def make_prior(
+    family: PriorFamily, latent_dim: int, components: int, features: tuple[int, ...], encode: Encode, given: int = 0
+) -> Prior:
     """The prior called `family`.
 
     Arguments:
         latent_dim: length of z.
         components: of a mixture, or pseudo-inputs of a VampPrior.
         features, encode: the encoder's input and the encoder, for a VampPrior.
+        given: features of y, for a conditional one.
     """
+    if family == "conditional":
+        return ConditionalNormal(latent_dim, given)
     if family == "vamp":
         return VampPrior(features, components, encode)
     if family == "mixture":

@@ -64,7 +64,8 @@ class LatentPrior(Configurable):
     """p(z).
 
     Arguments:
-        prior_family: normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow.
+        prior_family: normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow; conditional for
+            p(z|y), a Gaussian that y moves and scales.
         components: of a mixture or vamp.
     """
 
@@ -154,7 +155,9 @@ class VAE(Hierarchy, Coded):
         self.encoder, self.decoder = self._networks()
         features = space.shape if self.backbone.network == "conv" else (math.prod(space.model_shape),)
         family, components = self.latent_prior.prior_family, self.latent_prior.components
-        self.p = make_prior(family, latent_dim, components, features, self._posterior_of_features)
+        self.p = make_prior(family, latent_dim, components, features, self._posterior_of_features, self.embed.width)
+        if family == "conditional":
+            self.graph = Graph(reads_y=frozenset({"prior", "posterior", "observation"}))
         self.kl_weight = KLWeight(self.objective.beta, self.objective.kl_warmup)
         if condition is None:
             self._start_informative()
@@ -169,6 +172,7 @@ class VAE(Hierarchy, Coded):
         require(not free or gaussian, "free_nats", "0 unless p is normal and q diagonal", families)
         require(not vamp or posterior == "diagonal", "posterior_family", "diagonal with a vamp prior", families)
         require(not vamp or self.condition is None, "prior_family", "one that needs no y", "vamp in a conditional model")
+        require(prior != "conditional" or self.condition is not None, "prior_family", "another, as there is no y", prior)
         require(not dreg or posterior != "flow", "gradient", "standard with a flow posterior", "dreg")
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
@@ -217,7 +221,7 @@ class VAE(Hierarchy, Coded):
         return torch.zeros(noise.rows, 0, dtype=self.dtype, device=self.device)
 
     def prior(self, level: int, state: Tensor, y: Tensor | None = None) -> Distribution:
-        return self.p(len(state), state)
+        return self.p(len(state), self.embed(y, state))
 
     def posterior(self, level: int, state: Tensor, context: Tensor, prior: Distribution) -> Distribution:
         return self.q(context)

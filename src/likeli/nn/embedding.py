@@ -28,7 +28,8 @@ class Conditioner(nn.Module):
     def __init__(self, space: Space | None, dropout: float = 0.0) -> None:
         super().__init__()
         self.space, self.dropout = space, dropout if space is not None else 0.0
-        self.width = math.prod(space.model_shape) if space is not None else 0
+        self.words = None if space is None or space.alphabet is None else WordEncoder(space.shape[0], space.symbols)
+        self.width = 0 if space is None else math.prod(space.model_shape) if self.words is None else self.words.width
         self.flags = 0 if not self.dropout or space is None else self.width if space.model_shape == space.shape else 1
         self.width += self.flags
 
@@ -43,6 +44,8 @@ class Conditioner(nn.Module):
             found = like.new_zeros(len(like), self.width)
             found[:, self.width - self.flags :] = 1
             return found
+        if self.words is not None:
+            return self._of_text(y.to(like.device))
         if not self.flags:
             return self.space.to_model(y, like.dtype).to(like.device).flatten(1)
         u = self.space.to_model(y if y.is_floating_point() else y.clamp(min=0), like.dtype).to(like.device)
@@ -52,6 +55,52 @@ class Conditioner(nn.Module):
             gone = gone | (torch.rand(len(gone), 1, device=gone.device) < self.dropout)
         flag = gone if self.flags > 1 else gone.all(1, keepdim=True)
         return torch.cat([u.flatten(1).masked_fill(gone, 0), flag.to(u)], 1)
+
+    def _of_text(self, y: Tensor) -> Tensor:
+        assert self.words is not None
+        assert self.space is not None
+        over = y.eq(-1 if self.space.end is None else self.space.end)
+        gone = (y < 0).all(1, keepdim=True) | over.all(1, keepdim=True)
+        if self.training and self.dropout:
+            gone = gone | (torch.rand(len(y), 1, device=y.device) < self.dropout)
+        u = self.words(y.clamp(min=0), over).masked_fill(gone, 0)
+        return torch.cat([u, gone.to(u)], 1) if self.flags else u
+
+
+class WordEncoder(nn.Module):
+    """A caption as one row of features: its words in their places, two layers of attention, and their mean.
+
+    Arguments:
+        length: words at most.
+        symbols: of the vocabulary, the end among them.
+
+    Source: Vaswani et al. (2017), arXiv:1706.03762, with the norm before each layer.
+    """
+
+    width, heads, layers = 64, 4, 2
+
+    def __init__(self, length: int, symbols: int) -> None:
+        super().__init__()
+        width = self.width
+        self.embed, self.place = nn.Embedding(symbols, width), nn.Parameter(0.3 * torch.randn(length, width))
+        self.enter = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(self.layers))
+        self.leave = nn.ModuleList(nn.Linear(width, width) for _ in range(self.layers))
+        self.inner = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+            for _ in range(self.layers)
+        )
+
+    def forward(self, words: Tensor, ended: Tensor) -> Tensor:
+        """(B, L) symbols, and which of them are behind the end, (B, L) → (B, 64)."""
+        h, seen = self.embed(words) + self.place, ~ended
+        mask = (seen | ended.all(1, keepdim=True))[:, None, None]  # a row without a word attends to what it has
+        for enter, leave, inner in zip(self.enter, self.leave, self.inner):
+            qkv = enter(nn.functional.layer_norm(h, h.shape[-1:])).unflatten(2, (3, self.heads, -1))
+            q, k, v = qkv.movedim(2, 0).transpose(2, 3)
+            h = h + leave(nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+            h = h + inner(h)
+        h = nn.functional.layer_norm(h, h.shape[-1:])
+        return (h * seen[..., None]).sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
 
 
 def null_of(y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
 from likeli.spaces.table import Column, Mixed, Table
 from likeli.spaces.tokens import Tokens
+from likeli.spaces.words import Words, caption_space
 
 __all__ = [
     "Alphabet",
@@ -42,7 +43,9 @@ __all__ = [
     "StudentT",
     "Table",
     "Tokens",
+    "Words",
     "ZeroInflatedNegativeBinomial",
+    "caption_space",
     "coding_of",
     "counted",
     "ended",

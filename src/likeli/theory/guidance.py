@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from likeli.data.builtin.scene_reading import read_scenes, true_of
+from likeli.data.builtin.scenes import draw_captions, draw_scenes, render
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.guidance import Guidance, against, classifier_guided, combined
@@ -151,6 +153,19 @@ def variants_of_guidance() -> float:
     for how in (even, across, near):  # each is still one belief: z = α x̂ + σ ε̂
         errors.append((how.alpha * how.x + how.sigma * how.eps - z).abs().max())
     return torch.stack(errors).max().item()
+
+
+@identity("R109", "R91", title="the factors of drawn scenes and the truth of captions read back, share wrong", tolerance=0.0)
+def factors_of_scenes_are_read_back() -> float:
+    wrong = []
+    for size in (16, 32):
+        factors = draw_scenes(24, seed=size)
+        pictures, others = render(factors, size), render(draw_scenes(24, seed=1 + size), size)
+        captions = draw_captions(factors, size)
+        wrong += [(read_scenes(pictures) != factors).double().mean(), 1 - true_of(pictures, captions)[0].double().mean()]
+        if true_of(others, captions)[1].double().mean() > 0.2:  # a caption is not true of any picture
+            return math.inf
+    return torch.stack(wrong).max().item()
 
 
 @identity("R87", title="samples of a trained conditional model against p(x|y), C2ST's area beyond ½", tolerance=0.05, slow=True)

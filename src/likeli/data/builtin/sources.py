@@ -83,9 +83,17 @@ def _digits(seed: int) -> Raw:
     return Raw("digits", x, y, Pixels((8, 8), 17), "pixels", Labels(10))
 
 
-def _scenes(seed: int, n: int, size: int) -> Raw:
-    factors = scenes.draw_factors(n, seed)
-    extras = {"factors": factors, "captions": [scenes.caption(f) for f in factors], "names": scenes.FACTORS}
+def _scenes(seed: int, n: int, size: int, objects: int, unseen: int) -> Raw:
+    """Scenes of one object, or of one or two; `unseen` 1 leaves out the pairs of colour and shape of `scenes.held_out`."""
+    require(objects in (1, 2), "scenes: objects", "1, or 2 for one or two", objects)
+    require(unseen in (0, 1), "scenes: unseen", "0 or 1", unseen)
+    make = scenes.draw_factors if objects == 1 else scenes.draw_scenes
+    factors = make(n, seed)
+    while unseen and scenes.held_out(factors).any():
+        again = make(n, seed := seed + 2**32)
+        factors = torch.cat([factors[~scenes.held_out(factors)], again[~scenes.held_out(again)]])[:n]
+    captions = [scenes.caption(f) for f in factors]
+    extras = {"factors": factors, "captions": captions, "names": scenes.FACTORS}
     return Raw("scenes", scenes.render(factors, size), None, Pixels((3, size, size)), "pixels", extras=extras)
 
 
@@ -99,11 +107,11 @@ def _toy(build: Callable[..., toys.Toy]) -> Source:
 
 
 TOYS = (toys.gaussian, toys.ring8, toys.checkerboard, toys.ppca_draw, toys.gmm_draw, toys.markov)
-PICTURES = "Drawn pictures of one object on a floor before a wall, with six known factors and captions"
+PICTURES = "Drawn pictures of one object, or two, on a floor before a wall, with known factors; labels=captions takes texts"
 SOURCES: dict[str, Source] = {
     "digits": Source("1,797 handwritten digits of 8 × 8 pixels with 17 grey levels, labelled 0 to 9 (scikit-learn)", _digits),
     **{build.__name__: _toy(build) for build in TOYS},
-    "scenes": Source(PICTURES, _scenes, {"n": 4000, "size": 32}),
+    "scenes": Source(PICTURES, _scenes, {"n": 4000, "size": 32, "objects": 1, "unseen": 0}),
 }
 
 
@@ -119,7 +127,7 @@ def make_source(name: str, seed: int, given: dict[str, str]) -> Raw:
         if key not in source.options:
             listed = ", ".join(source.options) or "no options"
             raise InputError(f"{name}: unknown option {key!r}; it has {listed}{nearest(key, source.options)}")
-        low, number = 0 if key == "draw" else 1, str(value)
+        low, number = 0 if key in ("draw", "unseen") else 1, str(value)
         whole = number.isdecimal() and low <= int(number) <= 10**7
         require(whole, f"{name}: {key}", f"a whole number from {low} to 10,000,000", value)
         options[key] = int(number)
