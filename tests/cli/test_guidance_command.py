@@ -79,3 +79,16 @@ def test_bad_requests_are_one_line(runs, tmp_path, monkeypatch, capsys, argv, sa
     assert said in err
     assert "Traceback" not in err
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_a_text_is_asked_for_and_an_unknown_word_refused(tmp_path, capsys):
+    run, out = str(tmp_path / "scenes"), str(tmp_path / "x.png")
+    fit = ["fit", "scenes:n=40,size=16,objects=2,unseen=1", "--labels", "captions", "--model", "flow_matching", "--steps", "2"]
+    assert main([*fit, "--model.network", "mlp", "--model.hidden", "16", "--quiet", "--out", run]) == 0
+    ask = ["sample", run, "-n", "2", "--steps", "2", "--out", out, "--guidance", "2", "--text"]
+    assert main([*ask, "two purple bricks"]) == 2
+    assert "unknown word 'purple'" in capsys.readouterr().err
+    assert main([*ask, "two red bricks"]) == 0
+    assert main(["sample", run, "-n", "2", "--out", out, "--overwrite"]) == 2
+    assert "label: expected" in capsys.readouterr().err
+    assert main(["evaluate", run, "--rows", "4"]) == 0

@@ -218,7 +218,7 @@ def guesses(names: Sequence[str], columns: Sequence[Any], whole: list[bool], wha
 def fit_labels(
     y: Any, rows: int, train: Tensor, what: str, lines: Sequence[int] | None = None
 ) -> tuple[Tensor, Space, list[str]]:
-    """(y, its space, warnings): one class a row, as whole numbers from 0 or as names, or a real vector a row.
+    """(y, its space, warnings): one class a row, as whole numbers from 0 or as names, or a real vector or an image a row.
 
     Raises:
         InputError: another length than x, missing, negative, fractional or huge labels.
@@ -240,7 +240,10 @@ def fit_labels(
             labels = Real((labels.shape[1],)).check(labels, what=what)
             mean, scale, _ = standardisation(labels[train].double())
             return labels, Real((labels.shape[1],), tuple(mean.tolist()), tuple(scale.tolist())), []
-        require(labels.ndim == 1, what, "one label a row (or a row of real numbers)", f"shape {tuple(labels.shape)}")
+        if labels.ndim in (3, 4) and len(labels) == rows:
+            found = fit_space(labels, train, None, what)
+            return found.x, found.space, found.warnings
+        require(labels.ndim == 1, what, "one label a row (or reals, or an image)", f"shape {tuple(labels.shape)}")
         require(len(labels) == rows, what, f"{rows} labels, one a row", len(labels))
         values = labels.double()
         bad = ~((values >= 0) & (values < MAX_CLASSES) & (values == values.round()))

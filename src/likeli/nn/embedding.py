@@ -108,6 +108,43 @@ def null_of(y: Tensor) -> Tensor:
     return torch.full_like(y, math.nan) if y.is_floating_point() else torch.full_like(y, -1, dtype=torch.long)
 
 
+class ConditionPlanes(nn.Module):
+    """A condition that is an image, such as a smaller or a grey one, as further planes of a network's input.
+
+    It is brought to the network's size by repeating cells; a last plane is 1 where y is known, and 0 where it is missing.
+
+    Arguments:
+        given: what y is, (h, w) or (C, h, w), and how often training hides it.
+        size: (H, W) of the network's image.
+    """
+
+    def __init__(self, given: Conditioner, size: tuple[int, ...]) -> None:
+        super().__init__()
+        assert given.space is not None
+        self.space, self.dropout, self.size = given.space, given.dropout, tuple(size)
+        self.channels = 1 + (given.space.shape[0] if len(given.space.shape) == 3 else 1)
+
+    def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
+        """(B, *condition.shape) → (B, channels, H, W), with the dtype and device of `like`, whose first axis is B."""
+        if y is None:
+            return like.new_zeros(len(like), self.channels, *self.size)
+        lost = y.isnan() if y.is_floating_point() else y < 0
+        u = self.space.to_model(y.masked_fill(lost, 0), like.dtype).to(like.device)
+        lost = lost.to(u.device)
+        if self.training and self.dropout:
+            lost = lost | (torch.rand(len(y), *[1] * (y.ndim - 1), device=u.device) < self.dropout)
+        u, lost = (v.reshape(len(y), -1, *v.shape[-2:]) for v in (u.masked_fill(lost, 0), lost))
+        planes = torch.cat([u, 1 - lost.any(1, keepdim=True).to(u)], 1)
+        return nn.functional.interpolate(planes, self.size, mode="nearest-exact")
+
+    @staticmethod
+    def of(condition: Space | Conditioner | None, size: tuple[int, ...]) -> ConditionPlanes | None:
+        """Planes where the condition is an image, else nothing."""
+        given = Conditioner.of(condition)
+        image = given.space is not None and len(given.space.shape) in (2, 3) and given.space.model_shape == given.space.shape
+        return ConditionPlanes(given, size) if image else None
+
+
 class Fourier(nn.Module):
     """cos and sin of t at `width`/2 geometric frequencies from 1 to `top`, (B,) → (B, width).
 

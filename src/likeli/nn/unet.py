@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from likeli.nn.conv import NormConv, groups_of
-from likeli.nn.embedding import Conditioner, NoiseLevel
+from likeli.nn.embedding import Conditioner, ConditionPlanes, NoiseLevel
 from likeli.nn.transformer import attend, heads_of
 from likeli.spaces import Space
 
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         shape: one image, (H, W) or (C, H, W); padded inside to what halving needs.
         hidden: channels at each resolution, the finest first.
         outputs: numbers for each cell.
-        condition: what y is, or None.
+        condition: what y is, or None; an image, of whatever size, is seen beside z.
         dropout: probability of zeroing a hidden value in training.
         blocks: residual blocks at each resolution, on the way down.
         attention: largest number of cells at which a resolution attends, after its last block on either way.
@@ -92,9 +92,11 @@ class UNet(nn.Module):
         colours = shape[0] if len(shape) == 3 else 1
         self.halvings = len(hidden) - 1
         cells = [math.prod(-(-s // 2**i) for s in shape[-2:]) for i in range(len(hidden))]
-        self.level = NoiseLevel(FEATURES, condition)
+        self.planes = ConditionPlanes.of(condition, shape[-2:])
+        self.level = NoiseLevel(FEATURES, condition if self.planes is None else None)
         self.register_buffer("waves", torch.tensor(waves).reshape(-1, 1, 1, 1), persistent=False)
-        self.enter = nn.Conv2d(colours * (1 + 2 * len(waves)), hidden[0], 3, padding=1)
+        inputs = colours * (1 + 2 * len(waves)) + (self.planes.channels if self.planes else 0)
+        self.enter = nn.Conv2d(inputs, hidden[0], 3, padding=1)
         self.down, self.up, kept, width = nn.ModuleList(), nn.ModuleList(), [hidden[0]], hidden[0]
         for i, target in enumerate(hidden):
             for j in range(blocks):
@@ -117,11 +119,13 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
-        e, (height, width) = self.level(gamma, y), self.shape[-2:]
+        e, (height, width) = self.level(gamma, None if self.planes else y), self.shape[-2:]
         h = z.reshape(len(z), -1, height, width)
         if len(self.waves):
             angles = (h[:, None] * self.waves).flatten(1, 2)
             h = torch.cat([h, angles.sin(), angles.cos()], 1)
+        if self.planes is not None:
+            h = torch.cat([h, self.planes(y, h)], 1)
         block = 2**self.halvings
         h = pad(h, (0, -width % block, 0, -height % block)).contiguous(memory_format=torch.channels_last)
         kept = [h := self.enter(h)]

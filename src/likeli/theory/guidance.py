@@ -174,7 +174,7 @@ def conditional_samples_are_of_their_class() -> float:
     x = torch.cat([draws(of_class(whole, k), 4000) for k in (0, 1)]).float()
     y = torch.arange(2).repeat_interleave(4000)
     model, worst = two_class_model(0), 0.0
-    fit(model, (x, y), steps=2000, progress=False)
+    fit(model, x, y, steps=2000, progress=False)
     for label in (0, 1):
         drawn = model.sample(2000, torch.tensor([label]), steps=64)
         worst = max(worst, abs(c2st(drawn, draws(of_class(whole, label), 2000))[0] - 0.5))
