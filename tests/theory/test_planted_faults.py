@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from likeli.contract import Elbo
+from likeli.diffusion import guidance
 from likeli.discrete import corruption, elbo, orders, survival
 from likeli.energy import annealing
 from likeli.evaluation import collapse, cross_fitted, panel, two_sample
@@ -26,6 +27,7 @@ from likeli.probability import information, mcmc
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
 from likeli.theory import discrete, energy, linear, two_samples, uses, variational
+from likeli.theory import guidance as guided
 from likeli.theory import hierarchy as levels
 from likeli.theory import truth as order
 from likeli.theory import uses as codes
@@ -550,6 +552,42 @@ def a_flow_that_draws_too_widely(m):
 def gradients_a_little_too_long(m):
     original = torch.autograd.grad
     m.setattr(torch.autograd, "grad", lambda *a, **k: tuple(1.001 * g for g in original(*a, **k)))
+
+
+@fault("classifier-guidance-is-bayes")
+@fault("free-guidance-has-an-implicit-classifier")
+def a_classifier_whose_gradient_is_a_little_long(m):
+    original = guidance.with_likelihood
+    m.setattr(guidance, "with_likelihood", lambda d, c, y=None: original(d, lambda *a: 1.001 * c(*a), y))
+
+
+@fault("guided-samples-are-of-the-class")
+def a_classifier_of_the_other_class(m):
+    original = guidance.with_likelihood
+    m.setattr(guidance, "with_likelihood", lambda d, c, y=None: original(d, c, 1 - y))
+
+
+@fault("guidance-keeps-both-ends")
+def a_null_token_that_knows_a_class(m):
+    m.setattr(guidance, "null_of", torch.zeros_like)
+
+
+@fault("guidance-trades-recall-for-precision")
+def guidance_that_does_not_push(m):
+    original = guidance.combined
+    m.setattr(guidance, "combined", lambda a, b, how: original(a, b, dataclasses.replace(how, scale=2 - how.scale)))
+
+
+@fault("variants-of-guidance")
+def rescaling_by_half(m):
+    original = guided.combined
+    m.setattr(guided, "combined", lambda a, b, how: original(a, b, dataclasses.replace(how, rescale=how.rescale / 2)))
+
+
+@fault("factors-of-scenes-are-read-back")
+def a_reader_that_takes_violet_for_blue(m):
+    original = guided.read_scenes
+    m.setattr(guided, "read_scenes", lambda x: original(x).clamp(max=4))
 
 
 @pytest.mark.parametrize("name", FAULTS)
