@@ -18,7 +18,7 @@ from torch import Tensor
 
 import likeli
 from likeli.data.builtin import scenes
-from likeli.data.builtin.scene_reading import true_of
+from likeli.data.builtin.scenes import true_of
 from likeli.show.pictures import grid
 
 SHOWN = ("two red bricks", "a green cross", "a small blue egg left of a large yellow triangle", "a violet egg on a green floor")

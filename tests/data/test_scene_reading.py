@@ -5,7 +5,7 @@ import torch
 
 from likeli.data import load_data
 from likeli.data.builtin import scenes
-from likeli.data.builtin.scene_reading import read_scenes, true_of, wanted
+from likeli.data.builtin.scenes import read_scenes, true_of, wanted
 from likeli.errors import InputError
 
 

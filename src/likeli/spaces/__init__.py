@@ -1,6 +1,6 @@
 """Kinds of data and their heads: what one example is, and what a decoder's numbers mean, in nats of the user's own units."""
 
-from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters
+from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters, Words
 from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
 from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from likeli.spaces.dates import Calendar
@@ -10,8 +10,7 @@ from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
 from likeli.spaces.table import Column, Mixed, Table
-from likeli.spaces.tokens import Tokens
-from likeli.spaces.words import Words, caption_space
+from likeli.spaces.tokens import Tokens, caption_space
 
 __all__ = [
     "Alphabet",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from likeli.config import Configurable
-from likeli.errors import InputError, MissingExtra, require
+from likeli.errors import InputError, MissingExtra, nearest, require
 
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that are written as themselves
 
@@ -109,6 +110,48 @@ class Characters(Alphabet):
 
     def replaced(self, text: str) -> int:
         return 0 if self.unknown is None else sum(n for c, n in Counter(text).items() if c not in self._codes)
+
+
+class Words(Alphabet):
+    """One symbol a word; case, punctuation and the number of blanks between words say nothing.
+
+    Arguments:
+        words: each once, in small letters.
+    """
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = tuple(words)
+        self._codes = {w: i for i, w in enumerate(self.words)}
+        require(len(self._codes) == len(self.words) > 0, "words", "words that differ", self.words[:8])
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Words:
+        """The words of texts, sorted."""
+        return cls(tuple(sorted({word for text in texts for word in split_words(text)})))
+
+    @property
+    def size(self) -> int:
+        return len(self.words)
+
+    def encode(self, text: str, what: str = "text", first: int = 1) -> list[int]:
+        found = split_words(text)
+        for word in found:
+            if word not in self._codes:
+                listed = ", ".join(self.words[:40]) + ", …" * (self.size > 40)
+                raise InputError(f"{what}: unknown word {word[:40]!r}{nearest(word, self._codes)}; known are {listed}")
+        return [self._codes[word] for word in found]
+
+    def decode(self, codes: Sequence[int]) -> str:
+        return " ".join(self.words[i] for i in codes)
+
+    @property
+    def widths(self) -> list[int]:
+        return [len(w.encode()) + 1 for w in self.words]
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in small letters."""
+    return re.findall(r"\w+", text.lower())
 
 
 class Bytes(Alphabet):

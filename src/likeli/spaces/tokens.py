@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likeli.errors import InputError, require
-from likeli.spaces.alphabet import Alphabet, Characters
+from likeli.spaces.alphabet import Alphabet, Characters, Words, split_words
 from likeli.spaces.base import Space, counted, ended
 from likeli.spaces.head import Categorical, Observation
 
@@ -105,3 +105,14 @@ class Tokens(Space):
 
     def from_model(self, u: Tensor) -> Tensor:
         return ended(u.argmax(-1), self.end)
+
+
+def caption_space(texts: Sequence[str], most: int | None = None) -> Tokens:
+    """What captions are: at most as many words as the longest has (or `most`), of the words that occur.
+
+    Raises:
+        InputError: texts without a word.
+    """
+    alphabet = Words.of(texts)
+    longest = max(len(split_words(text)) for text in texts)
+    return Tokens(max(most or longest, 1), alphabet.size + 1, alphabet, ends=True)

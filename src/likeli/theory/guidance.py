@@ -9,8 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from likeli.data.builtin.scene_reading import read_scenes, true_of
-from likeli.data.builtin.scenes import draw_captions, draw_scenes, render
+from likeli.data.builtin.scenes import draw_captions, draw_scenes, read_scenes, render, true_of
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.guidance import Guidance, against, classifier_guided, combined
