@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
 import likeli
@@ -84,20 +85,25 @@ def test_penalties_hold_data_and_draws_apart():
     assert torch.allclose(slope, penalty + game, atol=1e-12)
 
 
-@pytest.mark.parametrize("space", [Pixels((3, 3), 5), Binary((4,)), TABLE], ids=lambda s: s.kind())
-def test_the_discriminator_sees_what_a_user_would_get(space):
-    """Draws are rounded to values of the space; the gradient is that of the unrounded draw."""
-    model, like = made(space), torch.zeros(50, *space.shape)
+@pytest.mark.parametrize("space", [Pixels((3,), 5), Binary((3,))], ids=lambda s: s.kind())
+def test_a_generator_of_exact_levels_is_seen_as_data(space):
+    """Draws at the middles of levels and rows of the same levels have one law once both have their noise: KS of 10,000 cells."""
+    model, g = made(space), torch.Generator().manual_seed(0)
+    x = torch.randint(space.levels, (4000, 3), generator=g)
+    model.generate = lambda z, y=None: space.to_model(x)
     with seeded(1):
-        seen = model.fake(like)
+        seen, data = model.fake(torch.zeros(4000, 3)), model.real(x)
+    assert torch.equal(space.from_model(seen), x)  # the noise stays within the level
+    assert stats.ks_2samp(seen.flatten(), data.flatten()).pvalue > 1e-3
+
+
+def test_columns_of_a_table_are_seen_as_they_are_made():
+    model = made(TABLE)
     with seeded(1):
-        u = model.generate(torch.randn(50, model.latent_dim))
-    assert torch.equal(space.from_model(seen.detach()), space.from_model(u.detach()))
-    assert (seen != u).any()
-    weight = model.generator[-1].weight
-    cells = torch.arange(u[0].numel()).reshape(space.shape)
-    ours, straight = (torch.autograd.grad((t * cells).sum(), weight)[0] for t in (seen, u))
-    assert torch.allclose(ours, straight, atol=1e-4)
+        seen = model.fake(torch.zeros(50, 3))
+    with seeded(1):
+        assert torch.equal(seen, model.generate(torch.randn(50, model.latent_dim)))
+    assert seen.requires_grad
 
 
 def test_it_has_no_log_p_and_says_why():

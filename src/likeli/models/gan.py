@@ -89,8 +89,9 @@ class AdversarialObjective(Configurable):
 class GAN(GenerativeModel):
     """x = G(z), z ~ N(0, I), learned against a discriminator; it draws in one pass and knows nothing of log p(x).
 
-    The discriminator sees reals as they are.  Of whole numbers and the values of a table it sees what a user would get: draws
-    are rounded, both sides get the same dequantisation noise, and gradients go straight through the rounding.
+    The discriminator sees reals as they are.  Of grey levels, which are evenly spaced, it sees data and draws with the same uniform
+    noise of one level, so that a generator of exact levels is a perfect one.  Counts and the columns of tables it sees as every
+    density does, dequantised on their own scales, and there the generator makes the noise as well.
 
     Arguments:
         space: reals; pixels, counts and tables by their continuous form.
@@ -104,8 +105,8 @@ class GAN(GenerativeModel):
         InputError: a number outside its range.
         Unsupported: cells without a continuous form.
 
-    Source: Goodfellow et al. (2014), arXiv:1406.2661; Mirza & Osindero (2014), arXiv:1411.1784, for y; Bengio et al. (2013),
-    arXiv:1308.3432, for gradients straight through.
+    Source: Goodfellow et al. (2014), arXiv:1406.2661; Mirza & Osindero (2014), arXiv:1411.1784, for y; Sønderby et al. (2016),
+    arXiv:1610.04490, for noise on both sides.
     """
 
     knows: ClassVar[Knows] = Knows.NOTHING
@@ -132,7 +133,6 @@ class GAN(GenerativeModel):
         require(all(h >= 1 for h in self.hidden or ()), "hidden", "widths of at least 1", hidden)
         if space.obstacle:
             raise Unsupported(f"{space.obstacle}, through which a generator could learn; autoregressive and vae take them")
-        self.rounds = space.measure != "density"
         given = AdversarialObjective() if objective is None else objective
         self.game, self.payoff, self.slope = given.game, GAMES[given.game], given.slope
         usual = 0.0 if given.game == "wgan_gp" else 0.01
@@ -172,8 +172,8 @@ class GAN(GenerativeModel):
 
     def fake(self, like: Tensor, y: Tensor | None = None) -> Tensor:
         """What it sees of as many fresh draws, (B, *shape); differentiable."""
-        u = self.generate(Ambient(like).normal(self.latent_dim).to(self.dtype), y)
-        return u + (self.real(self.space.from_model(u.detach())) - u).detach() if self.rounds else u
+        u, noise = self.generate(Ambient(like).normal(self.latent_dim).to(self.dtype), y), self.space.spacing
+        return u + noise * (torch.rand_like(u) - 0.5) if noise else u
 
     # --- the game -------------------------------------------------------------------------------------------------------
 

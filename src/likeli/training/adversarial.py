@@ -13,6 +13,7 @@ from likeli.contract import evaluating
 from likeli.errors import require
 from likeli.evaluation.permutations import kernel_statistics, kernels_for, label_weights
 from likeli.models.gan import GAN
+from likeli.random import Ambient
 from likeli.training.batches import Examples
 from likeli.training.engine import Descent
 from likeli.training.history import Row
@@ -42,7 +43,7 @@ def sample_distance(run: Run) -> float:
     again = torch.arange(min(max(len(held), FEWEST), MOST), device=held.x.device) % len(held)
     x, y = held.rows(again)
     with run.averaged(), evaluating(model), torch.no_grad():
-        drawn = columns(model, model.fake(model.real(x), y), y)
+        drawn = columns(model, model.real(model.draw(Ambient(x), y)), y)
         rows, like = (columns(model, model.real(part.x), part.y) for part in (held, beginning(run.train, FEWEST)))
     both = np.concatenate([drawn, rows])
     w = label_weights(np.arange(len(both)) < len(drawn), ARRANGEMENTS, run.seed)
