@@ -87,7 +87,7 @@ def test_penalties_hold_data_and_draws_apart():
 
 @pytest.mark.parametrize("space", [Pixels((3,), 5), Binary((3,))], ids=lambda s: s.kind())
 def test_a_generator_of_exact_levels_is_seen_as_data(space):
-    """Draws at the middles of levels and rows of the same levels have one law once both have their noise: KS of 10,000 cells."""
+    """Draws at the middles of levels and rows of the same levels have one law once both have their noise."""
     model, g = made(space), torch.Generator().manual_seed(0)
     x = torch.randint(space.levels, (4000, 3), generator=g)
     model.generate = lambda z, y=None: space.to_model(x)

@@ -89,9 +89,9 @@ class AdversarialObjective(Configurable):
 class GAN(GenerativeModel):
     """x = G(z), z ~ N(0, I), learned against a discriminator; it draws in one pass and knows nothing of log p(x).
 
-    The discriminator sees reals as they are.  Of grey levels, which are evenly spaced, it sees data and draws with the same uniform
-    noise of one level, so that a generator of exact levels is a perfect one.  Counts and the columns of tables it sees as every
-    density does, dequantised on their own scales, and there the generator makes the noise as well.
+    The discriminator sees reals as they are.  Of grey levels, which are evenly spaced, it sees data and draws with the same
+    uniform noise of one level, so that a generator of exact levels is a perfect one.  Counts and the columns of tables it sees
+    as every density does, dequantised on their own scales, and there the generator makes the noise as well.
 
     Arguments:
         space: reals; pixels, counts and tables by their continuous form.
@@ -105,6 +105,8 @@ class GAN(GenerativeModel):
         InputError: a number outside its range.
         Unsupported: cells without a continuous form.
 
+    An untrained generator's cells have about the means and spreads of the training rows'.
+
     Source: Goodfellow et al. (2014), arXiv:1406.2661; Mirza & Osindero (2014), arXiv:1411.1784, for y; Sønderby et al. (2016),
     arXiv:1610.04490, for noise on both sides.
     """
@@ -113,6 +115,8 @@ class GAN(GenerativeModel):
     strategy: ClassVar[str] = "adversarial"
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "table")
     calls: ClassVar[str] = "1"
+    mean: Tensor
+    scale: Tensor
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.99, "betas": (0.0, 0.99)}
 
     def __init__(
@@ -142,6 +146,8 @@ class GAN(GenerativeModel):
         picture = len(space.shape) > 1 and space.dimensions >= 64
         self.generator, self.discriminator = self._networks(network or ("conv" if picture else "mlp"))
         spread(self.generator)
+        self.register_buffer("mean", torch.zeros(space.shape))  # of the training rows' cells, where there are any
+        self.register_buffer("scale", torch.ones(space.shape))
 
     def _networks(self, network: str) -> tuple[nn.Module, nn.Module]:
         """(z, y) → model units and (u, y) → a logit."""
@@ -157,7 +163,8 @@ class GAN(GenerativeModel):
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z, y), (B, latent_dim) → (B, *shape) in model units."""
-        return self.generator(torch.cat([z, self.given(y, z)], 1)).reshape(len(z), *self.space.shape)
+        raw = self.generator(torch.cat([z, self.given(y, z)], 1)).reshape(len(z), *self.space.shape)
+        return torch.addcmul(self.mean, self.scale, raw)
 
     def logit(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """f(u, y), (B, *shape) in model units → (B,)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from likeli.contract import evaluating
 from likeli.errors import require
 from likeli.evaluation.permutations import kernel_statistics, kernels_for, label_weights
+from likeli.gaussian.missing import column_moments
 from likeli.models.gan import GAN
 from likeli.random import Ambient
 from likeli.training.batches import Examples
@@ -52,6 +53,13 @@ def sample_distance(run: Run) -> float:
     return float((found[:, 0] / found[:, 1:].mean(1)).mean())
 
 
+def begin_like(model: GAN, x: Tensor) -> None:
+    """Give the cells of an untrained generator the means and standard deviations of training rows."""
+    mean, variance = column_moments(model.real(x).flatten(1).double())
+    model.mean.copy_(mean.reshape(model.mean.shape))
+    model.scale.copy_(variance.sqrt().reshape(model.scale.shape))
+
+
 def beginning(rows: Examples, n: int) -> Examples:
     """The first n of them, or all."""
     return Examples(rows.x[:n], None if rows.y is None else rows.y[:n])
@@ -68,6 +76,8 @@ def adversarial(run: Run) -> Iterator[Row]:
     model = run.model
     require(isinstance(model, GAN), "model", "a generator and a discriminator for this strategy", model.kind())
     assert isinstance(model, GAN)
+    if run.step == 0:
+        begin_like(model, run.train.x)
     first = run.keep("discriminator", Descent(model.discriminator.parameters(), run.settings))
     second = run.keep("generator", Descent(model.generator.parameters(), run.settings))
     model.train()
