@@ -44,7 +44,7 @@ def trained(x, kept, steps, **settings):
     from likeli.models.gan import GAN
     from likeli.random import seeded
 
-    data = likeli.load_data(x) if x.ndim == 2 else likeli.load_data(x, kind="pixels")
+    data = likeli.load_data(x) if x.ndim == 2 else of_levels(x)
     with seeded(0, "weights"):
         model = GAN(data.space)
     begin = time.process_time()
@@ -52,6 +52,17 @@ def trained(x, kept, steps, **settings):
     history = likeli.fit(model, rows, steps=steps, progress=False, **settings)
     step = history.best["step"] if history.best else steps
     return model, {"step": step, "cpu_seconds": time.process_time() - begin}
+
+
+def of_levels(x):
+    """Images of 17 grey levels, a tenth for validation."""
+    import torch
+
+    from likeli.data.dataset import Data
+    from likeli.spaces import Pixels
+
+    rows, n = torch.arange(len(x)), len(x) * 9 // 10
+    return Data("pairs", torch.from_numpy(x), None, Pixels(x.shape[1:], 17), None, rows[:n], rows[n:], rows[:0])
 
 
 def plane(kept, steps, sd, means):

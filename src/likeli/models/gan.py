@@ -55,7 +55,8 @@ class AdversarialObjective(Configurable):
         wgan_gp          D: f(x̃) − f(x) + λ(‖∇f‖ − 1)²      G: −f(x̃),   ∇f at a place between x and x̃
         relativistic     D: −log σ(f(x) − f(x̃))             G: −log σ(f(x̃) − f(x)),   x and x̃ in pairs
 
-    To D's loss R1 and R2 add r1/2 · ‖∇f(x)‖² and r2/2 · ‖∇f(x̃)‖², by cells of model units.
+    To D's loss R1 and R2 add r1/2 · ‖∇f(x)‖² and r2/2 · ‖∇f(x̃)‖², in units of the standard
+    deviation of all cells.
 
     Arguments:
         game: one of these.
@@ -117,6 +118,7 @@ class GAN(GenerativeModel):
     calls: ClassVar[str] = "1"
     mean: Tensor
     scale: Tensor
+    width: Tensor
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "ema": 0.99, "betas": (0.0, 0.99)}
 
     def __init__(
@@ -148,6 +150,7 @@ class GAN(GenerativeModel):
         spread(self.generator)
         self.register_buffer("mean", torch.zeros(space.shape))  # of the training rows' cells, where there are any
         self.register_buffer("scale", torch.ones(space.shape))
+        self.register_buffer("width", torch.ones(()))  # standard deviation of all cells together, the discriminator's unit
 
     def _networks(self, network: str) -> tuple[nn.Module, nn.Module]:
         """(z, y) → model units and (u, y) → a logit."""
@@ -168,7 +171,7 @@ class GAN(GenerativeModel):
 
     def logit(self, u: Tensor, y: Tensor | None = None) -> Tensor:
         """f(u, y), (B, *shape) in model units → (B,)."""
-        c = self.given(y, u)
+        c, u = self.given(y, u), (u - self.mean.mean()) / self.width
         if isinstance(self.discriminator, ConvEncoder):
             return self.discriminator(u, c)[:, 0]
         return self.discriminator(torch.cat([u.flatten(1), c], 1))[:, 0]
@@ -193,11 +196,11 @@ class GAN(GenerativeModel):
             loss = self.payoff.discriminator(f, g)
             if self.r1 or self.r2:
                 on_data, on_draws = squared_slope(logits, both).chunk(2)
-                loss = loss + (self.r1 * on_data + self.r2 * on_draws) / 2
+                loss = loss + self.width**2 * (self.r1 * on_data + self.r2 * on_draws) / 2
             if self.game == "wgan_gp" and self.slope:
                 share = torch.rand(len(u), *[1] * (u.ndim - 1), dtype=u.dtype, device=u.device)
                 between = torch.lerp(u, v, share).detach().requires_grad_()
-                steepness = (squared_slope(self.logit(between, y), between) + HARDLY).sqrt()
+                steepness = self.width * (squared_slope(self.logit(between, y), between) + HARDLY).sqrt()
                 loss = loss + self.slope * (steepness - 1).square()
         return loss if torch.is_grad_enabled() else loss.detach()
 

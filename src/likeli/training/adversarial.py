@@ -24,6 +24,7 @@ from likeli.training.strategies import gradient_limit, guard, note_gradient, str
 ARRANGEMENTS = 20  # permutations of the labels, whose mean is what two equal sets would give
 FEWEST, MOST = 256, 1024  # samples that are judged
 SELDOM = 250  # steps between two looks: one costs what 25 steps of small perceptrons do
+NARROWEST = 1e-6  # standard deviation of all cells together, in model units
 CRITERION = "distance of samples from validation rows"
 
 
@@ -54,8 +55,10 @@ def sample_distance(run: Run) -> float:
 
 
 def begin_like(model: GAN, x: Tensor) -> None:
-    """Give the cells of an untrained generator the means and standard deviations of training rows."""
-    mean, variance = column_moments(model.real(x).flatten(1).double())
+    """Give the cells of an untrained generator the means and standard deviations of training rows; and D its unit."""
+    u = model.real(x).flatten(1).double()
+    mean, variance = column_moments(u)
+    model.width.copy_(u.std(correction=0).clamp(min=NARROWEST))
     model.mean.copy_(mean.reshape(model.mean.shape))
     model.scale.copy_(variance.sqrt().reshape(model.scale.shape))
 
