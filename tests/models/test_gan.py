@@ -268,9 +268,10 @@ def test_a_discriminator_that_overflows_is_named():
 
 def test_networks_follow_the_space():
     assert isinstance(made(Real((2,))).generator, MLP)
-    image = made(Pixels((2, 8, 8), 4), hidden=(8,))
+    assert isinstance(made(Pixels((8, 8), 4)).generator, MLP)
+    image = made(Pixels((2, 16, 16), 4), hidden=(8,))
     assert not isinstance(image.generator, MLP)
-    assert image.sample(3).shape == (3, 2, 8, 8)
+    assert image.sample(3).shape == (3, 2, 16, 16)
 
 
 @pytest.mark.parametrize("condition", [None, Labels(3)], ids=["alone", "given y"])
