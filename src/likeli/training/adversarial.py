@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from likeli.contract import evaluating
 from likeli.errors import require
 from likeli.evaluation.permutations import kernel_statistics, kernels_for, label_weights
-from likeli.gaussian.missing import column_moments
 from likeli.models.gan import GAN
 from likeli.random import Ambient
 from likeli.training.batches import Examples
@@ -57,7 +56,7 @@ def sample_distance(run: Run) -> float:
 def begin_like(model: GAN, x: Tensor) -> None:
     """Give the cells of an untrained generator the means and standard deviations of training rows; and D its unit."""
     u = model.real(x).flatten(1).double()
-    mean, variance = column_moments(u)
+    variance, mean = torch.var_mean(u, 0, correction=0)
     model.width.copy_(u.std(correction=0).clamp(min=NARROWEST))
     model.mean.copy_(mean.reshape(model.mean.shape))
     model.scale.copy_(variance.sqrt().reshape(model.scale.shape))
