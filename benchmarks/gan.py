@@ -38,15 +38,15 @@ def side(task, kept):
     return digit_pairs(kept) if task == "digit_pairs" else plane(kept, **PLANES[task])
 
 
-def trained(x, kept, steps, **settings):
+def trained(x, kept, steps, penalty=0.01, **settings):
     """A GAN with the weights of the step kept, or of the last; which that is, and the seconds of CPU that it took."""
     import likeli
-    from likeli.models.gan import GAN
+    from likeli.models.gan import GAN, AdversarialObjective
     from likeli.random import seeded
 
     data = likeli.load_data(x) if x.ndim == 2 else of_levels(x)
     with seeded(0, "weights"):
-        model = GAN(data.space)
+        model = GAN(data.space, objective=AdversarialObjective(r1=penalty, r2=penalty))
     begin = time.process_time()
     rows = data if kept else data.split("train")[0]
     history = likeli.fit(model, rows, steps=steps, progress=False, **settings)
@@ -85,7 +85,7 @@ def digit_pairs(kept, steps=3000):
     judge = SVC(gamma=0.001).fit(images[train], labels[train])
     pairs = {n: rng.choice(rows, (n, 2)) for n, rows in ((PAIRS, train), (SAMPLES, test))}
     rows = images[pairs[PAIRS]].reshape(-1, 2, 8, 8).astype(np.int64)
-    model, about = trained(rows, kept, steps)
+    model, about = trained(rows, kept, steps, penalty=0.1)
     drawn = model.sample(SAMPLES, seed=1).numpy()
     (modes, kl), (_, floor) = (frequencies(judge, x) for x in (drawn, images[pairs[SAMPLES]]))
     return {
