@@ -1,11 +1,11 @@
-"""A generator of many modes: the step kept by the test of its samples, against the last step of the same run.
+"""A generator of many modes, at the step kept by the test of its samples and at the last, against a mixture of as many normals.
 
 Ring: eight normals of standard deviation 0.02 on a circle of radius 2.  Grid: twenty-five of 0.05, two apart.  2,500 samples;
 one within three standard deviations of a mode's mean is of high quality (98.9 % of the truth is), and a mode that 1 % of the
 samples are near to counts.  Digit pairs: two digits of 8×8 cells as the two channels of an image, 100 modes, judged by a
 classifier of single digits that is trained in the run; `kl` is that of the pairs' frequencies to equal ones, `floor` what as
-many pairs of test digits give, and the quality exp(−kl), the effective share of the modes.  Both sides are one training by one
-seed, which differ by nothing but the step that is kept.
+many pairs of test digits give, and the quality exp(−kl), the effective share of the modes.  The peer is scikit-learn's mixture,
+which knows how many modes there are.
 """
 
 import time
@@ -26,16 +26,20 @@ def prepare(folder, data):
 
 
 def ours(folder, task):
-    return side(task, kept=True)
+    kept, last = (plane(k, **PLANES[task]) if task in PLANES else digit_pairs(k) for k in (True, False))
+    return kept | {f"{name}_of_the_last_step": last[name] for name in ("modes", "quality", "step")}
 
 
 def peer(folder, task):
-    return side(task, kept=False)
+    from sklearn.mixture import GaussianMixture
 
-
-def side(task, kept):
-    """One training, and its generator at the step that was kept, or at the last."""
-    return digit_pairs(kept) if task == "digit_pairs" else plane(kept, **PLANES[task])
+    begin, rows = time.process_time(), digits()[0] if task == "digit_pairs" else points(**PLANES[task])
+    modes = 100 if task == "digit_pairs" else len(PLANES[task]["means"])
+    kind = "diag" if task == "digit_pairs" else "full"
+    model = GaussianMixture(modes, covariance_type=kind, reg_covar=1e-6, random_state=0).fit(rows.reshape(len(rows), -1))
+    drawn = model.sample(SAMPLES)[0]
+    found = of_pairs(drawn.reshape(-1, 2, 8, 8).round().clip(0, 16)) if task == "digit_pairs" else near(drawn, **PLANES[task])
+    return found | {"cpu_seconds": time.process_time() - begin}
 
 
 def trained(x, kept, steps, penalty=0.01, **settings):
@@ -65,37 +69,50 @@ def of_levels(x):
     return Data("pairs", torch.from_numpy(x), None, Pixels(x.shape[1:], 17), None, rows[:n], rows[n:], rows[:0])
 
 
-def plane(kept, steps, sd, means):
+def points(sd, means, **_):
     rng, means = np.random.default_rng(0), np.array(means)
-    x = means[rng.integers(len(means), size=PAIRS)] + sd * rng.normal(size=(PAIRS, 2))
-    model, about = trained(x.astype(np.float32), kept, steps, batch=256)
-    r = np.linalg.norm(model.sample(SAMPLES, seed=1).double().numpy()[:, None] - means, axis=2)
-    near = r.argmin(1)[r.min(1) < 3 * sd]
-    share = np.bincount(near, minlength=len(means)) / SAMPLES
-    return {"modes": int((share >= 0.01).sum()), "of": len(means), "quality": len(near) / SAMPLES} | about
+    return (means[rng.integers(len(means), size=PAIRS)] + sd * rng.normal(size=(PAIRS, 2))).astype(np.float32)
 
 
-def digit_pairs(kept, steps=3000):
+def near(x, sd, means, **_):
+    """Modes that are found, and the share of samples that lie in one."""
+    r = np.linalg.norm(np.asarray(x, np.float64)[:, None] - np.array(means), axis=2)
+    inside = r.argmin(1)[r.min(1) < 3 * sd]
+    share = np.bincount(inside, minlength=len(means)) / len(x)
+    return {"modes": int((share >= 0.01).sum()), "of": len(means), "quality": len(inside) / len(x)}
+
+
+def plane(kept, steps, **mixture):
+    model, about = trained(points(**mixture), kept, steps, batch=256)
+    return near(model.sample(SAMPLES, seed=1).numpy(), **mixture) | about
+
+
+def digits():
+    """Pairs to train on, pairs of test digits, and single digits with their labels, of training and of test."""
     from sklearn.datasets import load_digits
-    from sklearn.svm import SVC
 
     images, labels = load_digits(return_X_y=True)
     order, rng = np.random.default_rng(0).permutation(len(images)), np.random.default_rng(1)
     train, test = order[360:], order[:360]
-    judge = SVC(gamma=0.001).fit(images[train], labels[train])
-    pairs = {n: rng.choice(rows, (n, 2)) for n, rows in ((PAIRS, train), (SAMPLES, test))}
-    rows = images[pairs[PAIRS]].reshape(-1, 2, 8, 8).astype(np.int64)
-    model, about = trained(rows, kept, steps, penalty=0.1)
-    drawn = model.sample(SAMPLES, seed=1).numpy()
-    (modes, kl), (_, floor) = (frequencies(judge, x) for x in (drawn, images[pairs[SAMPLES]]))
-    return {
-        "modes": modes,
-        "of": 100,
-        "quality": float(np.exp(-kl)),
-        "kl": kl,
-        "floor": floor,
-        "accuracy": float(judge.score(images[test], labels[test])),
-    } | about
+    drawn = [rng.choice(rows, (n, 2)) for n, rows in ((PAIRS, train), (SAMPLES, test))]
+    pairs = [images[of].reshape(-1, 2, 8, 8).astype(np.int64) for of in drawn]
+    return *pairs, (images[train], labels[train]), (images[test], labels[test])
+
+
+def of_pairs(drawn):
+    """Modes of pairs by a classifier of single digits, and how even they are."""
+    from sklearn.svm import SVC
+
+    _, real, train, test = digits()
+    judge = SVC(gamma=0.001).fit(*train)
+    (modes, kl), (_, floor) = (frequencies(judge, x) for x in (drawn, real))
+    numbers = {"kl": kl, "floor": floor, "accuracy": float(judge.score(*test))}
+    return {"modes": modes, "of": 100, "quality": float(np.exp(-kl))} | numbers
+
+
+def digit_pairs(kept, steps=3000):
+    model, about = trained(digits()[0], kept, steps, penalty=0.1)
+    return of_pairs(model.sample(SAMPLES, seed=1).numpy()) | about
 
 
 def frequencies(judge, pairs):
