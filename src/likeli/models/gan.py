@@ -61,7 +61,7 @@ class AdversarialObjective(Configurable):
 
     Arguments:
         game: one of these.
-        r1, r2: weights of the penalties on data and on draws; 0 for wgan_gp if not given.
+        r1, r2: weights of the penalties on data and on draws; 0.1 if not given, 0 for wgan_gp.
         slope: λ of wgan_gp.
         turns: steps of D for one of G; 5 for wgan_gp and 1 otherwise if not given.
 
@@ -142,7 +142,7 @@ class GAN(GenerativeModel):
             raise Unsupported(f"{space.obstacle}, through which a generator could learn; autoregressive and vae take them")
         given = AdversarialObjective() if objective is None else objective
         self.game, self.payoff, self.slope = given.game, GAMES[given.game], given.slope
-        usual = 0.0 if given.game == "wgan_gp" else 0.01
+        usual = 0.0 if given.game == "wgan_gp" else 0.1
         self.r1, self.r2 = (usual if r is None else r for r in (given.r1, given.r2))
         self.turns = given.turns or (5 if given.game == "wgan_gp" else 1)
         self.given = Conditioner(condition)
