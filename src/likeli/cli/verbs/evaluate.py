@@ -104,7 +104,7 @@ def _samples_instead(args: argparse.Namespace, saved: Checkpoint, x: Tensor, y: 
         Unsupported: it cannot sample either.
     """
     from likeli.evaluation.likelihood import drawn_rows
-    from likeli.evaluation.sample_metrics import sample_metrics
+    from likeli.evaluation.sample_metrics import FEWEST_ROWS, sample_metrics
 
     began, model, train = time.perf_counter(), saved.model, stored_data(saved.info).split("train")[0]
     some = drawn_rows(len(x), min(args.rows or JUDGED, len(x)), args.seed)
@@ -114,10 +114,14 @@ def _samples_instead(args: argparse.Namespace, saved: Checkpoint, x: Tensor, y: 
         why = ""
     except Unsupported as reason:
         why = str(reason)
-    metrics = sample_metrics(x, model.sample(len(x), y, seed=args.seed), train, space=model.space, seed=args.seed)
+    samples, enough = model.sample(len(x), y, seed=args.seed), min(len(x), len(train)) >= FEWEST_ROWS
+    metrics = sample_metrics(x, samples, train, space=model.space, seed=args.seed) if enough else []
     own = {"knows": "nothing", "examples": len(x), "seconds": time.perf_counter() - began, "seed": args.seed, "notes": [why]}
     row = empty_row(model.kind()) | own | {"metrics": [asdict(m) for m in metrics]}
     told = f"how near {len(x)} samples are to as many held-out rows:"
+    if not enough:
+        few = f"{len(x)} held-out and {len(train)} training rows"
+        told = f"its samples cannot be judged on {few}: {FEWEST_ROWS} of each are needed"
     told_apart = "a test of whether they differ at all: likeli test RUN"
     return row, "\n".join([f"nothing: {why}", told, *map(str, metrics), told_apart])
 
