@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class CategoricalDenoiser(Conditional):
 
     Source: the softmax over symbols is that of Dieleman et al. (2022), arXiv:2211.15089; the other factor is Bayes' rule.
     """
+
+    snaps: ClassVar[bool] = True
 
     def __init__(self, net: nn.Module, schedule: Schedule, space: Space, takes_null: bool = False) -> None:
         super().__init__(schedule, takes_null)

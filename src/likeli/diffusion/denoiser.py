@@ -131,7 +131,8 @@ def clipped(denoise: Denoise, least: Tensor, largest: Tensor) -> Denoise:
 class Conditional(nn.Module, ABC):
     """Anything that turns (z, point, y) into a Prediction.
 
-    `divides_by_alpha` says whether x̂ is had from ε̂, so that the network's error in it grows as σ/α towards the noise.
+    `divides_by_alpha` says whether x̂ is had from ε̂, so that the network's error in it grows as σ/α towards the noise; `snaps`
+    whether x̂ jumps from symbol to symbol where the noise is about their distance.
 
     Arguments:
         schedule: t → (α, σ).
@@ -140,6 +141,7 @@ class Conditional(nn.Module, ABC):
 
     errs_at_small_noise: ClassVar[bool] = False
     divides_by_alpha: bool = False
+    snaps: ClassVar[bool] = False
 
     def __init__(self, schedule: Schedule, takes_null: bool = False) -> None:
         super().__init__()

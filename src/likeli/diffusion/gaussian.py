@@ -23,11 +23,12 @@ from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
 from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, spread_mean, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
 from likeli.diffusion.denoiser import Denoise, clipped
+from likeli.diffusion.exponential import DEIS
 from likeli.diffusion.guidance import Guidance, Guided, left_of
 from likeli.diffusion.probability_flow import flow, log_density
-from likeli.diffusion.sampler import DDIM, Sampler, State, trajectory
+from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
-from likeli.diffusion.solvers import Adams, Euler, Multistep
+from likeli.diffusion.solvers import Adams, Euler
 from likeli.diffusion.times import Grid, Proposal, grid_of
 from likeli.errors import Unsupported, require
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
@@ -39,7 +40,7 @@ EXACT_DIVERGENCE = 32  # cells up to which the flow's divergence is taken exactl
 CHAIN = 128  # steps of the chain that samples when time is continuous
 TERMINAL_ALARM = 0.01  # nats; beyond it the generative process visibly starts from the wrong distribution
 FEW = Adams(correct=None)  # its corrector helps from 12 steps on
-SHORT = 16  # steps from which a multistep method pays where x̂ comes from ε̂
+SHORTEST, SHORT = 8, 16  # steps from which DEIS pays where x̂ comes from ε̂, and a grid down to the last symbol
 MILD = 12.0  # −d log α/dt at the noise end up to which Euler's method may be taken; a linear β from 0.1 to 20 has 10
 SHARES = 256  # parts of the continuous bound among which a score's draws are shared out
 GOLDEN = (5**0.5 - 1) / 2  # turns by which come out evenly spread however many there are
@@ -363,22 +364,21 @@ class GaussianDiffusion(Guided, LatentVariableModel):
 def own_way(model: GaussianDiffusion, steps: int | None) -> tuple[Sampler | str, Grid]:
     """How a model samples in so many steps by itself: its own chain if none or all of its levels are asked for, else the flow.
 
-    Adams' method on the grid `optimal` ends nearest to the flow in few steps, on exact mixtures and on trained networks, with
-    one exception.  Where x̂ comes from ε̂ the network's error in it is multiplied by σ/α, and a large step at the noise end
-    carries that into the sample: the multistep method, even in log SNR, is safe there from 16 steps on; below, Euler's method,
-    which does not extrapolate, where α and σ change slowly enough for it, and DDIM else.
+    Adams' method ends nearest to the flow on the grid `optimal`; even in log SNR from 16 steps on, where x̂ snaps to symbols at
+    small noise.  Where x̂ comes from ε̂ the network's error in it is multiplied by σ/α, and a large step at the noise end carries
+    that into the sample: DEIS, which looks at ε̂ alone, is nearest there, on `karras`.  In fewer than 8 steps it extrapolates
+    too far, and Euler's method is taken unless σ itself grows.
     """
     schedule, chain = model.schedule, model.default_sampler == "ancestral"
     if steps is None or (chain and steps >= model.depth - 1) or schedule.at(0.0).alpha.ndim:
         return model.default_sampler, "time"
     if not model.denoiser.divides_by_alpha:
-        return FEW, "optimal"
-    if steps >= SHORT:
-        return Multistep(), "log_snr"
+        return FEW, "log_snr" if model.denoiser.snaps and steps >= SHORT else "optimal"
     end = schedule.at(1.0)
-    d_alpha, d_sigma = (v.item() for v in schedule.velocity(end.t))
-    slow = -d_alpha / end.alpha.item() <= MILD and d_sigma / end.sigma.item() <= MILD / 100
-    return (Euler(), "time") if slow else (DDIM(), "karras")
+    falls, grows = (v.item() for v in schedule.velocity(end.t))
+    if steps >= SHORTEST or grows / end.sigma.item() > MILD / 100:
+        return DEIS(), "karras"
+    return Euler(), "time" if -falls / end.alpha.item() <= MILD else "karras"
 
 
 def reverse(denoise: Denoise, z: Tensor, s: Point, t: Point) -> Distribution:
