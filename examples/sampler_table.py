@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--runs", default="")
+    parser.add_argument("--samplers", type=lambda text: text.split(","))
     parser.add_argument("--starts", type=int, default=64)
     parser.add_argument("--evaluations", type=lambda text: [int(n) for n in text.split(",")], default=EVALUATIONS)
     parser.add_argument("--seed", type=int, default=0)
@@ -118,7 +119,7 @@ def main() -> None:
     for run in filter(None, args.runs.split(",")):
         models = [*models, (run, likeli.load(run))]
     for title, model in models:
-        found = flow_errors(model, evaluations=args.evaluations, starts=args.starts, seed=args.seed)
+        found = flow_errors(model, evaluations=args.evaluations, samplers=args.samplers, starts=args.starts, seed=args.seed)
         print(f"### {title}\n\n{table(found)}", flush=True)
 
 
