@@ -7,8 +7,8 @@
 
 A line is a sampler on the grid that was best for it, the one of least geometric mean error over the numbers of evaluations,
 seen on the very starts that report, which flatters it a little.  The numbers are distances to the flow over √D in model units.
-`own` is what `model.sample(steps=…)` does; what is worse than Euler's method even in time by more than two standard errors (of
-the two, taken as independent) is marked with a star.
+`own` is what `model.sample(steps=…)` does; what is worse than Euler's method on the same grid by more than two standard errors
+(of the two, taken as independent) is marked with a star.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def exact(seed: int) -> Iterator[tuple[str, likeli.GenerativeModel]]:
         covariances = axes * (0.51 * spectrum / spectrum.mean()) @ axes.mT
         for family in FAMILIES:
             model = family(likeli.Real((d,))).double()
+            divides = model.denoiser.divides_by_alpha  # the family's network's, by which its own way is chosen
             model.denoiser = MixtureDenoiser(model.schedule, weights[:, 0].softmax(0), 0.7 * means, covariances)
+            model.denoiser.divides_by_alpha = divides
             yield f"{family.kind()}, exact, {d} dimensions", model
 
 
@@ -65,7 +67,8 @@ def table(found: FlowErrors) -> str:
     euler = ways["euler", "time"]
 
     def cell(row: FlowError) -> str:
-        worse = row.error - euler[row.evaluations].error > 2 * math.hypot(row.stderr, euler[row.evaluations].stderr)
+        base = ways["euler", row.grid][row.evaluations]
+        worse = row.error - base.error > 2 * math.hypot(row.stderr, base.stderr)
         return f"{row.error:.2g} ± {row.stderr:.1g}{' *' * worse}"
 
     best = {}
