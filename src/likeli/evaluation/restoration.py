@@ -161,7 +161,7 @@ def restore(
 ) -> Restoration:
     """n draws of x ~ p(x|y) for y = A x + σ ξ, ξ ~ N(0, I).
 
-    gmm, ppca and factor_analysis answer exactly; diffusions by a `PosteriorSampler` (twisted_smc up to 64 cells, else mmps);
+    gmm, ppca and factor_analysis answer exactly; diffusions by a `PosteriorSampler` (twisted_smc up to 16 cells, else mmps);
     a mask without noise also autoregressive, discrete_diffusion, independent and categorical_mixture, exactly, and vae and
     hvae by Metropolis within Gibbs (`metropolis`), `gibbs` or `importance`.
 
@@ -239,7 +239,11 @@ def _by_denoiser(
     how.refuse(begun.sigma)
     space, cost, rows = model.space, {"evaluations": 0.0, "jacobian_products": 0.0}, len(begun.y)
     unit, mean = affine(space)
-    reading = take_reading(begun.operator, begun.y, begun.sigma, unit, mean)
+    ends = None
+    if space.symbols:
+        low, high = ((v - mean) / unit for v in (0.0, space.symbols - 1.0))
+        ends = low.min().item(), high.max().item()
+    reading = take_reading(begun.operator, begun.y, begun.sigma, unit, mean, ends)
 
     def bind(which: Tensor) -> Denoise:
         return counting_calls(model.denoise(None if y is None else y[which]), cost, len(which) / (n * rows))

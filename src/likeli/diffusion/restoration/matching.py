@@ -24,7 +24,7 @@ from likeli.diffusion.restoration.reading import Reading, conjugate_gradients
 from likeli.diffusion.sampler import Ancestral, Sampler, as_sampler
 from likeli.diffusion.schedule import Point, terminal
 from likeli.diffusion.times import Grid
-from likeli.errors import require
+from likeli.errors import Diverged, require
 from likeli.probability.draw import draw
 from likeli.random import Noise
 
@@ -56,9 +56,11 @@ def belief(denoise: Denoise, z: Tensor, at: Point) -> Belief:
     return Belief(Prediction(z, place.alpha, place.sigma, p.x.detach(), p.eps.detach()), times)
 
 
-def moved(p: Prediction, shift: Tensor) -> Prediction:
-    """The belief with x̂ shifted, and ε̂ to fit: α x̂ + σ ε̂ = z still."""
-    return replace(p, x=p.x + shift, eps=p.eps - p.alpha / p.sigma * shift)
+def moved(p: Prediction, shift: Tensor, ends: tuple[float, float] | None = None) -> Prediction:
+    """The belief with x̂ shifted, but not out of the data's range, and ε̂ to fit: α x̂ + σ ε̂ = z still."""
+    x = p.x + shift if ends is None else (p.x + shift).clamp(*ends)
+    shift = shift if ends is None else x - p.x
+    return replace(p, x=x, eps=p.eps - p.alpha / p.sigma * shift)
 
 
 class MMPS(PosteriorSampler):
@@ -87,7 +89,7 @@ class MMPS(PosteriorSampler):
         def function(z: Tensor, at: Point) -> Prediction:
             b = belief(denoise, z, at)
             weights = whitened(b, reading, self.iterations)[0]
-            return moved(b.prediction, b.times(reading.adjoint(weights)))
+            return moved(b.prediction, b.times(reading.adjoint(weights)), reading.ends)
 
         return replace(denoise, function=function, errs_at_small_noise=False)
 
@@ -118,7 +120,7 @@ class PiGDM(PosteriorSampler):
             p = b.prediction
             spread = p.sigma.square() / (p.alpha.square() + p.sigma.square())
             weights = reading.solve(reading.residual(p.x), reading.sigma**2 / spread.mean().item()) / spread.mean()
-            return moved(p, b.times(reading.adjoint(weights)))
+            return moved(p, b.times(reading.adjoint(weights)), reading.ends)
 
         return replace(denoise, function=function, errs_at_small_noise=False)
 
@@ -175,15 +177,18 @@ def whitened(b: Belief, reading: Reading, iterations: int) -> tuple[Tensor, Tens
     gram = torch.stack([reading.A(b.times(reading.adjoint(_one(r, i)))).flatten(1)[:, cells] for i in cells.tolist()], 2)
     there = seen.flatten(1)[:, cells].expand(len(r), -1)
     gram = torch.where(there[:, :, None] & there[:, None], (gram + gram.mT) / 2, 0)
+    if not bool(gram.isfinite().all()):
+        raise Diverged("restoration: the network's Jacobian is not finite; its draws have left what it was trained on")
     values, axes = torch.linalg.eigh(gram.double())
     least = reading.sigma**2 + 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
+    none = values < math.sqrt(torch.finfo(r.dtype).eps) * values.amax(1, keepdim=True)  # rounding, or a network's own error
     values = values.clamp(min=0) + least
     turned = (axes.mT @ r.flatten(1)[:, cells, None].double())[..., 0]
     hidden = (~there).sum(1)
     log_p = -0.5 * (turned.square() / values + values.log() + math.log(2 * math.pi)).sum(1)
     log_p = log_p + 0.5 * hidden * (least[:, 0].log() + math.log(2 * math.pi))  # cells that were not read count nothing
     solved = torch.zeros_like(r).flatten(1)
-    solved[:, cells] = (axes @ (turned / values)[..., None])[..., 0].to(r)
+    solved[:, cells] = (axes @ (turned / values).masked_fill(none, 0)[..., None])[..., 0].to(r)
     return solved.reshape(r.shape), log_p
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Reading:
         sigma: σ over the gain.
         unit: (*shape) float64, one model unit in the user's.
         gain: the root of the mean square of A ⊙ unit's rows.
+        gram: the diagonal of A Aᵀ, (1 or B, *out), where it is diagonal.
+        ends: least and largest u of a cell, where there are such; no mean of x lies outside them.
     """
 
     operator: Operator
@@ -34,7 +36,8 @@ class Reading:
     sigma: float
     unit: Tensor
     gain: float
-    gram: Tensor | None = field(default=None)
+    gram: Tensor | None = None
+    ends: tuple[float, float] | None = None
 
     def A(self, u: Tensor) -> Tensor:
         """(B, *shape) in model units → (B, *out)."""
@@ -82,7 +85,9 @@ def affine(space: Space) -> tuple[Tensor, Tensor]:
     return unit, -low * unit
 
 
-def take_reading(operator: Operator, y: Tensor, sigma: float, unit: Tensor, mean: Tensor) -> Reading:
+def take_reading(
+    operator: Operator, y: Tensor, sigma: float, unit: Tensor, mean: Tensor, ends: tuple[float, float] | None = None
+) -> Reading:
     """The reading of checked y (B, *out).
 
     Raises:
@@ -90,7 +95,7 @@ def take_reading(operator: Operator, y: Tensor, sigma: float, unit: Tensor, mean
     """
     require(math.isfinite(sigma) and sigma >= 0, "sigma", "a number of at least 0, in the data's units", sigma)
     seen = operator.seen()
-    plain = Reading(operator, y, sigma, unit, 1.0)
+    plain = Reading(operator, y, sigma, unit, 1.0, None, ends)
     gram, diagonal = _gram(plain, max(len(seen), 1))
     counted = seen.expand(gram.shape)
     gain = gram[counted].mean().clamp(min=0).sqrt().item()

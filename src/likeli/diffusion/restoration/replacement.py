@@ -29,7 +29,7 @@ def with_known(denoise: Denoise, reading: Reading) -> Denoise:
 
     def function(z: Tensor, at: Point) -> Prediction:
         p = denoise(z, at)
-        return moved(p, reading.projected(p.x) - p.x)
+        return moved(p, reading.projected(p.x) - p.x, reading.ends)
 
     return replace(denoise, function=function, errs_at_small_noise=False)
 

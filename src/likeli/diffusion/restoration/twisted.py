@@ -20,7 +20,7 @@ from likeli.probability.draw import draw
 from likeli.random import Noise
 
 SMALLEST = 1e-12  # relative: of a variance of readings, where y has no noise
-WHOLE = 64  # cells up to which Cov[x|z] is had whole, by a product with the Jacobian for each
+WHOLE = 16  # cells up to which Cov[x|z] is had whole, by a product with the Jacobian for each
 
 
 class Look(NamedTuple):
