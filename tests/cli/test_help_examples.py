@@ -49,9 +49,11 @@ def prepared(tmp_path_factory):
     for name, model in models.items():
         likeli.fit(model, digits, steps=2, out=folder / "runs" / name, valid_rows=8)
     colour = likeli.load_data(np.random.default_rng(0).integers(0, 256, (200, 3, 4, 4), dtype=np.uint8))
-    likeli.fit(likeli.VDM(colour.space, HIDDEN), colour, steps=2, out=folder / "runs" / "colour", valid_rows=8)
+    flat = likeli.DenoiserBackbone(network="mlp", hidden=(8, 8))
+    for name, data in (("colour", colour), ("digits", digits)):
+        likeli.fit(likeli.VDM(data.space, flat), data, steps=2, out=folder / "runs" / name, valid_rows=8)
     hole = 255 * (np.arange(64).reshape(8, 8) % 8 > 3)
-    for name, x in (("digit", digits.x[0].numpy() * 15), ("mask", hole), ("small", hole[::4, ::4]), ("grey", hole[:4, :4])):
+    for name, x in (("digit", digits.x[0].long().numpy() * 15), ("mask", hole), ("small", hole[::4, ::4]), ("grey", hole[:4, :4])):
         Image.fromarray(x.astype(np.uint8)).save(folder / f"{name}.png")
     return folder
 

@@ -33,7 +33,7 @@ def desk(tmp_path_factory):
         "white": np.full((4, 6), 255),
         "middle": np.full((4, 6), 120),
         "clear": np.concatenate([whole.transpose(1, 2, 0), np.full((4, 6, 1), 9)], 2),
-        "digit": (digits.x[0].numpy() * 255 / 16).round(),
+        "digit": (digits.x[0].double().numpy() * 255 / 16).round(),
     }
     for name, x in pictures.items():
         Image.fromarray(x.astype(np.uint8)).save(folder / f"{name}.png")

@@ -1,10 +1,10 @@
 """draws of the whole picture from a part of it: fill holes, enlarge, colour, sharpen, by what a run says of such pictures
 
-likeli restore runs/vdm digit.png --mask mask.png --out filled      white in the mask is the hole; --invert-mask: white is known
-likeli restore runs/vdm small.png --task superres --factor 4 --out large
+likeli restore runs/digits digit.png --mask mask.png --out filled  white in the mask is the hole; --invert-mask: white is known
+likeli restore runs/digits small.png --task superres --factor 4 --out large
 likeli restore runs/colour grey.png --task colourise --draws 4 --out coloured
-likeli restore runs/vdm digit.png --task deblur --width 1 --sigma 0.5 --draws 50 --out sharp
-likeli restore runs/vdm digit.png --task superres --simulate --out try  degrade the picture first, and see it restored
+likeli restore runs/digits digit.png --task deblur --width 1 --sigma 0.5 --draws 50 --out sharp
+likeli restore runs/digits digit.png --task superres --simulate --out try  degrade the picture first, and see it restored
 
 In the folder: every draw, mean.png, sd.png (white is the most uncertain), sheet.png with all beside each other, draws.npy in
 the run's own units.  --sigma is the standard deviation of the reading's noise in these units, 0 for none.  It is said whether
@@ -164,7 +164,7 @@ def _array(path: str, what: str) -> Tensor:
 
     require(Path(path).is_file(), what, "a file", path)
     if Path(path).suffix.lower() == ".npy":
-        x = torch.as_tensor(read_npy(path))
+        x = torch.tensor(read_npy(path))
         return x[0] if x.ndim > 2 and len(x) == 1 else x
     pictures, notes = read_pictures([Path(path)], what)
     clear = any("transparency" in note for note in notes)
