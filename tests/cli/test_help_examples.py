@@ -53,7 +53,8 @@ def prepared(tmp_path_factory):
     for name, data in (("colour", colour), ("digits", digits)):
         likeli.fit(likeli.VDM(data.space, flat), data, steps=2, out=folder / "runs" / name, valid_rows=8)
     hole = 255 * (np.arange(64).reshape(8, 8) % 8 > 3)
-    for name, x in (("digit", digits.x[0].long().numpy() * 15), ("mask", hole), ("small", hole[::4, ::4]), ("grey", hole[:4, :4])):
+    pictures = {"digit": digits.x[0].long().numpy() * 15, "mask": hole, "small": hole[::4, ::4], "grey": hole[:4, :4]}
+    for name, x in pictures.items():
         Image.fromarray(x.astype(np.uint8)).save(folder / f"{name}.png")
     return folder
 
