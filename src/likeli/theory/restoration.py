@@ -25,6 +25,7 @@ from likeli.diffusion.restoration import (
     take_reading,
 )
 from likeli.diffusion.schedule import LogLinear, Point
+from likeli.diffusion.solvers import Multistep
 from likeli.evaluation.restoration import restore
 from likeli.gaussian.linear_reading import PosteriorMixture, draw_given_reading, given_reading
 from likeli.gaussian.missing import conditional
@@ -106,7 +107,7 @@ def readings_condition_a_mixture() -> float:
 def low_resolution_has_the_exact_posterior() -> float:
     law, operator = images(), Pool((3, 2, 2), 2)
     y = torch.randn(1, 3, 1, 1, dtype=F64)
-    x = drawn(law, operator, y, 0.1, MMPS(40), 1500)[:, 0]
+    x = drawn(law, operator, y, 0.1, MMPS(40, sampler=Multistep()), 1500)[:, 0]
     return off(x, posterior(law, matrix_of(operator), y.flatten(1), 0.1))
 
 
@@ -114,7 +115,7 @@ def low_resolution_has_the_exact_posterior() -> float:
 def colours_have_the_exact_posterior() -> float:
     law, operator = images(), Grey((3, 2, 2))
     y = torch.randn(1, 2, 2, dtype=F64)
-    x = drawn(law, operator, y, 0.0, MMPS(40), 1500)[:, 0]
+    x = drawn(law, operator, y, 0.0, MMPS(40, sampler=Multistep()), 1500)[:, 0]
     return off(x, posterior(law, matrix_of(operator), y.flatten(1), 0.0))
 
 
@@ -122,7 +123,7 @@ def colours_have_the_exact_posterior() -> float:
 def luminance_is_kept() -> float:
     law, operator = images(), Grey((3, 2, 2))
     y = 100 * torch.randn(1, 2, 2, dtype=F64)
-    x = drawn(law, operator, y, 0.0, MMPS(8), 20)[:, 0]
+    x = drawn(law, operator, y, 0.0, MMPS(8, sampler=Multistep()), 20)[:, 0]
     return (operator.A(x.reshape(-1, 3, 2, 2)) - y).abs().max().item() if x.std(0).max() > 0.1 else math.inf
 
 
@@ -132,7 +133,7 @@ def holes_have_the_exact_posterior() -> float:
     law, seen = images(1, 2), torch.tensor([[[1, 0], [0, 1]]])
     operator, y, worst = Mask(seen, (1, 2, 2)), torch.randn(1, 1, 2, 2, dtype=F64), 0.0
     truth = posterior(law, matrix_of(operator), y[:, seen.bool()], 0.0)
-    for how, part in ((MMPS(40), 1.0), (TwistedSMC(40, particles=1000), 0.25)):
+    for how, part in ((MMPS(40, sampler=Multistep()), 1.0), (TwistedSMC(40, particles=1000), 0.25)):
         x = drawn(law, operator, y, 0.0, how, 1000)[:, 0]
         if not torch.allclose(x[:, seen.flatten().bool()], y[:, seen.bool()].expand(1000, -1), atol=1e-12):
             return math.inf
@@ -201,7 +202,7 @@ def intervals_cover_the_exact_conditional() -> float:
     operator, n = Mask(seen, (1, 2, 2)), 200
     x = torch.distributions.MultivariateNormal(law[1][0], law[2][0]).sample((n,))
     y = operator.A(x.reshape(n, 1, 2, 2) + 0.2 * torch.randn(n, 1, 2, 2, dtype=F64))
-    ordered = drawn(law, operator, y, 0.2, MMPS(16), 99).sort(0).values
+    ordered = drawn(law, operator, y, 0.2, MMPS(16, sampler=Multistep()), 99).sort(0).values
     held = ((x >= ordered[4]) & (x <= ordered[-5]))[:, ~seen.flatten().bool()].double().mean(1)
     return abs(held.mean().item() - 0.9) / (held.std().item() / math.sqrt(n))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import likeli
-from likeli.diffusion import DDIM
+from likeli.diffusion import DDIM, Multistep
 from likeli.diffusion.exact import MixtureDenoiser
 from likeli.diffusion.restoration import (
     DPS,
@@ -22,15 +22,15 @@ from likeli.diffusion.restoration import (
     take_reading,
 )
 from likeli.diffusion.restoration.matching import belief
-from likeli.diffusion.restoration.replacement import with_known
+from likeli.diffusion.restoration.posterior_sampler import with_known
 from likeli.diffusion.restoration.twisted import systematic
 from likeli.diffusion.schedule import LogLinear
 from likeli.gaussian.linear_reading import draw_given_reading, given_reading
 from likeli.random import Replay
 
 F64 = torch.float64
-NOISY = (MMPS(16), PiGDM(16), DPS(16), TwistedSMC(16, particles=64))
-NOISELESS = (Replacement(16), Repaint(16, resamples=3), MMPS(16), TwistedSMC(16))
+NOISY = (MMPS(16, sampler=Multistep()), PiGDM(16), DPS(16), TwistedSMC(16, particles=64))
+NOISELESS = (Replacement(16), Repaint(16, resamples=3), MMPS(16, sampler=Multistep()), TwistedSMC(16))
 SEEN = torch.tensor([1, 0, 1, 0, 1])
 
 
@@ -102,7 +102,7 @@ def test_the_jacobian_is_the_covariance():
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.05])
-@pytest.mark.parametrize("how", [MMPS(), TwistedSMC()])
+@pytest.mark.parametrize("how", [MMPS(sampler=Multistep()), TwistedSMC()])
 def test_moments_of_a_gaussian_given_three_cells(how, sigma):
     """A mean within 4.5 standard errors and a variance within 4.5 of its own: fewer than one false alarm in 5000."""
     n, law = 1000, gaussian()
@@ -140,7 +140,7 @@ def test_replacement_falls_short_and_going_back_helps():
     law, y = gaussian(), torch.tensor([[1.5, 0, -1.5, 0, 0.9]], dtype=F64)
     exact = truth(law, torch.eye(5, dtype=F64)[SEEN.bool()], y[:, SEEN.bool()], 0.0)
     hidden, off = ~SEEN.bool(), []
-    for how in (Replacement(32), Repaint(32, resamples=8), MMPS(32)):
+    for how in (Replacement(32), Repaint(32, resamples=8), MMPS(32, sampler=Multistep())):
         found = draws(how, law, reading_of(Mask(SEEN, (5,)), y, 0.0), 400)[:, 0]
         gap = (found.mean(0) - exact.mean[0]) / exact.variance[0].clamp(min=1e-12).sqrt()
         off.append(gap[hidden].abs().max().item())

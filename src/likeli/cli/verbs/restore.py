@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> None:
     label = parse_label(args.label, saved.model)
     found = restore(saved.model, y, operator, args.sigma, args.draws, condition=label, method=how, seed=args.seed)
     warn([found.note] if found.note else [])
-    write(found, y, whole if args.simulate else None, args)
+    _write(found, y, whole if args.simulate else None, args)
     about = summary(found) | ({"hole": hole} if hole is not None else {}) | {"out": args.out}
-    emit(args, about, "\n".join(f"{name.replace('_', ' '):<20} {shown(value)}" for name, value in about.items()))
+    emit(args, about, "\n".join(f"{name.replace('_', ' '):<20} {_shown(value)}" for name, value in about.items()))
 
 
 def check(args: argparse.Namespace) -> str:
@@ -199,14 +199,14 @@ def summary(found: Restoration) -> dict[str, Any]:
     return about | {"note": found.note}
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value of `summary` as text."""
     if isinstance(value, list):
         return " to ".join(f"{v:g}" for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def write(found: Restoration, y: Tensor, whole: Tensor | None, args: argparse.Namespace) -> None:
+def _write(found: Restoration, y: Tensor, whole: Tensor | None, args: argparse.Namespace) -> None:
     """Every picture, once all are made."""
     import numpy as np
     import torch

@@ -2,9 +2,8 @@
 
 from likeli.diffusion.restoration.matching import DPS, MMPS, PiGDM
 from likeli.diffusion.restoration.operator import Blur, Composed, Crop, Grey, Linear, Mask, Operator, Pool, Stacked
-from likeli.diffusion.restoration.posterior_sampler import PosteriorSampler, posterior_draws
+from likeli.diffusion.restoration.posterior_sampler import PosteriorSampler, Repaint, Replacement, posterior_draws
 from likeli.diffusion.restoration.reading import Reading, affine, take_reading
-from likeli.diffusion.restoration.replacement import Repaint, Replacement
 from likeli.diffusion.restoration.twisted import TwistedSMC
 
 __all__ = [

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from likeli.diffusion.denoiser import Denoise, Prediction
-from likeli.diffusion.restoration.posterior_sampler import PosteriorSampler, points_of, walked
+from likeli.diffusion.restoration.posterior_sampler import PosteriorSampler, moved, points_of, walked
 from likeli.diffusion.restoration.reading import Reading, conjugate_gradients
-from likeli.diffusion.sampler import Ancestral, Sampler, as_sampler
+from likeli.diffusion.sampler import DDIM, Ancestral, Sampler
 from likeli.diffusion.schedule import Point, terminal
 from likeli.diffusion.times import Grid
 from likeli.errors import Diverged, require
 from likeli.probability.draw import draw
 from likeli.random import Noise
 
-DENSE = 32  # readings up to which A C Aᵀ is had whole, by a product with the Jacobian for each
+DENSE = 8  # readings up to which A C Aᵀ is had whole, by a product with the Jacobian for each
 
 
 class Belief(NamedTuple):
@@ -56,13 +56,6 @@ def belief(denoise: Denoise, z: Tensor, at: Point) -> Belief:
     return Belief(Prediction(z, place.alpha, place.sigma, p.x.detach(), p.eps.detach()), times)
 
 
-def moved(p: Prediction, shift: Tensor, ends: tuple[float, float] | None = None) -> Prediction:
-    """The belief with x̂ shifted, but not out of the data's range, and ε̂ to fit: α x̂ + σ ε̂ = z still."""
-    x = p.x + shift if ends is None else (p.x + shift).clamp(*ends)
-    shift = shift if ends is None else x - p.x
-    return replace(p, x=x, eps=p.eps - p.alpha / p.sigma * shift)
-
-
 class MMPS(PosteriorSampler):
     """Moment matching: V = C = (σ²/α) ∂x̂/∂z, the covariance of an exact denoiser; exact draws of a Gaussian up to the steps.
 
@@ -70,14 +63,15 @@ class MMPS(PosteriorSampler):
 
     Arguments:
         steps, grid: of the run.
-        sampler: how z goes down.
+        sampler: how z goes down; `DDIM(1.0)` if not given, whose noise forgives a network its errors; a deterministic one of
+            high order, such as `Multistep()`, for a denoiser that is exact.
         iterations: of conjugate gradients.
 
     Source: Rozet et al. (2024), arXiv:2405.13712.
     """
 
     def __init__(
-        self, steps: int = 64, grid: Grid = "log_snr", sampler: Sampler | None = None, iterations: int = 5
+        self, steps: int = 64, grid: Grid = "log_snr", sampler: Sampler | None = None, iterations: int = 3
     ) -> None:
         super().__init__(steps, grid)
         require(iterations >= 1, "iterations", "at least 1", iterations)
@@ -94,8 +88,7 @@ class MMPS(PosteriorSampler):
         return replace(denoise, function=function, errs_at_small_noise=False)
 
     def run(self, denoise: Denoise, reading: Reading, noise: Noise, like: Tensor) -> Tensor:
-        way = self.sampler or as_sampler("multistep")
-        return walked(self.posterior(denoise, reading), way, self.steps, self.grid, noise, like)
+        return walked(self.posterior(denoise, reading), self.sampler or DDIM(1.0), self.steps, self.grid, noise, like)
 
 
 class PiGDM(PosteriorSampler):
@@ -103,7 +96,7 @@ class PiGDM(PosteriorSampler):
 
     Arguments:
         steps, grid: of the run.
-        sampler: how z goes down.
+        sampler: how z goes down, as in `MMPS`.
 
     Source: Song et al. (2023), Pseudoinverse-guided diffusion models for inverse problems, ICLR.
     """
@@ -125,8 +118,7 @@ class PiGDM(PosteriorSampler):
         return replace(denoise, function=function, errs_at_small_noise=False)
 
     def run(self, denoise: Denoise, reading: Reading, noise: Noise, like: Tensor) -> Tensor:
-        way = self.sampler or as_sampler("multistep")
-        return walked(self.posterior(denoise, reading), way, self.steps, self.grid, noise, like)
+        return walked(self.posterior(denoise, reading), self.sampler or DDIM(1.0), self.steps, self.grid, noise, like)
 
 
 class DPS(PosteriorSampler):

@@ -1,20 +1,25 @@
-"""What a sampler of p(x|y) from a denoiser is: what it claims, what it takes, and the run from noise to draws."""
+"""What a sampler of p(x|y) from a denoiser is: what it claims, what it takes, and the run from noise to draws.
+
+The simplest of them stand here too: those that put what is known in its place, which need a reading without noise.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from likeli.config import Configurable
-from likeli.diffusion.denoiser import Denoise
+from likeli.diffusion.denoiser import Denoise, Prediction
 from likeli.diffusion.restoration.reading import Reading
-from likeli.diffusion.sampler import Sampler, trajectory
-from likeli.diffusion.schedule import Point, terminal
+from likeli.diffusion.sampler import Ancestral, Sampler, trajectory
+from likeli.diffusion.schedule import Point, kernel, terminal
 from likeli.diffusion.times import Grid, grid_of
 from likeli.errors import Unsupported, require
 from likeli.probability.draw import draw
@@ -111,3 +116,72 @@ def posterior_draws(
             found = found[torch.arange(n) * count // n]
         parts.append(reading.at(its[: len(found)]).projected(found) if reading.sigma == 0 else found)
     return torch.cat(parts).reshape(rows, n, *like.shape[1:]).transpose(0, 1)
+
+
+def moved(p: Prediction, shift: Tensor, ends: tuple[float, float] | None = None) -> Prediction:
+    """The belief with x̂ shifted, but not out of the data's range, and ε̂ to fit: α x̂ + σ ε̂ = z still."""
+    x = p.x + shift if ends is None else (p.x + shift).clamp(*ends)
+    shift = shift if ends is None else x - p.x
+    return replace(p, x=x, eps=p.eps - p.alpha / p.sigma * shift)
+
+
+def with_known(denoise: Denoise, reading: Reading) -> Denoise:
+    """The denoiser with x̂ + Aᵀ (A Aᵀ)⁻¹ (y − A x̂) in place of x̂.
+
+    Under ancestral steps the known part of z is then a draw of q(z_s|z_t, x = y): noised y, as the method has it.  What is
+    hidden learns of y only through the network's next look at z.
+    """
+
+    def function(z: Tensor, at: Point) -> Prediction:
+        p = denoise(z, at)
+        return moved(p, reading.projected(p.x) - p.x, reading.ends)
+
+    return replace(denoise, function=function, errs_at_small_noise=False)
+
+
+class Replacement(PosteriorSampler):
+    """Ancestral steps with the known part of x̂ replaced by y; cheap, and short of p(x|y) even for an exact denoiser.
+
+    Arguments:
+        steps, grid: of the run.
+
+    Source: Song et al. (2020), arXiv:2011.13456, appendix I.2; for any A as in Wang et al. (2022), arXiv:2212.00490.
+    """
+
+    takes: ClassVar[Literal["noiseless", "noisy", "both"]] = "noiseless"
+
+    def run(self, denoise: Denoise, reading: Reading, noise: Noise, like: Tensor) -> Tensor:
+        return walked(with_known(denoise, reading), Ancestral(), self.steps, self.grid, noise, like)
+
+
+class Repaint(PosteriorSampler):
+    """Replacement that goes back: `jump` steps down, noised again to where they began, `resamples` times over.
+
+    Arguments:
+        steps, grid: of the run; it makes steps × resamples evaluations.
+        jump: steps that are gone back at a time.
+        resamples: how often each stretch is walked.
+
+    Source: Lugmayr et al. (2022), arXiv:2201.09865, algorithm 1.
+    """
+
+    takes: ClassVar[Literal["noiseless", "noisy", "both"]] = "noiseless"
+
+    def __init__(self, steps: int = 64, grid: Grid = "log_snr", jump: int = 1, resamples: int = 10) -> None:
+        super().__init__(steps, grid)
+        require(jump >= 1, "jump", "at least 1", jump)
+        require(resamples >= 1, "resamples", "at least 1", resamples)
+        self.jump, self.resamples = jump, resamples
+
+    def run(self, denoise: Denoise, reading: Reading, noise: Noise, like: Tensor) -> Tensor:
+        points, way, posterior = points_of(denoise, self.steps, self.grid, like), Ancestral(), with_known(denoise, reading)
+        z = draw(terminal(denoise.schedule, like), noise)
+        for start in range(0, self.steps, self.jump):
+            stretch = points[start : start + self.jump + 1]
+            for again in range(self.resamples):
+                for t, s in pairwise(stretch):
+                    z, _ = way.step(posterior, z, t, s, noise, None)
+                if again < self.resamples - 1:
+                    keep, std = (v.item() for v in kernel(stretch[-1], stretch[0]))
+                    z = keep * z + std * noise.normal(*z.shape[1:]).to(z)
+        return z / points[-1].like(z).alpha
