@@ -220,7 +220,8 @@ def _check_range(space: Space, operator: Operator, y: Tensor, sigma: float) -> N
 def _default(model: GenerativeModel, operator: Operator, sigma: float) -> str:
     if isinstance(model, GaussianDiffusion):
         return TwistedSMC.kind() if model.space.dimensions <= WHOLE else MMPS.kind()
-    if isinstance(model, LinearGaussian) and not (_is_hole(operator, sigma) and model.space.unit is None):
+    curved = model.space.unit is None and model.space.blank is None  # whose cells have no linear reading but a mask
+    if isinstance(model, LinearGaussian) and not (curved and _is_hole(operator, sigma)):
         return "exact"
     if "given" in signature(model.draw).parameters:
         return "any_order"
@@ -284,7 +285,8 @@ def _exact(model: GenerativeModel, begun: Restoration, n: int, seed: int) -> Res
     draws, centre = draws + mean, centre + mean
     if _is_hole(begun.operator, begun.sigma):
         known = begun.operator.seen().expand(rows)
-        draws, centre = (torch.where(known, begun.y, v) for v in (draws, centre))
+        whole = draws.round().clamp(0, space.symbols - 1) if space.symbols else draws
+        draws, centre = torch.where(known, begun.y, whole), torch.where(known, begun.y, centre)
         std = std.masked_fill(known, 0)
     note = "" if space.measure == "density" else "of the density of grey levels as real numbers"
     return replace(begun, draws=draws, moments=(centre, std), note=note)
