@@ -485,6 +485,8 @@ def test_requests_that_make_no_sense_are_refused():
         model.sample(2, sampler="adams")
     with pytest.raises(InputError, match="order: expected each cell"):
         model.log_likelihood(everything(4, 3), method="chain_rule", order=(0, 1))
+    with pytest.raises(InputError, match="order: expected nothing beside method=bound"):
+        model.log_likelihood(everything(4, 3), order="confidence")
     with pytest.raises(InputError, match="fixed: expected cells from 0 to 3"):
         model.log_likelihood(everything(4, 3), fixed=(4,))
     with pytest.raises(InputError, match="sampler: expected ancestral"):
@@ -561,8 +563,19 @@ def test_missing_cells_of_a_table_are_filled_by_the_mean_over_orders_of_the_rest
     law = model.log_likelihood(every, method="chain_rule", fixed=(0, 1)).value.exp()
     share = torch.bincount(found.draws[:, 1, 2].long(), minlength=4) / n
     assert ((share - law).abs() < 5 * (law * (1 - law) / n).sqrt()).all()
+    alone = torch.cat([torch.full((3, 1), math.nan), torch.arange(3.0)[:, None], torch.full((3, 1), math.nan)], 1).double()
+    for options in ({"method": "chain_rule"}, {"samples": 2}):  # p(q) of the network with all else masked, whatever the way
+        assert model.log_likelihood(alone, **options).value.logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+    assert torch.isfinite(model.loss(alone)).all()
+    with pytest.raises(Unsupported, match="missing cells have no chain"):
+        model.elbo(alone)
+    with pytest.raises(Unsupported, match="missing cells need a state"):
+        DiscreteDiffusion(CATEGORIES, "uniform").log_likelihood(alone)
     assert found.note == ""
     assert found.mean["r"].tolist()[1] == "abcd"[int(law.argmax())]
     assert found.mean["p"].tolist() == ["b", "a"]
+    whole = impute(model, holes.fillna("a"), 3)
+    assert whole.completed(2).equals(holes.fillna("a"))
+    assert len(whole.cells(0.5)) == 0
     with pytest.raises(Unsupported, match="a state that says what is missing"):
         impute(DiscreteDiffusion(CATEGORIES, "uniform"), holes, 2)

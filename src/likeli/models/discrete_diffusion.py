@@ -50,6 +50,7 @@ class DiscreteDiffusion(LatentVariableModel):
     """Symbols are forgotten one cell at a time, and a network that sees all cells brings them back.
 
     Where rows are of unequal length, p(x) = P(length) · p(symbols|length): what is behind the end is seen, and never predicted.
+    Missing cells show [MASK] at all times: the number is then of the cells that are there, drawn first.
     Trained on its bound, in nats: with [MASK] in continuous time the mean of −log p(x_i|z) over n masked cells, times D.
 
     Arguments:
@@ -69,6 +70,7 @@ class DiscreteDiffusion(LatentVariableModel):
     """
 
     loss_in_nats = True
+    takes_missing: ClassVar[bool] = True
     graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
     kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"
@@ -129,10 +131,14 @@ class DiscreteDiffusion(LatentVariableModel):
     def _parts(self, x: Tensor, fixed: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Symbols (B, D), which of them are predicted and which are behind the end (B, D), and log P(length) (B,).
 
-        Predicted are those with more than one symbol that stand before the end and are not fixed.
+        Predicted are those with more than one symbol that stand before the end, are not fixed and not missing.
         """
         cells = self.space.dimensions
-        symbols = x.reshape(len(x), -1).long() if self.space.coding is None else self.coding.symbols(x)
+        symbols = self._held(x)
+        missing = symbols < 0
+        if missing.any() and not self.kernel.masks:
+            raise Unsupported("missing cells need a state that says so: corruption=absorbing has one")
+        symbols = symbols.masked_fill(missing, self.kernel.states - 1)
         require(all(0 <= i < cells for i in fixed), "fixed", f"cells from 0 to {cells - 1}", fixed)
         length = length_of(symbols, self.space.end)
         over, free = behind(length, cells), (self.kernel.sizes > 1).clone()
@@ -140,12 +146,18 @@ class DiscreteDiffusion(LatentVariableModel):
         log_p = torch.zeros(len(x), dtype=self.dtype, device=x.device)
         if self.lengths is not None:
             log_p = self.lengths.log_prob(length, fixed)
-        return symbols.masked_fill(over, 0), free & ~over, over, log_p
+        return symbols.masked_fill(over, 0), free & ~over & ~missing, over, log_p
 
     # --- the chain -----------------------------------------------------------------------------------------------------
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x as symbols, and which of them are behind the end, (B, D) each: all that q needs."""
+        """x as symbols, and which of them are behind the end, (B, D) each: all that q needs.
+
+        Raises:
+            Unsupported: missing cells, which the chain would draw.
+        """
+        if x.is_floating_point() and x.isnan().any():
+            raise Unsupported("missing cells have no chain of states; log_likelihood and impute take them")
         symbols, _, over, _ = self._parts(x)
         return symbols, over
 
@@ -248,10 +260,12 @@ class DiscreteDiffusion(LatentVariableModel):
             steps: T of the bound, the model's own if not given; another T is another model of the same network.
 
         Raises:
-            InputError: samples < 1, no such cell, not an order, another T than a schedule was learned for.
+            InputError: samples < 1, no such cell, an order beside the bound or not of the cells, another T than was learned.
             Unsupported: a chain rule without [MASK].
         """
         require(samples >= 1, "samples", "at least 1", samples)
+        told = method == "bound" and order != "left_to_right"
+        require(not told, "order", "nothing beside method=bound, whose order is the chain's", order)
         settled = self.survival.learned or self.survival.by_cell
         any_t = f"nothing, or {self.levels}, for which the schedule is" if settled else "at least 1"
         require(steps in (None, self.levels) or (not settled and steps >= 1), "steps", any_t, steps)
@@ -337,7 +351,7 @@ class DiscreteDiffusion(LatentVariableModel):
         return x if given is None else torch.where(given.isnan(), x, given)
 
     def _held(self, given: Tensor) -> Tensor:
-        """Known cells as symbols, -1 where one is free: (B, *shape) → (B, D) int64."""
+        """Known cells as symbols, -1 where one is free or missing: (B, *shape) → (B, D) int64."""
         return given.flatten(1).nan_to_num(-1).long() if self.space.coding is None else self.coding.symbols(given)
 
     def _within(self, x: Tensor, fixed: tuple[int, ...]) -> Tensor:
