@@ -185,7 +185,7 @@ def impute(
     missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
     holed = missing.flatten(1).any(1).nonzero()[:, 0]  # the others are as they are
     draws, weights = x.expand(n, *x.shape).clone(), list[Tensor]()
-    for rows in holed.split(BLOCK if by_row else batch):
+    for rows in holed.split(BLOCK if by_row else batch) if len(holed) else ():
         rows = rows[torch.arange(BLOCK).clamp(max=len(rows) - 1)] if by_row else rows  # networks see full blocks
         given, its_seed = None if y is None else y[rows], derive(seed, "impute", *[int(rows[0])] * (not by_row))
         noise = row_noise(model.space, its_seed, x[rows], given, "impute") if by_row else seeded(its_seed)
