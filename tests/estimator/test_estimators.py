@@ -185,6 +185,16 @@ def test_the_rate_of_false_alarms_is_the_one_stated():
     assert found.p_values(far[None])[0] == pytest.approx(1 / 301)
 
 
+def test_the_default_is_wide_and_leaves_far_columns_as_they_are(recwarn):
+    x = np.random.default_rng(0).standard_t(1.5, size=(300, 2))
+    found = Outlier(random_state=0).fit(x)
+    assert (found.model_.components, found.model_.regularization) == (24, 0.5)  # a tenth of 300 less the calibration rows
+    assert not found.model_.space.stretch
+    assert not recwarn.list
+    assert found.get_params()["components"] == 60
+    assert Outlier(components=3, random_state=0).fit(x).model_.components == 3
+
+
 def test_too_few_rows_for_the_rate_are_told():
     with pytest.warns(UserWarning, match="rate: 0.2 in place of 0.05, since 4 rows set the threshold"):
         found = Outlier("gmm", components=1).fit(gaussian(20))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class FamilyEstimator(BaseEstimator, ABC):
     """
 
     model_: GenerativeModel
+    _plain: ClassVar[str] = "real"  # the kind of numbers if nothing is said
+    _presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of a family in place of its own defaults
 
     def __init__(
         self, family: str = "gmm", *, kind: str | None = None, steps: int | None = None, minutes: float | None = None,
@@ -56,7 +59,8 @@ class FamilyEstimator(BaseEstimator, ABC):
         named = {name: getattr(self, name) for name in self._get_param_names()}
         known = isinstance(self.family, str) and self.family in estimable()
         rest = options_of(family_of(self.family), set(named)) if deep and known else {}
-        return rest | named | self._options
+        preset = self._presets.get(self.family, {}) if rest else {}
+        return rest | preset | named | self._options
 
     def set_params(self, **params: Any) -> FamilyEstimator:
         """Set parameters by name, all of them or, where one is unknown, none.
@@ -90,9 +94,10 @@ class FamilyEstimator(BaseEstimator, ABC):
             weight: (rows,), above 0.
         """
         cls = family_of(self.family)
-        self._chosen = sorted_options(self.family, self._options, set(self._get_param_names()))
+        given = {**self._presets.get(self.family, {}), **self._options}
+        self._chosen = sorted_options(self.family, given, set(self._get_param_names()))
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._reader = Reader(self.kind, cls.takes_missing)
+        self._reader = Reader(self.kind, cls.takes_missing, plain=self._plain)
         source, kind = self._reader.first(self, X)
         valid = self._chosen.validation if STRATEGIES[cls.strategy].stochastic else 0.0
         valid *= 1 - held_out
@@ -170,7 +175,8 @@ class FamilyEstimator(BaseEstimator, ABC):
 
 
 def _filler(dtype: Any) -> dict[str, int]:
-    return {"fill_value": 0} if getattr(dtype, "kind", "O") in "iub" else {}  # types that hold no gap
+    kind = getattr(dtype, "kind", "O")  # of types that hold no gap
+    return {"fill_value": False} if kind == "b" else {"fill_value": 0} if kind in "iu" else {}
 
 
 def _packed(value: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from likeli.errors import Unsupported, require
 from likeli.estimator.family import FamilyEstimator, counted_rows
 from likeli.evaluation.rows import Detector, strangeness
 
+ROWS_A_COMPONENT = 10  # at least, in a mixture whose size was not given
+
 
 class Outlier(OutlierMixin, FamilyEstimator):
     """Rows that are unlike those fitted, as scikit-learn's `IsolationForest` is used.
@@ -23,6 +26,10 @@ class Outlier(OutlierMixin, FamilyEstimator):
     things are called contamination.  With `"auto"` the rows to come matter: a share `calibration` of X is not fitted, and
     the threshold is its ⌊α(n + 1)⌋-th lowest score, so that an ordinary row is flagged with chance α = `rate` at most.  A
     number is scikit-learn's own: so large a share of the rows of X are flagged, all of which are fitted.
+
+    A `gmm` has here 60 wide components if nothing is said (of few rows, one for ten), whose variance in any direction is at
+    least half of the columns': between a mixture and a kernel density.  Columns of heavy tails are not stretched, since what is
+    far out is looked for (`kind="real"` stretches them).
 
     Arguments:
         family: its name, see `likeli list`.
@@ -37,6 +44,8 @@ class Outlier(OutlierMixin, FamilyEstimator):
     Source: Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World, for the threshold.
     """
 
+    _plain: ClassVar[str] = "real:linear"
+    _presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"gmm": {"components": 60, "regularization": 0.5}}
     rate_: float | None
     false_alarms_: tuple[float, float] | None
 
@@ -64,7 +73,13 @@ class Outlier(OutlierMixin, FamilyEstimator):
         held_out = self._check_rates()
         X, _, weight = counted_rows(sample_weight, X)
         data = self._load(X, held_out=held_out, weight=weight)
-        self.model_ = self._fitted(data, weight)
+        if self.family == "gmm" and "components" not in self._options:
+            few = max(len(data.rows("train")) // ROWS_A_COMPONENT, 1)
+            self._chosen.model["components"] = min(self._chosen.model["components"], few)
+        with warnings.catch_warnings():
+            if self.family == "gmm" and "regularization" not in self._options:  # the floor is there to hold
+                warnings.filterwarnings("ignore", message="gmm: covariance floor")
+            self.model_ = self._fitted(data, weight)
         if held_out:
             self.reference_ = np.sort(self._surprise(data.split("test")[0]))
             self._set_rate()

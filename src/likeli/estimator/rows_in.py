@@ -27,12 +27,14 @@ class Reader:
         missing: whether the family takes missing cells.
         like: no rows of the data frame that was fitted, for its columns and types; None for an array.
         typed: whether its columns were read by their types.
+        plain: the kind that numbers have if nothing is said.
     """
 
     kind: str | None
     missing: bool
     like: Any = None
     typed: bool = False
+    plain: str = "real"
 
     def first(self, estimator: Any, X: Any) -> tuple[Any, str | None]:
         """(what `load_data` takes, the kind): X to fit, whose number and names of columns the estimator remembers.
@@ -54,7 +56,7 @@ class Reader:
             import pandas
 
             x = pandas.DataFrame(x, columns=named)
-        return x, kind or ("real" if self.kind is None else None)
+        return x, kind or (self.plain if self.kind is None else None)
 
     def again(self, estimator: Any, X: Any, space: Space) -> Tensor:
         """X as rows of the space, its columns those of the fit, in their order.
