@@ -14,6 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from likeli import __version__
+from likeli.checkpoint.schema import check_fields, check_info
 from likeli.config import build, describe
 from likeli.contract import GenerativeModel
 from likeli.errors import CheckpointError, nearest, one_line, require
@@ -76,7 +77,8 @@ def check_config(config: Any, where: object) -> dict[str, Any]:
     require(config["format"] <= FORMAT, where, known, later, CheckpointError)
     require(config["format"] >= 1, where, known, config["format"], CheckpointError)
     require(config["dtype"] in FLOATS, f"{where}: dtype", " or ".join(FLOATS), config["dtype"], CheckpointError)
-    require(config["step"] >= 0, f"{where}: step", "0 or more", config["step"], CheckpointError)
+    check_fields({"step": config["step"]}, {"step": int}, str(where))
+    check_info(config["info"], where)
     return config
 
 

@@ -85,7 +85,8 @@ def contents(
     if state_tensors is not None:
         files[STATE_TENSORS] = serialise(state_tensors, STATE_TENSORS)
     for name in files.keys() & LIMITS.keys() - {CARD}:
-        strict.loads(b"".join(files[name]), name)  # what could not be read back is not published
+        value = strict.loads(b"".join(files[name]), name)  # what could not be read back is not published
+        check_config(value, name) if name == CONFIG else None
     return files
 
 

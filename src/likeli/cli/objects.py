@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from likeli.spaces import Space
 
 SMALL_MODEL = 1 << 28  # bytes that a model may take while it is built before its size is known
+MOST_TENSORS = 20_000  # that a model may be made of: hundreds of layers take a tenth
 BYTES_PER_PARAMETER = 24  # float32: weights, gradient, two moments, average, best
 
 
@@ -176,10 +177,13 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
         check_fits(count * BYTES_PER_PARAMETER, f"training {name} with {count:.3g} parameters")
         return model
 
-    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), 10**9, name):
+    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), MOST_TENSORS, name):
         return built()
-    with torch.device("meta"), suppress(NotImplementedError, RuntimeError):  # arithmetic there would load a compiler
-        built()
+    try:
+        with torch.device("meta"), bounded(1 << 62, MOST_TENSORS, name), suppress(NotImplementedError, RuntimeError):
+            built()  # arithmetic there would load a compiler
+    except CheckpointError:
+        raise InputError(f"model: expected {name} of at most {MOST_TENSORS} tensors, got options that ask for more") from None
     return built()
 
 

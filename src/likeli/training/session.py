@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 import time
+import typing
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +14,14 @@ from types import FrameType
 from typing import Any
 
 from likeli import checkpoint
+from likeli.checkpoint.schema import check_state
 from likeli.config import describe
 from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
 from likeli.training.history import VALIDATION_LOSS, History, Journal
-from likeli.training.run import EMA, Run
+from likeli.training.run import EMA, Progress, Run
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
@@ -204,6 +206,7 @@ class Session:
         ours, theirs = self.info["training"], saved.info.get("training", {})
         longer = _longer(ours, theirs)
         _same({"model": _asked_for(run.model), **ours}, {"model": _asked_for(saved.model), **theirs})
+        check_state(saved.state, saved.step, typing.get_type_hints(Progress), saved.path / "train_state.json")
         run.restore(saved.model.state_dict(), saved.state, saved.state_tensors)
         self.journal.resume(saved.state["rows"])
         finished = saved.state["finished"] or ""
