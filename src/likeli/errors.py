@@ -73,6 +73,16 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+MOST_DRAWS = 10**6  # for one row's number, whose error falls with their root only
+
+
+def require_draws(name: str, value: object, least: int = 1) -> None:
+    """Raise the `InputError` unless `value`, the argument `name`, is a whole number of draws that a lifetime is enough for."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(whole and value >= least, name, f"at least {least}", value)
+    require(value <= MOST_DRAWS, name, f"at most {MOST_DRAWS}", value)
+
+
 def one_line(text: object, limit: int = 400) -> str:
     """Text from a stranger's file, fit for a terminal: one printable line of bounded length."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text)[: 4 * limit].split()))

@@ -30,7 +30,7 @@ from likeli.diffusion.sampler import Sampler, State, trajectory
 from likeli.diffusion.schedule import Point, Schedule, bridge, terminal
 from likeli.diffusion.solvers import Adams, Euler
 from likeli.diffusion.times import Grid, Proposal, grid_of
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.random import Ambient, Noise
@@ -307,7 +307,8 @@ class GaussianDiffusion(Guided, LatentVariableModel):
             rtol: relative and absolute tolerance of the ode.
         """
         require(method in ("bound", "ode"), "method", "bound or ode", method)
-        require(samples is None or samples >= 1, "samples", "at least 1", samples)
+        if samples is not None:
+            require_draws("samples", samples)
         if method == "ode":
             value, knows, stderr, errors = self._ode(x, y, samples or 1, probes, rtol)
         else:

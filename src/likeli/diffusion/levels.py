@@ -23,7 +23,7 @@ from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.learned import MonotoneByCell
 from likeli.diffusion.sampler import State
 from likeli.diffusion.schedule import Point
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.random import seeded
 
 
@@ -101,7 +101,7 @@ def noise_levels(
     """
     model, x, y = checked(model, x, y)
     require(levels >= 1, "levels", "at least 1", levels)
-    require(draws >= 1, "draws", "at least 1", draws)
+    require_draws("draws", draws)
     stretches = _stretches(model, levels)
     parts = []
     with evaluating(model), torch.no_grad():

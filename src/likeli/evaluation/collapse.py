@@ -22,7 +22,7 @@ from torch import distributions as D
 
 from likeli.contract import GenerativeModel, evaluating
 from likeli.diffusion.gaussian import GaussianDiffusion
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.evaluation.two_sample import FEWEST, ClassifierTest, classifier_test
 from likeli.latent.chain import LatentVariableModel, Step, log_q_table
 from likeli.probability.information import gaussian_kl
@@ -95,7 +95,7 @@ def diagnose_latents(
         raise Unsupported(f"{model.kind()} has a fixed q, which cannot collapse; `likeli levels` says what each level costs")
     if not isinstance(model, LatentVariableModel):
         raise Unsupported(f"{model.kind()} has no latent variable with a posterior, so there is nothing to collapse")
-    require(draws >= 1, "draws", "at least 1", draws)
+    require_draws("draws", draws)
     require(rows is None or rows >= 2, "rows", "at least 2", rows)
     most = rows or (ROWS if model.depth == 1 else DEEP_ROWS)
     x = model.space.check(x, missing=model.takes_missing).to(model.device)

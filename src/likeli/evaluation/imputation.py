@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, evaluating, row_noise
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
@@ -173,7 +173,7 @@ def impute(
     arXiv:1812.02633, for its use with a VAE.
     """
     require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
-    require(samples >= 2, "samples", "at least 2", samples)
+    require_draws("samples", samples, 2)
     require(batch >= 1, "batch", "at least 1", batch)
     latent = isinstance(model, LatentVariableModel) and model.takes_missing
     if not (latent or isinstance(model, Fills)):

@@ -21,7 +21,7 @@ from torch import distributions as D
 from torch.distributions import Distribution
 
 from likeli.contract import Elbo, GenerativeModel, Knows, LogLikelihood
-from likeli.errors import require
+from likeli.errors import require, require_draws
 from likeli.probability.draw import diagonal_gaussian, draw
 from likeli.probability.importance import log_mean_exp
 from likeli.probability.information import kl
@@ -174,7 +174,7 @@ class LatentVariableModel(GenerativeModel):
 
         Source: Burda et al. (2015), arXiv:1509.00519.
         """
-        require(isinstance(samples, int) and samples >= 1, "samples", "a whole number of at least 1", samples)
+        require_draws("samples", samples)
         context = self.infer(x, y)
         value, stderr = log_mean_exp(log_weight(self, x, y, context=context) for _ in range(samples))
         return LogLikelihood(value, Knows.LOWER_BOUND, self.space.measure, stderr, dimensions=self.space.dimensions)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, evaluating, row_noise
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, log_weight
 from likeli.probability.importance import Diagnostics, diagnose, log_mean_exp
 from likeli.random import Ambient
@@ -130,7 +130,7 @@ def _with_encoder(model: LatentVariableModel, context: Any = None) -> Prepare:
 def _estimate(
     model: LatentVariableModel, x: Tensor, y: Tensor | None, prepare: Prepare, samples: int, seed: int, batch: int
 ) -> Estimate:
-    require(samples >= 2, "samples", "at least 2, for a standard error", samples)
+    require_draws("samples", samples, 2)  # for a standard error
     return estimate_of(model, _weights(model, x, y, prepare, samples, seed, batch))
 
 

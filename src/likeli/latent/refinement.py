@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from likeli.contract import evaluating
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel, draw_latents, log_densities, map_context
 from likeli.latent.estimators import Estimate, importance
 from likeli.random import Ambient, seeded
@@ -78,7 +78,7 @@ def refine(
     """
     require(steps >= 1, "steps", "at least 1", steps)
     require(lr > 0, "lr", "a number above 0", lr)
-    require(draws >= 1, "draws", "at least 1", draws)
+    require_draws("draws", draws)
     x = model.space.check(x, missing=model.takes_missing).to(model.device)
     y = model.check_condition(y, len(x))
     with evaluating(model), seeded(seed, "refine"):

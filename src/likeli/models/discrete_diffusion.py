@@ -30,7 +30,7 @@ from likeli.discrete.lengths import Lengths, behind, length_of
 from likeli.discrete.orders import Order, chain_rule
 from likeli.discrete.samplers import SamplerName, SymbolSampler, symbol_sampler
 from likeli.discrete.survival import CosineSurvival, LearnedSurvival, LogLinearSurvival, OrderedMasks, Survival
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import Choose, Graph, LatentVariableModel, Step
 from likeli.models.symbols import completions
 from likeli.probability.draw import at_least_single, draw_symbols, tempered
@@ -263,7 +263,7 @@ class DiscreteDiffusion(LatentVariableModel):
             InputError: samples < 1, no such cell, an order beside the bound or not of the cells, another T than was learned.
             Unsupported: a chain rule without [MASK].
         """
-        require(samples >= 1, "samples", "at least 1", samples)
+        require_draws("samples", samples)
         told = method == "bound" and order != "left_to_right"
         require(not told, "order", "nothing beside method=bound, whose order is the chain's", order)
         settled = self.survival.learned or self.survival.by_cell

@@ -1,0 +1,36 @@
+"""What could not be done in a lifetime is refused before it is begun."""
+
+import numpy as np
+import pytest
+
+from likeli.cli import main
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sizes")
+    np.savetxt(folder / "t.csv", np.random.default_rng(0).normal(size=(40, 2)), delimiter=",", header="a,b", comments="")
+    assert main(["fit", f"{folder}/t.csv", "--model", "vae", "--steps", "1", "--quiet", "--out", f"{folder}/run"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fit t.csv --model flow --model.transforms 1000000", "at most 20000 tensors"),
+        ("fit t.csv --model hvae --model.blocks 100000", "at most 20000 tensors"),
+        ("fit t.csv --model vae --model.hidden 4611686018427387904", "at most 2**31"),
+        ("fit t.csv --model gmm --model.components 1000000000", "of memory"),
+        ("evaluate run --likelihood.samples 1000000000", "samples: expected at most 1000000"),
+        ("anomaly run t.csv --likelihood.samples 4611686018427387904", "samples: expected at most 1000000"),
+        ("sample run -n 4611686018427387904", "of memory"),
+    ],
+)
+def test_one_line_and_no_work(desk, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(desk)
+    out = ["--out", "new"] if words.startswith("fit") else ["--out", "new.csv"] if "evaluate" not in words else []
+    assert main([*words.split(), *out]) == 2
+    told = capsys.readouterr().err.strip()
+    assert said in told
+    assert len(told.splitlines()) == 1
+    assert not list(desk.glob("new*"))
