@@ -33,4 +33,5 @@ def test_one_line_and_no_work(desk, capsys, monkeypatch, words, said):
     told = capsys.readouterr().err.strip()
     assert said in told
     assert len(told.splitlines()) == 1
-    assert not list(desk.glob("new*"))
+    assert not [p for p in desk.rglob("new*") if p.is_file()]
+    assert not [p for p in desk.glob("new/*") if p.name != ".lock"]
