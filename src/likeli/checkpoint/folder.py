@@ -212,7 +212,8 @@ def _newest(runs: int, folder: Path, *, train_state: bool) -> Checkpoint:
             except CheckpointError as error:
                 failures.append(error)
             else:
-                return replace(found, warnings=tuple(f"{error}; loading {found.path} instead" for error in failures))
+                refused = tuple(f"{error}; loading {found.path} instead" for error in failures)
+                return replace(found, warnings=refused + found.warnings)
     if failures:
         raise failures[0]
     raise CheckpointError(f"{folder}: expected a saved generation, got none: the run stopped before its first checkpoint")

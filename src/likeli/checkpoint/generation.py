@@ -46,7 +46,7 @@ class Checkpoint:
         path: its folder.
         config: config.json as a whole.
         files: bytes and sha256 of each file, as checked.
-        warnings: newer generations that were refused, and why.
+        warnings: newer generations that were refused, and why; that training diverged after these weights.
     """
 
     model: GenerativeModel
@@ -144,7 +144,9 @@ def read_generation(folder: int, where: Path, *, train_state: bool) -> Checkpoin
     config = check_config(strict.loads(_small(folder, where, CONFIG, files), where / CONFIG), where / CONFIG)
     model = _load_model(folder, where, config, files)
     state, state_tensors = _load_state(folder, where, files) if train_state else ({}, {})
-    return Checkpoint(model.eval(), config["info"], state, state_tensors, config["step"], where, config, files)
+    info = config["info"]
+    told = (f"{where}: {info['diverged']}",) if isinstance(info.get("diverged"), str) else ()
+    return Checkpoint(model.eval(), info, state, state_tensors, config["step"], where, config, files, told)
 
 
 def _manifest(folder: int, where: Path) -> dict[str, dict[str, Any]]:

@@ -139,8 +139,8 @@ def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
         std: one number.
     """
     if not space.symbols:
-        centre = space.from_model(mean)
-        return diagonal_gaussian(centre, (space.from_model(mean + std) - centre).abs())
+        low, high = (space.from_model(mean.double() + shift) for shift in (0.0, std))  # float32 would lose a small std
+        return diagonal_gaussian(low.to(mean), (high - low).abs().to(mean))
     return CategoricalCells(evidence(space, mean, 1.0, std), space.end)
 
 

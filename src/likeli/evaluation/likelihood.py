@@ -15,7 +15,7 @@ from torch import Tensor
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure, joined
 from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
-from likeli.errors import require
+from likeli.errors import Diverged, require
 from likeli.evaluation.collapse import SHUFFLED, reading_of_y
 from likeli.models.density import DensityModel
 from likeli.progress import Gauge, Shown
@@ -211,6 +211,11 @@ def summarise(
         whole: all rows.
         seconds: that it took.
     """
+    lost = whole.value.isnan()
+    if lost.any():
+        where = f"{int(lost.sum())} of {len(lost)} rows, the first of them row {int(lost.nonzero()[0])}"
+        told = "training diverged, or these rows are far beyond its data"
+        raise Diverged(f"{model.kind()}: log p is not a number on {where}: {told}")
     nats, stderr = whole.mean()
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
     bits = -nats / (whole.dimensions * math.log(2)) if unit else None
@@ -291,8 +296,6 @@ def _notes(result: LogLikelihood) -> list[str]:
     value = result.value
     if value.isneginf().any():
         notes.append(f"examples that are impossible under the model (log p = -inf): {int(value.isneginf().sum())}")
-    if value.isnan().any():
-        notes.append(f"values that are not numbers, so far are the data from the model's range: {int(value.isnan().sum())}")
     if len(value) < 30:
         notes.append(f"only {len(value)} examples: the standard error itself is rough")
     return notes

@@ -23,6 +23,7 @@ from likeli.random import Noise
 from likeli.spaces import Space
 
 BY_CELL = ("ancestral", "euler_maruyama")  # samplers whose step takes a noise level for each cell
+LARGEST_GAMMA = 32.0  # σ = e^{−16} = 1.1e-7
 
 
 class VDM(GaussianDiffusion):
@@ -68,6 +69,9 @@ class VDM(GaussianDiffusion):
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
         named = isinstance(noise, str)
         require(not learn_ends or noise == "learned", "learn_ends", "false, since the schedule is not learned", learn_ends)
+        sizes = [abs(g) for g in gamma if g is not None]
+        finer = f"ends of at most {LARGEST_GAMMA} in size, since noise beyond is finer than float32's digits"
+        require(all(g <= LARGEST_GAMMA for g in sizes), "gamma", finer, gamma)
         require(named or gamma == (None, None), "gamma", "nothing, since the schedule has its own ends", gamma)
         self.backbone, self.predict, self.gamma, self.learn_ends, self.steps = backbone, predict, gamma, learn_ends, steps
         schedule = self._path(noise) if isinstance(noise, str) else noise

@@ -8,16 +8,17 @@ import threading
 import time
 import typing
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from likeli import checkpoint
-from likeli.checkpoint.schema import check_state
+from likeli.checkpoint.build import check_state
 from likeli.config import describe
 from likeli.contract import ByEM, GenerativeModel
-from likeli.errors import InputError, Interrupted, LikeliError
+from likeli.errors import Diverged, InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
 from likeli.training.history import VALIDATION_LOSS, History, Journal
@@ -53,6 +54,8 @@ class Session:
             return self.history(finished)
         try:
             self.drive(progress)
+        except Diverged as error:
+            raise Diverged(f"{error}{self.mark_diverged(error)}") from error
         finally:
             self.journal.close()
             run.settle()
@@ -195,6 +198,16 @@ class Session:
         except (OSError, LikeliError) as error:
             self.journal.warn("checkpoint", f"a checkpoint at step {self.run.step} was not written: {error}")
             self.last_save = time.monotonic()
+
+    def mark_diverged(self, error: Diverged) -> str:
+        """Have the run say, whenever it is used, that its training broke down; returns where its last good weights are."""
+        if self.folder is None:
+            return ""
+        with suppress(OSError, LikeliError):  # none was saved yet, or the disk is full: the error itself is what to tell
+            step = checkpoint.read(self.folder).step
+            checkpoint.annotate(self.folder, {"diverged": f"{error}; the weights are those of step {step}"})
+            return f"; the weights of step {step} are in {self.folder}"
+        return ""
 
     def load(self) -> str:
         """Take the folder's last checkpoint over; returns why that run finished, if it did.
