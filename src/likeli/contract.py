@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from likeli.config import Configurable
-from likeli.errors import Unsupported, require
+from likeli.errors import Unsupported, check_options, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space, ended, like_training
 from likeli.spaces.base import Measure, held_cells
@@ -260,6 +260,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             Unsupported: known cells, which the family cannot hold on to.
         """
         require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
+        require(isinstance(first, int) and first >= 0, "first", "a whole number of at least 0", first)
+        check_options(self.draw, options, f"{self.kind()}.sample")
         seed = seed if generator is None else int(torch.randint(2**62, (), generator=generator))
         y = like_training(self.condition, n, seed=seed, first=first) if y is None and self.condition else y
         y, known = self.check_condition(y, n), None if given is None else known_cells(self, given, n)
@@ -289,6 +291,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         x = self.space.check(x, missing=self.takes_missing).to(self.device)
         y = self.check_condition(y, len(x))
+        check_options(self.measure_likelihood, options, f"{self.kind()}.log_likelihood")
         whole = self.score_block is None and self.knows_here is Knows.EXACT  # closed forms without noise
         parts, size = [], len(x) if whole else BLOCK
         with evaluating(self), torch.no_grad():

@@ -6,8 +6,10 @@ The command line prints the message alone and exits with `exit_code`; `--debug` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 OK, FAILED, BAD_INPUT, OUTPUT_WARNING, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -71,6 +73,20 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name nearest to `name`, or nothing."""
     near = get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_options(function: Callable[..., Any], options: Iterable[str], where: str) -> None:
+    """Raise the `InputError` unless the function takes every one of the keywords; `where` is the name the user called.
+
+    A function that takes any is asked nothing: it hands them on.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("noise", "x", "y", "given")]
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in () if free else options:
+        have = f"it has {', '.join(known)}" if known else "it has none"
+        if name not in known:
+            raise InputError(f"{where}: no option {one_line(name, 80)!r}{nearest(name, known)}; {have}")
 
 
 MOST_DRAWS = 10**6  # for one row's number, whose error falls with their root only

@@ -186,6 +186,7 @@ class Replay:
 
 def derive(seed: int, *keys: object) -> int:
     """A 63-bit seed that is a function of `seed` and `keys` (blake2b), so that no two purposes share a stream."""
+    require(hasattr(seed, "__index__") and not isinstance(seed, bool), "seed", "a whole number", seed)
     text = repr((int(seed), *keys)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 

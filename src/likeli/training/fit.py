@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from likeli import checkpoint
 from likeli.contract import ByEM, GenerativeModel
@@ -78,7 +80,7 @@ def fit(
         model.condition = with_shares(model.condition, train.y)
     origin = data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
-    with StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
+    with _alone(model), StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
         stochastic = STRATEGIES[model.strategy].stochastic
         run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop), stochastic)
@@ -90,6 +92,22 @@ def fit(
                 return session.go(resumes, progress)
         finally:
             model.eval()
+
+
+_fitting: WeakSet[GenerativeModel] = WeakSet()
+_lock = threading.Lock()
+
+
+@contextmanager
+def _alone(model: GenerativeModel) -> Iterator[None]:
+    """The model is one thread's inside the block: two that step the same weights would ruin both's."""
+    with _lock:
+        require(model not in _fitting, "model", "one that no other thread is fitting", f"a {model.kind()} that one is")
+        _fitting.add(model)
+    try:
+        yield
+    finally:
+        _fitting.discard(model)
 
 
 def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
