@@ -55,7 +55,7 @@ class Session:
         try:
             self.drive(progress)
         except Diverged as error:
-            raise Diverged(f"{error}{self.mark_diverged(error)}") from error
+            raise Diverged(f"{error}{self._mark_diverged(error)}") from error
         finally:
             self.journal.close()
             run.settle()
@@ -199,7 +199,7 @@ class Session:
             self.journal.warn("checkpoint", f"a checkpoint at step {self.run.step} was not written: {error}")
             self.last_save = time.monotonic()
 
-    def mark_diverged(self, error: Diverged) -> str:
+    def _mark_diverged(self, error: Diverged) -> str:
         """Have the run say, whenever it is used, that its training broke down; returns where its last good weights are."""
         if self.folder is None:
             return ""
