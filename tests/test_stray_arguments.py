@@ -23,7 +23,7 @@ def model():
         ({"seed": True}, "seed: expected a whole number"),
         ({"first": -1}, "first: expected a whole number of at least 0, got -1"),
         ({"first": 1.5}, "first: expected a whole number"),
-        ({"men": 1}, r"vae.sample: no option 'men'; did you mean mean\?; it has"),
+        ({"men": 1}, r"VAE.sample: no option 'men'; did you mean mean\?; it has"),
     ],
 )
 def test_of_a_sample(model, words, said):
@@ -32,7 +32,7 @@ def test_of_a_sample(model, words, said):
 
 
 def test_of_a_number(model):
-    with pytest.raises(InputError, match=r"vae.log_likelihood: no option 'sample'; did you mean samples\?; it has"):
+    with pytest.raises(InputError, match=r"VAE.log_likelihood: no option 'sample'; did you mean samples\?; it has"):
         model.log_likelihood(torch.zeros(2, 2), sample=3)
     with pytest.raises(InputError, match="seed: expected a whole number"):
         model.log_likelihood(torch.zeros(2, 2), seed=0.5)

@@ -261,7 +261,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
         require(isinstance(first, int) and first >= 0, "first", "a whole number of at least 0", first)
-        check_options(self.draw, options, f"{self.kind()}.sample")
+        check_options(self.draw, options, f"{type(self).__name__}.sample")
         seed = seed if generator is None else int(torch.randint(2**62, (), generator=generator))
         y = like_training(self.condition, n, seed=seed, first=first) if y is None and self.condition else y
         y, known = self.check_condition(y, n), None if given is None else known_cells(self, given, n)
@@ -291,7 +291,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         x = self.space.check(x, missing=self.takes_missing).to(self.device)
         y = self.check_condition(y, len(x))
-        check_options(self.measure_likelihood, options, f"{self.kind()}.log_likelihood")
+        check_options(self.measure_likelihood, options, f"{type(self).__name__}.log_likelihood")
         whole = self.score_block is None and self.knows_here is Knows.EXACT  # closed forms without noise
         parts, size = [], len(x) if whole else BLOCK
         with evaluating(self), torch.no_grad():
