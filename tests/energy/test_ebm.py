@@ -164,3 +164,59 @@ def test_options_that_do_not_go_together_are_one_line():
         likeli.EBM(Binary((4,)), objective="denoising")
     with pytest.raises(Unsupported, match="continuous form"):
         likeli.EBM(Tokens(4, 3))
+
+
+def test_noise_may_be_a_mixture_fitted_in_place_or_a_model_that_stays_as_it_is(ring, tmp_path):
+    """q is normalised, its draws are what the data is told from, and the bracket holds the mass that quadrature finds."""
+    with seeded(0, "noise"):
+        model = likeli.EBM(ring.space, (16,), objective="noise_contrastive", noise=3)
+    likeli.fit(model, ring, steps=60, progress=False)
+    mixture = likeli.GMM(ring.space, 3)
+    likeli.fit(mixture, ring, progress=False)
+    t = torch.linspace(-6, 6, 401)
+    u = torch.cartesian_prod(t, t)
+    with torch.no_grad():
+        mass = model.double().log_f(u.double()).logsumexp(0).item() + 2 * math.log((t[1] - t[0]).item())
+        assert model.log_q(u.double()).exp().sum().item() * (t[1] - t[0]).item() ** 2 == pytest.approx(1, abs=1e-3)
+    found = model.normalise(chains=100, temperatures=40)
+    assert abs(found.value - mass) < 4.5 * found.stderr + 1e-3
+    assert found.ess > 90  # the path from a mixture is short
+    fixed = likeli.EBM(ring.space, (16,), objective="noise_contrastive", noise=mixture)
+    before = {k: v.clone() for k, v in mixture.state_dict().items()}
+    likeli.fit(fixed, ring, steps=20, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in fixed.q.state_dict().items())
+    likeli.save(fixed, tmp_path / "run")
+    again = likeli.load(tmp_path / "run")
+    x = ring.split("test")[0][:5]
+    assert torch.equal(again.log_likelihood(x).value, fixed.log_likelihood(x).value)
+    assert again.log_likelihood(x).knows is Knows.UNNORMALIZED
+
+
+def test_noise_contrastive_estimation_against_the_truth_itself_learns_nothing():
+    """q = p: the best classifier is ½ everywhere, loss 2 log 2 and log Z = 0, within its bracket's width."""
+    with seeded(0, "truth"):
+        means, covariances = torch.tensor([[-1.0, 0], [1.0, 0]]), 0.3 * torch.eye(2).expand(2, 2, 2)
+        p = likeli.GMM.from_parameters(Real((2,)), [0.5, 0.5], means, covariances)
+        model = likeli.EBM(Real((2,)), (16,), objective="noise_contrastive", noise=p)
+    likeli.fit(model, p.sample(2000), steps=300, progress=False)
+    x = p.sample(500, seed=9)
+    with torch.no_grad(), seeded(1, "loss"):
+        loss = model.loss(x)
+    assert loss.mean().item() == pytest.approx(2 * math.log(2), abs=0.02)
+    found = model.normalise(chains=100, temperatures=20)
+    assert abs(found.value) < 0.1
+    gap = (model.log_likelihood(x).value.double() - p.log_likelihood(x).value.double()).mean().item()
+    assert abs(gap) < 0.03  # KL(p ‖ model) of what 2,000 rows can teach
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"noise": 0}, "noise: expected a whole number from 1"),
+        ({"noise": likeli.GMM(Real((3,)), 2)}, "noise: expected a density model of"),
+        ({"space": Binary((4,)), "noise": 2}, "noise: expected 1 for bits"),
+    ],
+)
+def test_noise_that_does_not_fit_is_one_line(options, said):
+    with pytest.raises(InputError, match=said):
+        likeli.EBM(**({"space": Real((2,))} | options))

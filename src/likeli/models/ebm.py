@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from likeli.config import describe
 from likeli.energy.annealing import LogZ
 from likeli.energy.score_matching import denoising, implicit, sliced
 from likeli.energy.unnormalised import Contrast, EnergyBased
 from likeli.errors import require
 from likeli.gaussian.missing import column_moments
+from likeli.models.density import DensityModel
+from likeli.models.gmm import GMM
 from likeli.nn.conv import ConvEncoder, image_shape, usual_stages
 from likeli.nn.mlp import MLP
 from likeli.probability.mcmc import flip_step, hmc_step
@@ -29,7 +32,7 @@ NARROWEST = 1e-2  # standard deviation of a training column, in model units
 
 
 class EBM(EnergyBased):
-    """p(u) = q(u) exp(−g(u))/Z with q the independent normals, or bits, of the training rows' marginals and g a network.
+    """p(u) = q(u) exp(−g(u))/Z with g a network and q normals, or bits, of the training rows' marginals, or a model.
 
     The base keeps the density from escaping: g grows no faster than linearly, −log q as a square.  It is also where the path
     starts, f_β = q exp(−βg) with log Z_0 = 0, and what noise-contrastive estimation tells the data from.
@@ -46,9 +49,11 @@ class EBM(EnergyBased):
         contrast: of contrastive divergence; 2,000 kept states, 5 moves a step and 5 % restarts if not given.
         sigma: standard deviation of the noise of denoising, in model units: what is learned is the density of rows with it.
         leapfrogs: steps of one Hamiltonian move; with 1 it is MALA.
+        noise: q: 1 for the marginals, more for a Gaussian mixture of so many components that is fitted before the first step,
+            or, in Python, a density model of the same space that has been fitted, and stays as it is.
 
     Raises:
-        InputError: a number outside its range, or score matching of bits.
+        InputError: a number outside its range, score matching of bits, or noise of another space.
         Unsupported: cells without a continuous form that are not bits.
 
     Source: LeCun et al. (2006), A tutorial on energy-based learning; Gutmann & Hyvärinen (2010), AISTATS; and those of
@@ -70,6 +75,7 @@ class EBM(EnergyBased):
         contrast: Contrast | None = None,
         sigma: float = 0.1,
         leapfrogs: int = 5,
+        noise: DensityModel | int = 1,
     ) -> None:
         super().__init__(space, contrast or Contrast(moves=5, buffer=2000, restart=0.05))
         self.hidden, self.network, self.objective = None if hidden is None else tuple(hidden), network, objective
@@ -78,6 +84,7 @@ class EBM(EnergyBased):
         require(hidden is None or (len(hidden) > 0 and min(hidden) >= 1), "hidden", "widths of at least 1", hidden)
         require(sigma > 0, "sigma", "a positive number", sigma)
         require(1 <= leapfrogs <= 1000, "leapfrogs", "a whole number from 1 to 1000", leapfrogs)
+        self.__dict__["noise"] = noise  # a model stands among the parts as q
         self.target = objective or ("contrastive" if self.bits else "denoising")
         matching = self.target not in ("contrastive", "noise_contrastive")
         require(not (matching and self.bits), "objective", "contrastive or noise_contrastive for bits", objective)
@@ -95,15 +102,31 @@ class EBM(EnergyBased):
         assert isinstance(last, nn.Linear)
         if self.target != "noise_contrastive":  # the others do not see a constant, which log Z takes up
             nn.init.zeros_(last.bias).requires_grad_(False)
+        self.q = self._base_of(noise)  # after g, whose type of numbers is the model's
         self.register_buffer("mean", torch.full(space.shape, 0.5 if self.bits else 0.0))
         self.register_buffer("scale", torch.ones(space.shape))
         self.register_buffer("paces", torch.zeros(PACES))
 
+    def _base_of(self, noise: DensityModel | int) -> DensityModel | None:
+        """q as a model; None for the marginals."""
+        if isinstance(noise, int):
+            require(1 <= noise <= 10_000, "noise", "a whole number from 1 to 10,000, or a density model", noise)
+            if noise == 1:
+                return None
+            noise = GMM(self.space, noise)
+        require(not self.bits, "noise", "1 for bits, whose base is their marginals", noise)
+        same = noise.condition is None and describe(noise.space) == describe(self.space)
+        require(same, "noise", f"a density model of {self.space.describe_shape()} without a condition", noise.kind())
+        return noise.requires_grad_(False)
+
     # --- the path -------------------------------------------------------------------------------------------------------
 
     def start(self, x: Tensor) -> None:
-        """Frequencies of bits, or means and standard deviations, smoothed."""
+        """Frequencies of bits, or means and standard deviations, smoothed; and the mixture, if q is to be one."""
         self.paces.zero_()
+        if isinstance(self.noise, int) and isinstance(self.q, GMM):
+            for _ in self.q.em(x):
+                pass
         u = self.states(x, Ambient(x))[0].flatten(1).double()
         if self.bits:
             self.mean.copy_(((u.sum(0) + 0.5) / (len(u) + 1)).reshape(self.mean.shape))
@@ -121,6 +144,8 @@ class EBM(EnergyBased):
         """log q(u), (B, *shape) → (B,)."""
         if self.bits:
             return (u * self.mean.log() + (1 - u) * (1 - self.mean).log()).flatten(1).sum(1)
+        if self.q is not None:
+            return self.q.log_density(u).to(u)
         t = (u - self.mean) / self.scale
         return (-0.5 * (t.square() + math.log(2 * math.pi)) - self.scale.log()).flatten(1).sum(1)
 
@@ -139,6 +164,8 @@ class EBM(EnergyBased):
         """Draws of q."""
         if self.bits:
             return (noise.uniform(*self.space.shape).to(self.mean) < self.mean).to(self.mean)
+        if self.q is not None:
+            return self.q.draw_density(noise).to(self.mean)
         return self.mean + self.scale * noise.normal(*self.space.shape).to(self.mean)
 
     def move(self, u: Tensor, beta: float, noise: Noise) -> Tensor:
