@@ -12,6 +12,7 @@ from likeli.evaluation.permutations import kernel_weights, kernels_for, label_we
 from likeli.evaluation.side_by_side import draw_within, score_samples
 from likeli.random import seeded
 from likeli.spaces import Real
+from printed import ROOT
 
 
 def rows(n, seed, shift=0.0):
@@ -99,6 +100,16 @@ def test_pairs_differ_as_they_say():
     assert np.histogram(y[:, 1], 6, (0, 1))[0] == pytest.approx([20_000 / 6] * 6, rel=0.1)
     assert len(np.unique(drawn["duplicated rows"][1], axis=0)) == -(-20_000 // 3)
     assert len(drawn["duplicated rows"][1]) == 20_000
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_is_measured():
+    """Every share of the table in docs/two-sample.md, from the same seeds; rounding may turn one repeat of ten."""
+    page = (ROOT / "docs" / "two-sample.md").read_text(encoding="utf-8")
+    shown = page[page.index("what differs ") :].split("```")[0].splitlines()
+    for line, measured in zip(shown[2:], blind_spots(repeats=10).table()[1:], strict=True):
+        assert line.startswith(measured[0])
+        assert [int(v) for v in line.split()[-6:]] == pytest.approx([int(v) for v in measured[1:]], abs=10)
 
 
 def test_the_table_has_a_line_for_each_difference(monkeypatch):
