@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likeli.config import describe
+from likeli.config import describe, lookup
+from likeli.contract import ByEM
 from likeli.energy.annealing import LogZ
 from likeli.energy.score_matching import denoising, implicit, sliced
 from likeli.energy.unnormalised import Contrast, EnergyBased
 from likeli.errors import require
 from likeli.gaussian.missing import column_moments
 from likeli.models.density import DensityModel
-from likeli.models.gmm import GMM
 from likeli.nn.conv import ConvEncoder, image_shape, usual_stages
 from likeli.nn.mlp import MLP
 from likeli.probability.mcmc import flip_step, hmc_step
@@ -113,7 +113,7 @@ class EBM(EnergyBased):
             require(1 <= noise <= 10_000, "noise", "a whole number from 1 to 10,000, or a density model", noise)
             if noise == 1:
                 return None
-            noise = GMM(self.space, noise)
+            noise = lookup("gmm", DensityModel)(self.space, components=noise)  # type: ignore[type-abstract, call-arg]
         require(not self.bits, "noise", "1 for bits, whose base is their marginals", noise)
         same = noise.condition is None and describe(noise.space) == describe(self.space)
         require(same, "noise", f"a density model of {self.space.describe_shape()} without a condition", noise.kind())
@@ -124,7 +124,7 @@ class EBM(EnergyBased):
     def start(self, x: Tensor) -> None:
         """Frequencies of bits, or means and standard deviations, smoothed; and the mixture, if q is to be one."""
         self.paces.zero_()
-        if isinstance(self.noise, int) and isinstance(self.q, GMM):
+        if isinstance(self.noise, int) and isinstance(self.q, ByEM):
             for _ in self.q.em(x):
                 pass
         u = self.states(x, Ambient(x))[0].flatten(1).double()
