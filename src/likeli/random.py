@@ -163,6 +163,12 @@ def keyed(seed: int, x: Tensor, y: Tensor | None, *names: object, copies: int = 
         _SOURCE.reset(token)
 
 
+def is_keyed(rows: int) -> bool:
+    """Whether so many rows would get noise that is each row's own: see `keyed`."""
+    source = _SOURCE.get()
+    return source is not None and source.rows == rows
+
+
 class Replay:
     """Noise given beforehand, served in order: for checking a sampler against a hand calculation.
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from likeli.random import is_keyed
+
 DRAWN = 2048  # rows at a time that `completions` draws: large blocks share the cost of a network's pass
 IMPOSSIBLE = -1e30  # a log-probability whose exp is 0, and which a file of finite weights can hold
 
@@ -53,6 +55,7 @@ def completions(draw: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, y: T
         x: (B, *shape), NaN where a cell is missing.
         y: (B, …) or None.
     """
-    blocks = x.repeat(n, *[1] * (x.ndim - 1)).split(DRAWN)
-    labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(DRAWN)
+    size = len(x) if is_keyed(len(x)) else DRAWN  # one draw of each row at a time, so that its noise is its own
+    blocks = x.repeat(n, *[1] * (x.ndim - 1)).split(size)
+    labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(size)
     return torch.cat([draw(block, label) for block, label in zip(blocks, labels)]).reshape(n, *x.shape)
