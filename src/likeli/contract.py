@@ -322,7 +322,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     def notes(self) -> list[str]:
         """What an evaluation should say beside the number."""
         bound = self.loss_in_nats or self.knows not in (Knows.EXACT, Knows.LOWER_BOUND)
-        return [] if bound else ["the training loss is a weighted error, not a bound on log p(x); the log-likelihood reported is"]
+        return [] if bound else ["the loss is a weighted error, not a bound on log p(x); the reported log-likelihood is"]
 
     @property
     def facts(self) -> dict[str, str]:

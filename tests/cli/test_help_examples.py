@@ -43,8 +43,8 @@ def prepared(tmp_path_factory):
         "rbm": likeli.RBM(digits.space, 24),
         "masked": likeli.DiscreteDiffusion(digits.space, steps=4),
     }
-    (folder / "book.txt").write_text("ROMEO: To be, or not to be. " * 40)
-    book = likeli.load_data(folder / "book.txt", context=32)
+    (folder / "book.txt").write_text("ROMEO: To be, or not to be. " * 400)
+    book = likeli.load_data(folder / "book.txt", context=128)
     text = likeli.build({"class": "autoregressive", "space": book.space, "hidden": [8]}, likeli.GenerativeModel)
     likeli.fit(text, book, steps=2, out=folder / "runs" / "book", valid_rows=8)
     for name, model in models.items():
@@ -67,7 +67,10 @@ def desk(prepared, place):
     return place
 
 
-@pytest.mark.parametrize("verb", sorted(set(commands()) - {"fit", "demo"}))
+VERBS = [pytest.param(v, marks=pytest.mark.slow) if v == "compare" else v for v in sorted(set(commands()) - {"fit", "demo"})]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_example_runs(verb, desk):
     """All but the demo's, which `test_demo.py` runs with budgets of a moment."""
     assert examples(verb)

@@ -32,7 +32,7 @@ def drawn_from(known, at, n, seed):
     return at.alpha * x + at.sigma * torch.randn(n, 2, dtype=F64, generator=g)
 
 
-@pytest.mark.parametrize("evaluations", [5, 10, 20, 50])
+@pytest.mark.parametrize("evaluations", [5, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 50))])
 @pytest.mark.parametrize("family", [DDPM, EDM, VDM, FlowMatching, ScoreSDE])
 def test_the_default_is_no_worse_than_euler(family, evaluations):
     """|E log p(sample) − E log p(x)| over four mixtures: at most two standard errors (and 0.02 nats) above Euler's."""
@@ -115,6 +115,7 @@ def test_where_symbols_are_told_apart_the_default_goes_down_to_them(space, cells
             assert own.error <= row.error + 2 * math.hypot(own.stderr, row.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, options", FAMILIES)
 def test_a_trained_network_ends_no_further_from_its_flow_than_by_euler(family, options):
     """400 steps on a ring of eight, 64 starts of which 32 report; seeds that chose nothing."""

@@ -132,6 +132,7 @@ def test_the_bound_rises_with_the_number_of_weights_and_stays_below_the_evidence
     assert gap.mean() < shift.expm1() / (2 * 64)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_of_repetitions():
     """It allows for a tail that few weights have missed, so it may be up to 2.5 times the spread, and is not below it.
 
@@ -153,7 +154,7 @@ def test_a_number_of_weights_below_one_is_refused(samples):
 
 
 def test_running_average_is_the_direct_formula_in_any_order_and_at_any_scale():
-    log_w = torch.randn(50, 9, dtype=torch.double, generator=torch.Generator().manual_seed(0)) * 5
+    log_w = torch.randn(50, 9, dtype=torch.double, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 5, 9)
     value, stderr = log_mean_exp(log_w)
     w = log_w.exp().numpy()
     assert np.allclose(value, np.log(w.mean(0)), rtol=1e-13)

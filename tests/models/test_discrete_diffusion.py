@@ -519,6 +519,7 @@ def test_fitted_it_beats_independent_cells_on_a_source_with_a_memory():
     assert entropy - 0.3 < nats < entropy + 0.5 < 6 * math.log(3) - 1
 
 
+@pytest.mark.slow
 def test_a_table_of_numbers_is_diffused_by_the_cells_of_its_columns():
     """The chain rule's mass over every row of whole numbers and categories is one with the tails; draws keep types."""
     law = Marginal((0.0, 1.0, 3.0), (0.0, 2.0, 3.0), (0.5, 0.3, 0.2), 0.01)

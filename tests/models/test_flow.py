@@ -60,7 +60,7 @@ def test_mass_is_one_in_one_dimension():
     assert abs(torch.trapezoid(p, x[:, 0]).item() - 1) < 1e-5
 
 
-@pytest.mark.parametrize("condition", [None, Labels(3)])
+@pytest.mark.parametrize("condition", [None, pytest.param(Labels(3), marks=pytest.mark.slow)])
 def test_mass_is_one_in_two_dimensions(condition):
     flow = random_flow(Real((2,)), scale=0.1, condition=condition)
     axis = torch.linspace(-15, 15, 801, dtype=torch.float64)
@@ -117,6 +117,7 @@ def test_untrained_on_pixels_it_is_the_uniform_mass_up_to_the_histograms_tails()
     assert (result.value + 16 * math.log(17) + 16 * 2e-5).abs().max() < 1e-6  # −log(1 − 2·EDGE) a cell
 
 
+@pytest.mark.slow
 def test_pixel_bound_never_exceeds_the_mass_of_its_own_density():
     """One cell: ∫ of the density over each bin is the exact mass; the bound must lie below and rise to it with K."""
     flow = random_flow(Pixels((1,), 5), scale=0.3)
