@@ -307,7 +307,7 @@ def test_a_plugin_that_adds_no_family_says_what_it_adds(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("walk", [[], ["--grid", "3,8"], ["--between", "0,7"], ["--between", "0,7,1,2"]])
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("conditional", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_latent_walks_in_the_code_of_a_diffusion(walk, conditional, tmp_path, capsys):
     labels = ["--labels"] if conditional else []
     words = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet", *labels]

@@ -176,7 +176,10 @@ SPOTS = {
 }
 
 
-@pytest.mark.parametrize("name", SPOTS)
+QUICK = ("shift", "missing mode")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SPOTS])
 def test_blind_spots(name):
     x, y, fires, blind = SPOTS[name]
     found = two_sample_test(x, y, permutations=199)

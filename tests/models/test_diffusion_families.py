@@ -45,7 +45,10 @@ def two_modes(n):
     return x, torch.trapezoid(density * density.clamp(min=1e-300).log(), grid).item()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("vp", "edm", "flow_matching")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
 def test_each_family_learns_two_modes_and_its_bound_stays_below_the_truth(name):
     """400 steps of a small network: bound within a nat of E log p, not above it (4 s.e.); samples in both modes."""
     with seeded(0, name):

@@ -71,6 +71,7 @@ def test_an_image_is_brought_to_size_and_says_where_it_is_missing():
     assert ConditionPlanes.of(Real((3,)), (4, 4)) is None
 
 
+@pytest.mark.slow
 def test_a_small_image_tells_a_denoiser_most_of_the_large_one():
     """At the noise end x̂ given the 4 × 4 means of an 8 × 8 digit errs less than half as much as x̂ without: at least half of
     the variance of digits lies in those means."""
