@@ -163,8 +163,8 @@ def restore(
     """n draws of x ~ p(x|y) for y = A x + σ ξ, ξ ~ N(0, I).
 
     gmm, ppca and factor_analysis answer exactly; diffusions by a `PosteriorSampler` (twisted_smc up to 16 cells, else mmps);
-    a mask without noise also autoregressive, discrete_diffusion, independent and categorical_mixture, exactly, and vae and
-    hvae by Metropolis within Gibbs (`metropolis`), `gibbs` or `importance`.
+    a mask without noise also autoregressive, independent and categorical_mixture, exactly, discrete_diffusion by its network's
+    guesses one cell after the other, and vae and hvae by Metropolis within Gibbs (`metropolis`), `gibbs` or `importance`.
 
     Arguments:
         model: whose p(x).
@@ -255,7 +255,8 @@ def _by_denoiser(
     if _is_hole(begun.operator, begun.sigma):
         whole = x.round().clamp(0, space.symbols - 1) if space.symbols else x
         x = torch.where(begun.operator.seen(), begun.y, whole)
-    return replace(begun, draws=x, cost=cost)
+    note = "draws of one reading share ancestors and are not independent" if how.shares else ""
+    return replace(begun, draws=x, cost=cost, note=note)
 
 
 def counting_calls(denoise: Denoise, cost: dict[str, float], each: float) -> Denoise:
