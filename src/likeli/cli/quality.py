@@ -51,8 +51,9 @@ def judge_samples(
     if drawn:
         try:
             found = score_samples(x, train[permutation(len(train), seed, "train")[: 2 * draws]], drawn, data.space, seed)
+            holed = bool(x.is_floating_point() and x.isnan().any())
             rows = [
-                {"model": name, "draws": area.m, "held_out": area.n, "features": found.map}
+                {"model": name, "holed": holed, "draws": area.m, "held_out": area.n, "features": found.map}
                 | {"classifier_area": asdict(area), "frechet_distance": asdict(distance)}
                 for name, (area, distance) in found.scores.items()
             ]
@@ -106,8 +107,10 @@ def _cell(metric: Mapping[str, Any], form: str) -> str:
 
 def legend(judged: Row) -> list[str]:
     """What the two columns are."""
+    holes = "held-out rows have missing cells and samples have none, which alone tells them apart"
     return [
         f"told apart: area of a classifier of samples against {judged['held_out']} held-out rows, ½ if it cannot",
         f"Fréchet distance: of {judged['features']}, squared; neither column says the other, nor log p(x)",
         "in brackets, what as many training rows score: the best to be expected",
+        *([holes] if judged["holed"] else []),
     ]
