@@ -90,14 +90,9 @@ class Imputation:
         Raises:
             InputError: fewer draws than 2/(1 − level) − 1.
         """
-        require(0 < level < 1, "level", "a number between 0 and 1", level)
-        n = len(self.draws)
-        k = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
-        require(k >= 1, "n", f"at least {math.ceil(2 / (1 - level) - 1 - 1e-9)} draws for an interval of {level:g}", n)
-        drawn = self.draws[:, self.missing].double().sort(0).values
         nominal = torch.zeros_like(self.missing) if self.space.categorical is None else self.missing & self.space.categorical
         ends = []
-        for end in (drawn[k - 1], drawn[-k]):
+        for end in central_interval(self.draws[:, self.missing], level):
             x = self.draws[0].double().clone()
             x[self.missing] = end
             ends.append(self._as_given(x.masked_fill(nominal, torch.nan)))
@@ -141,6 +136,20 @@ class Imputation:
 
     def _as_given(self, x: Tensor) -> Any:
         return x if self.given is None else filled_frame(self.given, self.space, x, self.missing)
+
+
+def central_interval(draws: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """The k-th least and the k-th largest of n draws (n, …), k = ⌊(n + 1)(1 − level)/2⌋.
+
+    Raises:
+        InputError: fewer draws than 2/(1 − level) − 1.
+    """
+    require(0 < level < 1, "level", "a number between 0 and 1", level)
+    n = len(draws)
+    k = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
+    require(k >= 1, "n", f"at least {math.ceil(2 / (1 - level) - 1 - 1e-9)} draws for an interval of {level:g}", n)
+    ordered = draws.double().sort(0).values
+    return ordered[k - 1], ordered[-k]
 
 
 def impute(

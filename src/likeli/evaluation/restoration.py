@@ -30,7 +30,7 @@ from likeli.diffusion.restoration import (
 from likeli.diffusion.restoration.twisted import WHOLE
 from likeli.diffusion.schedule import Point
 from likeli.errors import InputError, Unsupported, nearest, require
-from likeli.evaluation.imputation import impute
+from likeli.evaluation.imputation import central_interval, impute
 from likeli.gaussian.linear_reading import draw_given_reading
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.models.linear_gaussian import LinearGaussian
@@ -109,12 +109,7 @@ class Restoration:
         Raises:
             InputError: fewer draws than 2/(1 − level) − 1.
         """
-        require(0 < level < 1, "level", "a number between 0 and 1", level)
-        n = len(self.draws)
-        k = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
-        require(k >= 1, "n", f"at least {math.ceil(2 / (1 - level) - 1 - 1e-9)} draws for an interval of {level:g}", n)
-        ordered = self.draws.double().sort(0).values
-        return ordered[k - 1], ordered[-k]
+        return central_interval(self.draws, level)
 
     def coverage(self, truth: Any, level: float = 0.9) -> float:
         """The share of cells of the true x, hidden or read, that the intervals hold."""
