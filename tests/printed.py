@@ -43,7 +43,7 @@ SMOKE = {  # words that a verb gets after its own: the last one counts
     "sampler": "--evaluations 2 --samplers euler --starts 8",
     "normalise": "--chains 20 --temperatures 20",
     "levels": "--rows 4 --levels 2 --draws 1",
-    "diagnose": "--rows 40",
+    "doctor": "--rows 40",
     "guidance": "--scales 1 -n 20 --steps 2",
     "test": "--rows 100 --permutations 199",
 }
@@ -61,7 +61,8 @@ def shell(command):
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0, command
         return
     assert words[0] == "likeli", f"nobody here knows how to run {command!r}"
-    assert main([*words[1:], *SMOKE.get(words[1], "").split()]) == 0, command
+    found = (0, 1) if words[1] == "doctor" else (0,)  # what two steps have trained is not well
+    assert main([*words[1:], *SMOKE.get(words[1], "").split()]) in found, command
 
 
 def in_this_process(self, *words):

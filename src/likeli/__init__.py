@@ -46,6 +46,8 @@ _PUBLIC = {
     "likeli.evaluation.blind_spots": "BlindSpots blind_spots",
     "likeli.evaluation.cost": "network_calls",
     "likeli.evaluation.collapse": "diagnose_latents",
+    "likeli.evaluation.doctor": "doctor",
+    "likeli.evaluation.examination": "Examination Finding",
     "likeli.evaluation.two_sample": "ClassifierTest Quality c2st classifier_test quality_per_step",
     "likeli.evaluation.own_density": "SamplerTest sampler_test",
     "likeli.evaluation.panel": "TwoSampleTest memorisation two_sample_test",

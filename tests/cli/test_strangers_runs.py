@@ -42,7 +42,7 @@ def forge(run, change):
 
 
 @pytest.mark.parametrize("source", ["/etc/passwd", "hf:someone/something", "fifo"])
-@pytest.mark.parametrize("verb", ["evaluate", "report", "diagnose", "test"])
+@pytest.mark.parametrize("verb", ["evaluate", "report", "doctor", "test"])
 def test_a_strangers_source_is_named_and_not_opened(tmp_path, capsys, monkeypatch, source, verb):
     run = fitted(tmp_path)
     os.mkfifo(tmp_path / "fifo")  # opening it would wait for ever

@@ -65,30 +65,30 @@ def test_bad_walks_are_one_line(fitted, tmp_path, capsys, words, message):
     assert message in error and "\n" not in error and not out.exists()
 
 
-def test_diagnose_is_the_librarys(fitted, capsys):
-    assert main(["diagnose", str(fitted), "--rows", "100", "--seed", "3", "--json"]) == 0
+def test_the_latents_of_doctor_are_the_librarys(fitted, capsys):
+    assert main(["doctor", str(fitted), "--latents", "--rows", "100", "--seed", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     truth = diagnose_latents(likeli.load(fitted), likeli.load_data("digits").split("test")[0], rows=100, seed=3)
     assert found == json.loads(json.dumps(dataclasses.asdict(truth)))
-    assert main(["diagnose", str(fitted), "--rows", "100", "--seed", "3"]) == 0
+    assert main(["doctor", str(fitted), "--latents", "--rows", "100", "--seed", "3"]) == 0
     text = capsys.readouterr().out
     assert f"{truth.kl_by_level[0]:.3f}" in text
     assert f"{truth.active[0]} of 3" in text
     assert all(f"alarm: {alarm}" in text for alarm in truth.alarms)
 
 
-def test_diagnose_of_a_conditional_run_says_what_shuffling_y_costs(tmp_path, capsys):
+def test_doctor_of_a_conditional_run_says_what_shuffling_y_costs(tmp_path, capsys):
     """The numbers are the library's, on the same rows, and the line beside them is `evaluate`'s."""
     folder = str(tmp_path / "run")
     assert main(["fit", "digits", "--model", "vae", "--labels", "--steps", "2", "--quiet", "--out", folder]) == 0
     capsys.readouterr()
-    assert main(["diagnose", folder, "--rows", "80", "--json"]) == 0
+    assert main(["doctor", folder, "--latents", "--rows", "80", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["reading_of_y"]
     x, y = (part[:128] for part in likeli.load_data("digits").split("test"))
     truth = reading_of_y(likeli.load(folder), x, y)
     assert found == vars(truth)
     assert truth.gap == pytest.approx(truth.own - truth.shuffled, abs=1e-9)
-    assert main(["diagnose", folder, "--rows", "80"]) == 0
+    assert main(["doctor", folder, "--latents", "--rows", "80"]) == 0
     text = capsys.readouterr().out
     assert str(truth) in text and f"{truth.own:.3f} nats; {truth.shuffled:.3f} for another's y" in text
 
@@ -97,27 +97,27 @@ def test_diagnose_of_a_conditional_run_says_what_shuffling_y_costs(tmp_path, cap
     ("hvae", ["--model.latent_dims", "3,2,2", "--model.width", "8,8,8"], 3),
     ("markov_hvae", ["--model.latent_dims", "3,2", "--model.hidden", "8"], 2),
 ])
-def test_diagnose_has_a_row_for_every_level(tmp_path, capsys, name, options, levels):
+def test_doctor_has_a_row_for_every_level(tmp_path, capsys, name, options, levels):
     folder = str(tmp_path / name)
     assert main(["fit", "digits", "--model", name, *options, "--steps", "2", "--quiet", "--out", folder]) == 0
     capsys.readouterr()
-    assert main(["diagnose", folder, "--rows", "80"]) == 0
+    assert main(["doctor", folder, "--latents", "--rows", "80"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2 : 2 + levels]] == [str(t) for t in range(levels, 0, -1)]
 
 
-def test_diagnose_refuses_what_has_no_latents_in_one_line(tmp_path, capsys):
+def test_doctor_refuses_what_has_no_latents_in_one_line(tmp_path, capsys):
     folder = str(tmp_path / "gmm")
     assert main(["fit", "gaussian", "--model", "gmm", "--model.components", "1", "--quiet", "--out", folder]) == 0
     capsys.readouterr()
-    assert main(["diagnose", folder]) == 2
+    assert main(["doctor", folder, "--latents"]) == 2
     error = capsys.readouterr().err.strip()
     assert "gmm has no latent variable with a posterior" in error and "\n" not in error
 
 
 @pytest.mark.parametrize("words,message", [(["--rows", "1"], "rows: expected at least 2"), (["--data", "no.csv"], "no.csv")])
 def test_bad_diagnoses_are_one_line(fitted, capsys, words, message):
-    assert main(["diagnose", str(fitted), *words]) == 2
+    assert main(["doctor", str(fitted), *words]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
 

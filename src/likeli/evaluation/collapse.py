@@ -71,6 +71,23 @@ class Collapse:
     rows: int
     alarms: list[str] = field(default_factory=list)
 
+    @property
+    def dead(self) -> list[int]:
+        """Levels that carry nothing."""
+        return [t for t, kl in enumerate(self.kl_by_level, 1) if abs(kl) < COLLAPSED_KL]
+
+    @property
+    def missed(self) -> tuple[float | None, float]:
+        """KL(q̄ ‖ p) or, where it is not known, at least how much of it; and what of it is sure beyond chance."""
+        if self.mismatch is None or self.mismatch_stderr is None:
+            return self.mismatch_at_least, self.mismatch_at_least or 0.0
+        return self.mismatch, self.mismatch - 2 * self.mismatch_stderr
+
+    @property
+    def hollow(self) -> bool:
+        """Whether prior draws lie where the data's codes hardly ever do."""
+        return self.hole is not None and self.hole > HOLE_SHARE
+
 
 def diagnose_latents(
     model: GenerativeModel, x: Any, y: Any = None, *, draws: int = 2, rows: int | None = None, seed: int = 0
@@ -209,7 +226,7 @@ def _alarms(found: Collapse) -> list[str]:
 
 
 def _dead(found: Collapse) -> str:
-    dead = ", ".join(str(t) for t, kl in enumerate(found.kl_by_level, 1) if abs(kl) < COLLAPSED_KL)
+    dead = ", ".join(map(str, found.dead))
     return dead and (
         f"posterior collapse: level {dead} carries less than {COLLAPSED_KL:g} nats, so x does not depend on it; "
         "try kl_warmup, free_nats, a weaker decoder, or fewer levels"
@@ -228,19 +245,16 @@ def _unused(found: Collapse) -> str:
 
 
 def _mismatch(found: Collapse) -> str:
-    nats, how = found.mismatch, "by"
-    if nats is None or found.mismatch_stderr is None:
-        nats, how = found.mismatch_at_least or 0.0, "by at least"
-    elif nats - 2 * found.mismatch_stderr <= HOLE_MISMATCH:
-        return ""
-    return "" if nats <= HOLE_MISMATCH else (
+    nats, sure = found.missed
+    how = "by at least" if found.mismatch is None else "by"
+    return "" if nats is None or sure <= HOLE_MISMATCH else (
         f"prior mismatch: the codes of the data differ from the prior {how} {nats:.2f} nats, so samples come "
         "from codes that no example has; try prior_family mixture, vamp or flow"
     )
 
 
 def _hollow(found: Collapse) -> str:
-    return "" if found.hole is None or found.hole <= HOLE_SHARE else (
+    return "" if not found.hollow else (
         f"prior hole: {found.hole:.0%} of prior draws lie where the data's codes hardly ever do; try a learned prior_family"
     )
 
