@@ -420,3 +420,17 @@ def test_moments_are_in_the_users_units():
     torch.testing.assert_close(weights, torch.tensor([0.3, 0.7], dtype=torch.float64))
     torch.testing.assert_close(means, torch.tensor([[0.0, 1.0], [20.0, -3.0]], dtype=torch.float64))
     torch.testing.assert_close(found, covariances)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells", "given", "asked"),
+    [
+        (142, 13, {}, {"covariance": "full", "components": 2}),
+        (100_000, 13, {}, {"covariance": "full", "components": 10}),
+        (1_000, 20_000, {}, {"covariance": "diag", "components": 10}),
+        (142, 13, {"covariance": "diag"}, {"covariance": "diag", "components": 7}),
+        (3, 2, {}, {"covariance": "diag", "components": 1}),
+    ],
+)
+def test_options_that_suit_the_number_of_rows(rows, cells, given, asked):
+    assert GMM.suited(Real((cells,)), rows, given) == asked

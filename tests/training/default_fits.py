@@ -10,7 +10,7 @@ from likeli.models import families
 
 TEACHERS = {"distilled"}  # fitted to a trained model
 NO_SAMPLES = {"ae", "cae", "dae"}  # which have no p(x)
-FITTED = sorted(set(families()) - TEACHERS)
+FITTED = sorted(name for name, cls in families().items() if cls.__module__.startswith("likeli.") and name not in TEACHERS)
 
 
 def default_fit(family, data, seed=0, steps=300):

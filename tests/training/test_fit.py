@@ -148,10 +148,21 @@ def test_validation_has_the_same_noise_each_time_and_enough_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NoisyProbe, "hook", staticmethod(hook))
         fit(noisy(), Rows(rows()), steps=20, batch=8, validate_every=10, valid_rows=100, ema=0.0)
+    calls = calls[1:-1]  # between one batch of the untrained model and the same of the weights that were kept
     first, second = calls[: len(calls) // 2], calls[len(calls) // 2 :]
     assert sum(n for _, n in first) == 120  # 60 rows, twice
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
     assert not torch.equal(first[0][0], first[2][0])
+
+
+def test_a_fit_that_ruins_the_weights_says_so_and_one_on_heavy_tails_does_not():
+    """Validation rows are compared with themselves: a first batch without an outlier says nothing of the untrained model."""
+    ruined = fit(noisy(), Rows(rows()), steps=20, batch=8, lr=30.0, ema=0.0)
+    tailed = rows().clone()
+    tailed[::7] *= 100
+    settled = fit(noisy(), Rows(tailed), steps=20, batch=8, lr=1e-3, ema=0.0)
+    assert any("worse than the untrained" in note for note in ruined.notes)
+    assert not any("worse than the untrained" in note for note in settled.notes)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e6])

@@ -160,10 +160,14 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
 
     import likeli
     from likeli.checkpoint.build import bounded
+    from likeli.models.density import BySize
 
     if plan.model is None:
         raise InputError(f"model: expected --model FAMILY, one of {', '.join(known.models)}, got nothing")
     name, spec = plan.model["class"], {**plan.model, "space": data.space}
+    family = registered(likeli.GenerativeModel).get(name)
+    if family is not None and issubclass(family, BySize):
+        spec = {**family.suited(data.space, len(data.rows("train")), plan.model), **spec}
     if plan.labels not in (None, False):
         able = [n for n, c in known.models.items() if "condition" in known.constructor(c)]
         require(name in able, "labels", f"a family that takes them: {', '.join(able)}", name)

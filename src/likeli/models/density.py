@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -11,6 +13,16 @@ from likeli.errors import Unsupported
 from likeli.probability.importance import log_mean_exp
 from likeli.random import Ambient, Noise
 from likeli.spaces import Space
+
+
+@runtime_checkable
+class BySize(Protocol):
+    """A family some of whose options follow, where they are not given, from how many rows it will be fitted to."""
+
+    @classmethod
+    def suited(cls, space: Space, rows: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those options, in the constructor's names; `given` are the settled ones."""
+        ...
 
 
 class DensityModel(GenerativeModel):

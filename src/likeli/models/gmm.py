@@ -8,7 +8,7 @@ Source: Dempster, Laird & Rubin (1977), maximum likelihood from incomplete data 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -65,9 +65,7 @@ class GMM(LinearGaussian):
         self.register_buffer("progress", torch.zeros(3, dtype=torch.float64))  # of EM
 
     @classmethod
-    def from_parameters(
-        cls, space: Space, weights: Any, means: Any, covariances: Any, covariance: Kind = "full"
-    ) -> GMM:
+    def from_parameters(cls, space: Space, weights: Any, means: Any, covariances: Any, covariance: Kind = "full") -> GMM:
         """The mixture with the given parameters, in the user's units.
 
         Arguments:
@@ -94,6 +92,21 @@ class GMM(LinearGaussian):
         u = space.to_model(space.check(means, what="means"), torch.float64).flatten(1)
         model._set(Mixture(weights, u, model.kind_of_covariance.scaled(factor, 1 / scale)))
         return model
+
+    @classmethod
+    def suited(cls, space: Space, rows: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """At most ten components, each with five training rows a cell; variances alone where there are not two for one.
+
+        On scikit-learn's wine, iris, breast cancer and diabetes the best K of held-out rows is within a factor of two of this.
+
+        Arguments:
+            rows: how many rows the mixture will be fitted to.
+            given: options that are settled.
+        """
+        d = space.dimensions
+        covariance = given.get("covariance") or ("full" if rows >= 2 * d else "diag")
+        each = 5 * d if covariance == "full" else 20
+        return {"covariance": covariance, "components": max(1, min(10, rows // each))}
 
     @property
     def kind_of_covariance(self) -> Covariance:
@@ -140,6 +153,9 @@ class GMM(LinearGaussian):
             InputError: fewer rows than components, a column with no observed cell, or weights that are none.
         """
         x, weight = self.counted(x, sample_weight)
+        if start and self.free_parameters > len(x):
+            told = f"{self.free_parameters:,} free parameters for {len(x):,} rows, which says little of new rows"
+            warnings.warn(f"gmm: {told}: try fewer components or covariance diag", UserWarning, stacklevel=3)
         v, centre, scale, log_det = self._standardise(x, weight, seed)
         kind = self.kind_of_covariance
         groups = group_rows(~v.isnan(), self.components) if v.isnan().any() else None
@@ -215,9 +231,7 @@ def _in_units(p: Mixture, kind: Covariance, centre: Tensor, scale: Tensor) -> Mi
     return Mixture(p.weights, centre + scale * p.means, kind.scaled(p.factor, scale))
 
 
-def _first(
-    v: Tensor, labels: Tensor, weight: Tensor | None, k: int, kind: Covariance, floor: float
-) -> Mixture:
+def _first(v: Tensor, labels: Tensor, weight: Tensor | None, k: int, kind: Covariance, floor: float) -> Mixture:
     """The mixture of k-means clusters, each covariance shrunk towards the pooled one by as many rows as there are cells."""
     v, d = v.nan_to_num(0), v.shape[1]  # 0 is the column's mean
     w = torch.ones_like(v[:, 0]) if weight is None else weight

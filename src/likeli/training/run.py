@@ -49,7 +49,7 @@ class Progress:
         usual_gradient, skipped: running norm of the gradient, and how many steps were skipped for theirs.
         log_likelihood: of EM's last iteration.
         valid_rows: rows of one validation, once it is known how many the budget allows.
-        first: loss of the first step, which is that of the untrained model.
+        first: loss of a batch of validation rows before the first step.
     """
 
     row: Row = field(default_factory=dict)

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from likeli import checkpoint
 from likeli.checkpoint.build import check_state
 from likeli.config import describe
-from likeli.contract import ByEM, GenerativeModel
+from likeli.contract import ByEM, GenerativeModel, evaluating
 from likeli.errors import Diverged, InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
@@ -70,6 +72,7 @@ class Session:
         if self.folder is not None:
             checkpoint.check_savable(run.model, self.info)
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
+            run.progress.first = _glance(run) if self.strategy.criterion == VALIDATION_LOSS else None
             self.save()
         if self.strategy.stochastic and run.settings.precision == "bf16-mixed":
             self._note_speed()
@@ -122,7 +125,6 @@ class Session:
         ahead = 0.0 if self.strategy.stochastic else seconds - self.seconds_before  # a pass over all rows is not broken off
         self.seconds_before = seconds
         progress.reason = row.pop("stop", None) or run.budget.spent(run.step, seconds + ahead)
-        progress.first = row["loss"] if progress.first is None else progress.first
         total, count = progress.window
         progress.window, progress.row, progress.pending = (total + row["loss"], count + 1), row, True
 
@@ -251,12 +253,14 @@ class Session:
             each = run.clock.seconds / max(run.step, 1)
             needs = "a smaller model, a smaller batch or a longer budget is needed"
             found.append(f"the budget ended after {run.step} steps of {each:.3g} s: {needs}")
-        best, first = progress.best, progress.first
         if self.strategy.criterion != VALIDATION_LOSS:
             return [*found, self._chosen()]
-        if best is not None and first is not None and not best["valid"] <= first:
-            worse = f"the best validation loss, {best['valid']:.4g}, is worse than the untrained model's {first:.4g}"
-            found.append(f"{worse}: train longer, or with a smaller --train.lr")
+        if progress.best is not None and progress.first is not None:
+            with run.finest():
+                last = _glance(run)
+            if last is not None and not last <= progress.first:
+                worse = f"the loss of validation rows, {last:.4g}, is worse than the untrained model's {progress.first:.4g}"
+                found.append(f"{worse}: train longer, or with a smaller --train.lr")
         return found
 
     def _chosen(self) -> str:
@@ -268,6 +272,16 @@ class Session:
         epoch = next((row["epoch"] for row in looks if row["step"] == best["step"]), "?")
         last = f"{looks[-1]['valid']:.3g} at step {looks[-1]['step']}, the last"
         return f"step {best['step']} (epoch {epoch}) of {len(looks)} looked at was kept: {of} {best['valid']:.3g}, {last}"
+
+
+def _glance(run: Run) -> float | None:
+    """Mean loss of at most a batch of validation rows, with the same noise each time: states are compared by it."""
+    if run.valid is None:
+        return None
+    x, y = next(run.valid.chunks(run.settings.batch))
+    with evaluating(run.model), torch.no_grad():
+        run.reseed("valid", 0, 0)
+        return run.model.loss(x, y).double().mean().item()
 
 
 def _asked_for(model: GenerativeModel) -> dict[str, Any]:
