@@ -160,6 +160,7 @@ CEILINGS = {
 WIDE = {  # functions of more than 8 parameters, and why
     "evaluate": "model and rows, then words that each stand alone",
     "fit": "the one way in for scripts: model and data, then words that each stand alone",
+    "impute": "rows and how many draws, then words that each stand alone",
     "bound_and_flow": "the options of two estimates, held apart by their names",
     "explain_loss": "each is one way in which people write that loss",
 }

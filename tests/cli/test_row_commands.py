@@ -92,6 +92,35 @@ def test_rows_that_were_trained_on_are_told(desk, capsys):
     assert set(odd["column"]) <= {"age", "town", "height"}
 
 
+def test_a_diffusion_fills_tables_and_arrays_and_says_what_its_draws_are(tmp_path, capsys):
+    words = ["--model", "flow_matching", "--model.backbone.hidden", "8", "--steps", "2", "--seed", "0"]
+    table = pandas.DataFrame(np.random.default_rng(0).normal(size=(40, 2)), columns=["a", "b"]).assign(who="x")
+    table.drop(columns="who").to_csv(tmp_path / "fit.csv", index=False)
+    table.loc[3, "a"] = None
+    table.to_csv(tmp_path / "holes.csv", index=False)
+    assert main(["fit", f"{tmp_path}/fit.csv", "--kind", "real", *words, "--out", f"{tmp_path}/run"]) == 0
+    capsys.readouterr()
+    asked = ["--draws", "2", "--method", "replacement", "--json"]
+    assert main(["impute", f"{tmp_path}/run", f"{tmp_path}/holes.csv", "--out", f"{tmp_path}/full.csv", *asked]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["answer"], about["method"], about["filled_cells"]) == ("approximate", "replacement", 1)
+    full = pandas.read_csv(tmp_path / "full.csv")
+    assert full.notna().all().all()
+    assert full["who"].eq("x").all()
+    images = np.random.default_rng(0).integers(0, 4, (20, 3, 3)).astype(np.uint8)
+    np.save(tmp_path / "fit.npy", images)
+    holed = images.astype(float)
+    holed[:, 0] = np.nan
+    np.save(tmp_path / "holes.npy", holed)
+    assert main(["fit", f"{tmp_path}/fit.npy", "--kind", "pixels:4", *words, "--out", f"{tmp_path}/images"]) == 0
+    asked = ["impute", f"{tmp_path}/images", f"{tmp_path}/holes.npy", *asked]
+    assert main([*asked, "--fill", "draws", "--out", f"{tmp_path}/two.npy"]) == 0
+    draws = np.load(tmp_path / "two.npy")
+    assert draws.shape == (2, 20, 3, 3)
+    assert (draws[:, :, 1:] == images[:, 1:]).all()
+    assert main([*asked, "--cells", f"{tmp_path}/c.csv", "--out", f"{tmp_path}/three.npy"]) == 2
+
+
 @pytest.mark.parametrize("words,message", [
     (["-n", "5", "--cells", "c.csv"], "n: expected at least 19 with --cells and --level 0.9"),
     (["--level", "1"], "level: expected a number between 0 and 1"),

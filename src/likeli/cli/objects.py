@@ -114,13 +114,15 @@ def stored_data(info: Mapping[str, Any], source: str | None = None) -> Data:
 
 
 def rows_for(
-    saved: Checkpoint, source: str | None, split: str = "test", first: int | None = None, label: str | None = None
-) -> tuple[Tensor, Tensor | None]:
+    saved: Checkpoint, source: str | None, split: str = "test", first: int | None = None, label: str | None = None,
+    missing: bool | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The first rows (all if None) of a source, or of the run's own split: x, and y for a conditional model.
 
     Arguments:
         source: of rows of any kind; or the run's own with @train, @valid or @test, for that part of its split.
         label: as `--label` gives it: the condition of every row, in place of the source's own.
+        missing: whether missing cells are taken; if the model takes them, if not given.
 
     Raises:
         InputError: rows that do not fit the run's space, or no labels where the model needs them.
@@ -135,7 +137,7 @@ def rows_for(
     elif part:
         x, y = stored_data(saved.info, part["base"]).split(part["part"])
     else:
-        known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing}
+        known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing if missing is None else missing}
         known |= {} if one is not None else {"labels": labels, "condition": model.condition}
         try:
             x, y = load_rows(source, model.space, **known)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from likeli.errors import Unsupported, require
 from likeli.estimator.family import FamilyEstimator, counted_rows
-from likeli.evaluation.imputation import Fills, impute
-from likeli.latent.chain import LatentVariableModel
+from likeli.evaluation.imputation import fills, impute
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.random import Keyed
 from likeli.spaces.frames import filled_frame
@@ -23,7 +22,8 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, FamilyEstimator):
     """Missing cells filled given the others, as scikit-learn's `KNNImputer` is used; the rows to fit may have them too.
 
     Arguments:
-        family: `gmm`, `ppca`, `factor_analysis`, `vae`, `independent`, `categorical_mixture` or `autoregressive`.
+        family: `gmm`, `ppca`, `factor_analysis`, `vae`, `independent`, `categorical_mixture` or `autoregressive`; or a Gaussian
+            diffusion such as `flow_matching`, whose rows to fit must be whole.
         sample_posterior: fill with one draw of x_m given x_o, in place of its mean (a category's mean is the most frequent).
         draws: over which the mean goes where it has no closed form.
         kind, steps, minutes, random_state, options: as for `Density`.
@@ -54,7 +54,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, FamilyEstimator):
         X, _, weight = counted_rows(sample_weight, X)
         data = self._load(X, weight=weight)
         fitted = self._fitted(data, weight)
-        if not isinstance(fitted, Fills) and not (isinstance(fitted, LatentVariableModel) and fitted.takes_missing):
+        if not fills(fitted):
             raise Unsupported(f"{self.family} cannot condition on some cells only; gmm, ppca, factor_analysis and vae can")
         self.model_ = fitted
         return self

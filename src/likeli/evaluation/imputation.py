@@ -3,13 +3,15 @@
     x_m ~ p(x_m | x_o)
 
 Exact for mixtures of Gaussians on reals, latent classes, independent cells and autoregressive models of any order; a masked
-diffusion follows its own guesses, cell after cell; for others z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A
-Gaussian sees an observed whole number, category or spike as an interval of its scale, whose place z is.
+diffusion follows its own guesses, cell after cell; a Gaussian diffusion draws by a sampler of its posterior, with the known
+cells of z's clean end as readings without noise; for others z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A Gaussian
+sees an observed whole number, category or spike as an interval of its scale, whose place z is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,16 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likeli.contract import GenerativeModel, evaluating, row_noise
+from likeli.config import lookup
+from likeli.contract import GenerativeModel, Knows, evaluating, row_noise
+from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.diffusion.restoration import MMPS, Mask, PosteriorSampler, posterior_draws, take_reading
+from likeli.diffusion.restoration.posterior_sampler import Answer
 from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import BLOCK, Ambient, derive, seeded
+from likeli.random import BLOCK, Ambient, Keyed, Streams, derive, seeded
 from likeli.spaces import Space
+from likeli.spaces.base import held_cells
 from likeli.spaces.frames import filled_frame
 
 Drawn = tuple[Tensor, Tensor | None]
+DRAWN = 512  # draws of a network at a time
 
 
 @runtime_checkable
@@ -48,9 +56,11 @@ class Imputation:
     Arguments:
         draws: (n, B, *shape) in the user's units; observed cells are as given.
         missing: (B, *shape), which cells were.
-        diagnostics: of the importance weights behind the draws, for each row with a missing cell; None for exact draws.
+        diagnostics: of the importance weights behind the draws, for each row with a missing cell; None where there are none.
         space: what a row is.
         given: the data frame that was filled, or None.
+        answer: what the draws are of p(x_m|x_o): `exact`, `asymptotically exact` or `approximate`.
+        method: by which a diffusion's were made.
     """
 
     draws: Tensor
@@ -58,10 +68,14 @@ class Imputation:
     diagnostics: Diagnostics | None
     space: Space
     given: Any = field(default=None, repr=False)
+    answer: Answer = "exact"
+    method: str = ""
 
     @property
     def note(self) -> str:
         """Why the draws may be off; empty for exact ones and where the weights can be trusted."""
+        if self.method and lookup(self.method, PosteriorSampler).shares:  # type: ignore[type-abstract]
+            return "draws of one row share ancestors and are not independent"
         return "" if self.diagnostics is None else self.diagnostics.complaint()
 
     @property
@@ -154,9 +168,9 @@ def central_interval(draws: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 def impute(
     model: GenerativeModel, x: Any, n: int = 99, y: Any = None, *, samples: int = 200, seed: int = 0, batch: int = 256,
-    by_row: bool = False,
+    by_row: bool = False, method: str | PosteriorSampler | None = None,
 ) -> Imputation:  # fmt: skip
-    """n draws of each row's missing cells given its observed ones.
+    """n draws of each row's missing cells given its observed ones; `answer` says what they are worth.
 
     Where the draws are not exact, `samples` codes (for a Gaussian, places of the observed whole numbers, categories and spikes
     in their intervals) are drawn from q(z|x_o), and n of them are drawn again in proportion to p(x_o, z)/q(z|x_o): right as
@@ -164,8 +178,8 @@ def impute(
 
     Arguments:
         model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, a masked
-            discrete_diffusion, or a vae.
-        x: (B, *shape), NaN where a cell is missing, or a data frame, which comes back as one.
+            discrete_diffusion, a vae, or a Gaussian diffusion (vdm, ddpm, score_sde, edm, flow_matching).
+        x: (B, *shape), NaN where a cell is missing (also −1 in images and symbols), or a data frame, which comes back as one.
         n: draws; an autoregressive model takes a pass of its network for each cell of each.
         y: (B, *condition.shape), for a conditional model.
         samples: codes to choose from.
@@ -173,6 +187,8 @@ def impute(
         batch: rows at a time.
         by_row: whether the draws of a row are a function of what is in it, so that equal rows get equal draws; for a mean,
             not for rows that are to vary.
+        method: of a Gaussian diffusion, by name or as an object: mmps if not given (approximate), twisted_smc (asymptotically
+            exact in its particles, and a hundred times the work on a table), or replacement, repaint, pi_gdm, dps.
 
     Raises:
         InputError: x or y does not fit.
@@ -184,22 +200,24 @@ def impute(
     require(isinstance(n, int) and not isinstance(n, bool) and n >= 1, "n", "a whole number of at least 1", n)
     require_draws("samples", samples, 2)
     require(batch >= 1, "batch", "at least 1", batch)
-    latent = isinstance(model, LatentVariableModel) and model.takes_missing
-    if not (latent or isinstance(model, Fills)):
-        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive, discrete_diffusion and vae can"
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able}")
+    how = _way(model, method)
     frame = x if hasattr(x, "iloc") and hasattr(x, "columns") else None
-    x = model.space.check(x, missing=True).to(model.device)
+    x, missing = rows_with_holes(model.space, x)
+    x, missing = x.to(model.device), missing.to(model.device)
     y = model.check_condition(y, len(x))
-    missing = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
     holed = missing.flatten(1).any(1).nonzero()[:, 0]  # the others are as they are
     draws, weights = x.expand(n, *x.shape).clone(), list[Tensor]()
-    for rows in holed.split(BLOCK if by_row else batch) if len(holed) else ():
-        rows = rows[torch.arange(BLOCK).clamp(max=len(rows) - 1)] if by_row else rows  # networks see full blocks
+    size = (BLOCK if how is None else 1) if by_row else batch
+    for rows in holed.split(size) if len(holed) else ():
+        padded = by_row and how is None
+        rows = rows[torch.arange(BLOCK).clamp(max=len(rows) - 1)] if padded else rows  # networks see full blocks
         given, its_seed = None if y is None else y[rows], derive(seed, "impute", *[int(rows[0])] * (not by_row))
         noise = row_noise(model.space, its_seed, x[rows], given, "impute") if by_row else seeded(its_seed)
         with evaluating(model), torch.no_grad(), noise:
-            if isinstance(model, Fills):
+            if isinstance(model, GaussianDiffusion) and how is not None:
+                numbers = (Keyed(seed, x[rows], given, "impute").key[:, 0] >> 1).abs() if by_row else rows
+                filled, log_w = denoised(model, (x[rows], missing[rows], given), n, how, seed, numbers.tolist()), None
+            elif isinstance(model, Fills):
                 filled, log_w = model.fill(x[rows], given, n, samples=samples, seed=its_seed)
             else:
                 assert isinstance(model, LatentVariableModel)
@@ -208,7 +226,94 @@ def impute(
         draws[:, rows] = filled
         weights += [] if log_w is None else [log_w]
     diagnostics = diagnose(torch.cat(weights, 1)) if weights else None
-    return Imputation(draws, missing, diagnostics, model.space, frame)
+    plain: Answer = "exact" if model.knows is Knows.EXACT else "approximate"
+    answer = how.answer if how is not None else "asymptotically exact" if weights else plain
+    return Imputation(draws, missing, diagnostics, model.space, frame, answer, how.kind() if how is not None else "")
+
+
+def fills(model: GenerativeModel) -> bool:
+    """Whether a model can draw missing cells given the others."""
+    latent = isinstance(model, LatentVariableModel) and model.takes_missing
+    return latent or isinstance(model, (Fills, GaussianDiffusion))
+
+
+def _way(model: GenerativeModel, method: str | PosteriorSampler | None) -> PosteriorSampler | None:
+    """The sampler of a Gaussian diffusion's posterior; None for families that need none.
+
+    Raises:
+        InputError: a method for another family, or none of its names.
+        Unsupported: a family that cannot condition on some cells only.
+    """
+    if isinstance(model, GaussianDiffusion):
+        return trained(method or "mmps", model.space)
+    require(method is None, "method", f"nothing, since {model.kind()} has one way only", method)
+    if not fills(model):
+        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive, discrete_diffusion, vae"
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able} and the Gaussian diffusions can")
+    return None
+
+
+def trained(method: str | PosteriorSampler, space: Space) -> PosteriorSampler:
+    """The method of that name as a trained network needs it: cells without a range keep no draw from running away.
+
+    Raises:
+        InputError: no such method.
+    """
+    if isinstance(method, PosteriorSampler):
+        return method
+    kind = lookup(method, PosteriorSampler)  # type: ignore[type-abstract]
+    return MMPS.guarded() if kind is MMPS and not space.symbols else kind()
+
+
+def rows_with_holes(space: Space, x: Any) -> tuple[Tensor, Tensor]:
+    """Checked rows (B, *shape) and which of their cells are missing: NaN, or the space's `blank`.
+
+    Raises:
+        InputError: another shape, or a value outside the space.
+    """
+    text = isinstance(x, str) or (isinstance(x, (list, tuple)) and bool(x) and isinstance(x[0], str))
+    if space.blank is not None and not text:
+        x = held_cells(space, x, "x")
+        return x, x == space.blank
+    x = space.check(x, missing=True)
+    return x, x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
+
+
+def denoised(
+    model: GaussianDiffusion, holed: tuple[Tensor, Tensor, Tensor | None], n: int, how: PosteriorSampler, seed: int,
+    numbers: Sequence[int],
+) -> Tensor:  # fmt: skip
+    """n draws (n, B, *shape) of hidden cells by a sampler of p(u|A u), u a row in model units and A its known cells.
+
+    Draw i of row number b is a function of (seed, b, i) alone; a row of which nothing is known is drawn as any sample.
+
+    Arguments:
+        holed: rows x (B, *shape) in the user's units, which of their cells are hidden, and y.
+        numbers: b of each row.
+    """
+    x, missing, y = holed
+    space, hollow, out = model.space, missing.flatten(1).all(1), x.expand(n, *x.shape).clone()
+    blind, rows = hollow.nonzero()[:, 0], (~hollow).nonzero()[:, 0]
+    if len(blind):
+        ids = [numbers[b] << 32 | i for b in blind.tolist() for i in range(n)]
+        noise = Streams(derive(seed, "free"), ids, model.dtype, model.device)
+        free = model.draw(noise, None if y is None else y[blind.repeat_interleave(n)])
+        out[:, blind] = free.reshape(len(blind), n, *x.shape[1:]).transpose(0, 1).to(x.dtype)
+    if not len(rows):
+        return out
+    u = space.to_model(x[rows].masked_fill(missing[rows], 0), torch.float64)
+    seen = (~missing[rows]).reshape(len(rows), *space.shape, *[1] * (u.ndim - x.ndim)).expand(u.shape)
+    one, codes = torch.ones(space.model_shape, dtype=torch.float64), space.codebook(u)
+    ends = (0.0, 1.0) if codes is None else (codes.min().item(), codes.max().item())
+    mask = Mask(seen.cpu(), space.model_shape)
+    reading = take_reading(mask, u.cpu(), 0.0, one, 0 * one, ends if space.symbols else None)
+    found = posterior_draws(
+        lambda which: model.denoise(None if y is None else y[rows[which]]),
+        reading, how, n, seed, u.to(model.dtype), DRAWN, [numbers[b] for b in rows.tolist()],
+    )  # fmt: skip
+    drawn = space.from_model(found.flatten(0, 1)).reshape(n, len(rows), *x.shape[1:])
+    out[:, rows] = torch.where(missing[rows], drawn.to(x), x[rows])
+    return out
 
 
 def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> Drawn:

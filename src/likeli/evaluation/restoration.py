@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from likeli.config import lookup, registered
+from likeli.config import registered
 from likeli.contract import GenerativeModel, Knows, evaluating
 from likeli.diffusion.denoiser import Denoise, Prediction
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -30,7 +30,7 @@ from likeli.diffusion.restoration import (
 from likeli.diffusion.restoration.twisted import WHOLE
 from likeli.diffusion.schedule import Point
 from likeli.errors import InputError, Unsupported, nearest, require
-from likeli.evaluation.imputation import central_interval, impute
+from likeli.evaluation.imputation import central_interval, impute, trained
 from likeli.gaussian.linear_reading import draw_given_reading
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
 from likeli.models.linear_gaussian import LinearGaussian
@@ -192,13 +192,8 @@ def restore(
             return _holes(model, begun, given, n, seed)
         if name == "exact":
             return _exact(model, begun, n, seed)
-        how = method if isinstance(method, PosteriorSampler) else named(name)
+        how = method if isinstance(method, PosteriorSampler) else trained(name, model.space)
         return _by_denoiser(model, replace(begun, answer=how.answer), given, how, n, seed)
-
-
-def named(method: str) -> PosteriorSampler:
-    """The method of that name with its defaults."""
-    return lookup(method, PosteriorSampler)()  # type: ignore[type-abstract]
 
 
 def _check_range(space: Space, operator: Operator, y: Tensor, sigma: float) -> None:

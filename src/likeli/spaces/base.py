@@ -254,7 +254,7 @@ class Space(Configurable, ABC):
         return x
 
 
-def held_cells(space: Space, given: Any) -> Tensor:
+def held_cells(space: Space, given: Any, what: str = "given") -> Tensor:
     """Rows (n, *shape), or one row, whose known cells a draw holds on to; a free cell is NaN, or `blank` of whole numbers.
 
     Raises:
@@ -262,11 +262,11 @@ def held_cells(space: Space, given: Any) -> Tensor:
     """
     if space.blank is None:
         one = isinstance(given, Tensor) and tuple(given.shape) == space.shape
-        return space.check(given[None] if one else given, what="given", missing=True)
-    x = as_tensor(given, "given")
+        return space.check(given[None] if one else given, what=what, missing=True)
+    x = as_tensor(given, what)
     x = x[None] if tuple(x.shape) == space.shape else x
     free = x.isnan() | (x == space.blank)
-    return space.check(x.masked_fill(free, 0), what="given").long().masked_fill(free, space.blank)
+    return space.check(x.masked_fill(free, 0), what=what).long().masked_fill(free, space.blank)
 
 
 def counted(x: Tensor, end: int | None) -> Tensor:

@@ -1,33 +1,41 @@
 """fill the missing cells of a file by what a run says of them, given the cells that are there
 
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
-likeli impute runs/x holes.csv --fill draws -n 5 --out five.csv   five filled tables under each other, numbered by `draw`
+likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
 likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
+likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
-The draws are exact or by importance resampling, which is said where it may be off (docs/latent.md).  Cells that are there, and
-columns that the run does not know, such as its labels, are written as they are.  A blank, NA, ? or null is a missing cell.
+It is said whether the draws are exact, asymptotically exact or approximate, and where they may be off (docs/latent.md; of a
+diffusion, docs/restoration.md).  Cells that are there, and columns that the run does not know, such as its labels, are written
+as they are.  A blank, NA, ? or null is a missing cell.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import open_run, rows_for
+from likeli.cli.objects import open_run, parse_label, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit, new_file, warn
 from likeli.errors import require
+
+if TYPE_CHECKING:
+    from likeli.checkpoint import Checkpoint
+    from likeli.evaluation.imputation import Imputation
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on, some cells missing")
-    parser.add_argument("--out", metavar="FILE.csv", required=True, help="where to write the filled rows")
+    parser.add_argument("--out", metavar="FILE", required=True, help="where to write the filled rows: .csv, or .npy of arrays")
     parser.share("--overwrite")
     parser.add_argument("--fill", choices=["mean", "draws"], default="mean", help="one table, or one for each draw [mean]")
-    parser.add_argument("-n", type=int, default=99, help="draws of each cell [99]")
+    parser.add_argument("-n", "--draws", dest="n", type=int, default=99, metavar="N", help="draws of each cell [99]")
+    ways = "mmps, twisted_smc (exact in the limit, slow), replacement, repaint, pi_gdm, dps"
+    parser.add_argument("--method", metavar="NAME", help=f"of a diffusion: {ways} [mmps]")
     parser.add_argument("--cells", metavar="FILE.csv", help="also write a line for each missing cell")
     parser.add_argument("--level", type=float, default=0.9, metavar="P", help="chance of the intervals in --cells [0.9]")
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="codes to choose from where that is how [200]")
@@ -36,23 +44,49 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw, and write."""
+    require(args.n >= 1, "n", "at least 1", args.n)
+    require(0 < args.level < 1, "level", "a number between 0 and 1", args.level)
+    enough = args.cells is None or (args.n + 1) * (1 - args.level) >= 2 - 1e-9
+    require(enough, "n", f"at least {2 / (1 - args.level) - 1:.0f} with --cells and --level {args.level:g}", args.n)
+    array = Path(args.out).suffix.lower() == ".npy"
+    fits = not array or (Path(args.data).suffix.lower() == ".npy" and args.cells is None)
+    require(fits, "out", "a name that ends in .csv, but of a .npy without --cells", args.out)
+    for path, name, suffixes in ((args.out, "out", [".csv", ".npy"]), (args.cells, "cells", [".csv"])):
+        check_new(path, overwrite=args.overwrite, suffixes=suffixes, argument=name)
+    saved = open_run(args)
+    how = {"samples": args.samples, "seed": args.seed, "batch": args.batch, "method": args.method}
+    found = _of_array(args, saved, how) if array else _of_table(args, saved, how)
+    count, rows = int(found.missing.sum()), len(found.missing)
+    warn([f"draws may be off: {found.note}"] if found.note else [])
+    about = {"rows": rows, "filled_cells": count, "draws": args.n, "answer": found.answer, "method": found.method or None}
+    about |= {"note": found.note, "out": args.out, "cells": args.cells}
+    by = f", {found.answer}{f' ({found.method})' * bool(found.method)}"
+    emit(args, about, f"{count} cells of {rows} rows filled, by {args.n} draws each{by}, in {args.out}")
+
+
+def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
+    """The averages (rows, ...) or all draws (draws, rows, ...) of an array's holes, written as one."""
+    from likeli.data import write_npy
+    from likeli.data.readers.npy import read_npy
+    from likeli.evaluation.imputation import impute
+
+    found = impute(saved.model, read_npy(args.data), args.n, parse_label(args.label, saved.model), **how)
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_npy(path, (found.mean if args.fill == "mean" else found.draws).cpu().numpy())
+    return found
+
+
+def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
+    """A file's rows as they are but for their holes, and a line for each of these, written as tables."""
     import pandas
 
     from likeli.data import write_csv
     from likeli.evaluation.imputation import impute
 
-    require(args.n >= 1, "n", "at least 1", args.n)
-    require(0 < args.level < 1, "level", "a number between 0 and 1", args.level)
-    enough = args.cells is None or (args.n + 1) * (1 - args.level) >= 2 - 1e-9
-    require(enough, "n", f"at least {2 / (1 - args.level) - 1:.0f} with --cells and --level {args.level:g}", args.n)
-    for path, name in ((args.out, "out"), (args.cells, "cells")):
-        check_new(path, overwrite=args.overwrite, suffixes=[".csv"], argument=name)
-    saved = open_run(args)
-    x, y = rows_for(saved, args.data, label=args.label)
+    x, y = rows_for(saved, args.data, label=args.label, missing=True)
     table = read_table(args.data)
     table = saved.model.space.frame(x) if table is None else table
     known = [name for name in table.columns if name in saved.model.space.names] or list(table.columns)
-    how = {"samples": args.samples, "seed": args.seed, "batch": args.batch}
     found = impute(saved.model, table[known], args.n, y, **how)
     filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
     whole = [table.assign(**{name: part[name] for name in known}) for part in filled]
@@ -62,10 +96,7 @@ def run(args: argparse.Namespace) -> None:
         if frame is not None:
             with new_file(path, overwrite=args.overwrite) as file:
                 write_csv(file, {name: cells_of(frame[name]) for name in frame.columns})
-    count = int(found.missing.sum())
-    warn([f"draws may be off: {found.note}"] if found.note else [])
-    about = {"rows": len(x), "filled_cells": count, "draws": args.n, "note": found.note, "out": args.out, "cells": args.cells}
-    emit(args, about, f"{count} cells of {len(x)} rows filled, by {args.n} draws each, in {args.out}")
+    return found
 
 
 def read_table(path: str) -> Any:

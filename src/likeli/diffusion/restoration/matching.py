@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from likeli.diffusion.denoiser import Denoise, Prediction
@@ -28,6 +29,7 @@ from likeli.errors import Diverged, require
 from likeli.probability.draw import draw
 from likeli.random import Noise
 
+UNHEARD = 1e-6  # chance of a residual so large under a belief that is right
 DENSE = 8  # readings up to which A C Aᵀ is had whole, by a product with the Jacobian for each
 
 
@@ -66,23 +68,44 @@ class MMPS(PosteriorSampler):
         sampler: how z goes down; `DDIM(1.0)` if not given, whose noise forgives a network its errors; a deterministic one of
             high order, such as `Multistep()`, for a denoiser that is exact.
         iterations: of conjugate gradients.
+        reach: largest σ/α at which C is asked for; beyond, where z tells little of x and a network's own error in C is
+            multiplied by σ²/α, it is r² I with r² = σ²/(α² + σ²).
+        ridge: share of r² that is added to A C Aᵀ, whose smallest values a network gets wrong; 0.03 and a reach of 5 keep a
+            trained one in hand (`guarded`), no ridge and any reach are right for one that is exact.
 
     Source: Rozet et al. (2024), arXiv:2405.13712.
     """
 
     def __init__(
-        self, steps: int = 64, grid: Grid = "log_snr", sampler: Sampler | None = None, iterations: int = 3
+        self,
+        steps: int = 64,
+        grid: Grid = "log_snr",
+        sampler: Sampler | None = None,
+        iterations: int = 3,
+        reach: float = math.inf,
+        ridge: float = 0.0,
     ) -> None:
         super().__init__(steps, grid)
         require(iterations >= 1, "iterations", "at least 1", iterations)
-        self.sampler, self.iterations = sampler, iterations
+        require(reach > 0, "reach", "a positive number", reach)
+        require(0 <= ridge <= 1, "ridge", "a share from 0 to 1", ridge)
+        self.sampler, self.iterations, self.reach, self.ridge = sampler, iterations, reach, ridge
+
+    @classmethod
+    def guarded(cls, steps: int = 64) -> MMPS:
+        """For a trained network on cells without a range, whose draws may run away else."""
+        return cls(steps, reach=5.0, ridge=0.03)
 
     def posterior(self, denoise: Denoise, reading: Reading) -> Denoise:
         """The denoiser of p(x|y)."""
 
         def function(z: Tensor, at: Point) -> Prediction:
+            if at.gamma.min().item() > 2 * math.log(self.reach):
+                p = denoise(z, at)
+                weights, spread = whitened_evenly(p, reading)
+                return moved(p, spread * reading.adjoint(weights), reading.ends)
             b = belief(denoise, z, at)
-            weights = whitened(b, reading, self.iterations)[0]
+            weights = whitened(b, reading, self.iterations, self.ridge)[0]
             return moved(b.prediction, b.times(reading.adjoint(weights)), reading.ends)
 
         return replace(denoise, function=function, errs_at_small_noise=False)
@@ -111,8 +134,7 @@ class PiGDM(PosteriorSampler):
         def function(z: Tensor, at: Point) -> Prediction:
             b = belief(denoise, z, at)
             p = b.prediction
-            spread = p.sigma.square() / (p.alpha.square() + p.sigma.square())
-            weights = reading.solve(reading.residual(p.x), reading.sigma**2 / spread.mean().item()) / spread.mean()
+            weights, _ = whitened_evenly(p, reading)
             return moved(p, b.times(reading.adjoint(weights)), reading.ends)
 
         return replace(denoise, function=function, errs_at_small_noise=False)
@@ -155,24 +177,51 @@ def _known(p: Prediction) -> Callable[[Tensor, Point], Prediction]:
     return lambda z, at: p
 
 
-def whitened(b: Belief, reading: Reading, iterations: int) -> tuple[Tensor, Tensor | None]:
-    """(σ² I + A C Aᵀ)⁻¹ (y − A x̂), (B, *out), and log N(y; A x̂, σ² I + A C Aᵀ), (B,), where the matrix is had whole."""
+def whitened_evenly(p: Prediction, reading: Reading) -> tuple[Tensor, float]:
+    """(σ² I + r² A Aᵀ)⁻¹ (y − A x̂), (B, *out), and r² = σ_z²/(α² + σ_z²), which needs no product with the Jacobian."""
+    spread = (p.sigma.square() / (p.alpha.square() + p.sigma.square())).mean().item()
+    return reading.solve(reading.residual(p.x), reading.sigma**2 / spread) / spread, spread
+
+
+def whitened(b: Belief, reading: Reading, iterations: int, ridge: float = 0.0) -> tuple[Tensor, Tensor | None]:
+    """w = (σ² I + A C Aᵀ)⁻¹ r with r = y − A x̂, (B, *out), and log N(y; A x̂, σ² I + A C Aᵀ), (B,), where it is had whole.
+
+    Arguments:
+        ridge: times σ_z²/(α² + σ_z²), added to σ².  rᵀ w is a χ² of as many degrees as there are readings where the belief is
+            right; with a ridge, w is shortened where it is larger than that is with chance `UNHEARD`.
+    """
     r = reading.residual(b.prediction.x)
     seen = reading.operator.seen().to(r.device)
     cells = seen.any(0).flatten().nonzero()[:, 0]
+    extra = reading.sigma**2
+    if ridge:
+        p = b.prediction
+        extra += ridge * (p.sigma.square() / (p.alpha.square() + p.sigma.square())).mean().item()
     if len(cells) > DENSE:
 
         def apply(v: Tensor) -> Tensor:
-            return torch.where(seen, reading.A(b.times(reading.adjoint(v))), 0) + reading.sigma**2 * v
+            return torch.where(seen, reading.A(b.times(reading.adjoint(v))), 0) + extra * v
 
-        return conjugate_gradients(apply, r, iterations, 1e-6), None
+        found, log_p = conjugate_gradients(apply, r, iterations, 1e-6), None
+    else:
+        found, log_p = _whole(b, reading, r, cells, extra)
+    if ridge:
+        bound = torch.from_numpy(chi2.isf(UNHEARD, seen.flatten(1).sum(1).clamp(min=1).cpu().numpy())).to(r)
+        square = (r * found).flatten(1).sum(1).clamp(min=1e-30)
+        found = found * (bound / square).sqrt().clamp(max=1).reshape(-1, *[1] * (r.ndim - 1))
+    return found, log_p
+
+
+def _whole(b: Belief, reading: Reading, r: Tensor, cells: Tensor, extra: float) -> tuple[Tensor, Tensor]:
+    """The same by the eigenvectors of A C Aᵀ among few cells."""
+    seen = reading.operator.seen().to(r.device)
     gram = torch.stack([reading.A(b.times(reading.adjoint(_one(r, i)))).flatten(1)[:, cells] for i in cells.tolist()], 2)
     there = seen.flatten(1)[:, cells].expand(len(r), -1)
     gram = torch.where(there[:, :, None] & there[:, None], (gram + gram.mT) / 2, 0)
     if not bool(gram.isfinite().all()):
         raise Diverged("restoration: the network's Jacobian is not finite; its draws have left what it was trained on")
     values, axes = torch.linalg.eigh(gram.double())
-    least = reading.sigma**2 + 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
+    least = extra + 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
     none = values < math.sqrt(torch.finfo(r.dtype).eps) * values.amax(1, keepdim=True)  # rounding, or a network's own error
     values = values.clamp(min=0) + least
     turned = (axes.mT @ r.flatten(1)[:, cells, None].double())[..., 0]

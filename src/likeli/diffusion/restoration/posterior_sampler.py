@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -94,6 +94,7 @@ def posterior_draws(
     seed: int,
     like: Tensor,
     block: int = BLOCK,
+    numbers: Sequence[int] | None = None,
 ) -> Tensor:
     """n draws for each row of the reading, (n, B, *shape) float64 in model units; draw i of row b follows (seed, b, i) alone.
 
@@ -104,12 +105,14 @@ def posterior_draws(
         how: the method.
         like: (B, *shape), of the model's type and device.
         block: draws at a time, to keep within memory; it changes nothing but rounding.
+        numbers: b of each row; its place if not given.
     """
     how.refuse(reading.sigma)
     rows, count = len(like), max(n, how.particles) if how.shares else n
+    b = range(rows) if numbers is None else numbers
     which, parts = torch.arange(rows).repeat_interleave(count), []
     for chosen in torch.arange(rows * count).split(count if how.shares else block):
-        noise = Streams(seed, [j // count << 32 | j % count for j in chosen.tolist()], like.dtype, like.device)
+        noise = Streams(seed, [b[j // count] << 32 | j % count for j in chosen.tolist()], like.dtype, like.device)
         its = which[chosen]
         found = how.run(bind(its), reading.at(its), noise, like[its.to(like.device)]).double()
         if how.shares:  # in the order of their ancestors, so that these are a fair share of them
