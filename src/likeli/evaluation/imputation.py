@@ -216,7 +216,7 @@ def impute(
         with evaluating(model), torch.no_grad(), noise:
             if isinstance(model, GaussianDiffusion) and how is not None:
                 numbers = (Keyed(seed, x[rows], given, "impute").key[:, 0] >> 1).abs() if by_row else rows
-                filled, log_w = denoised(model, (x[rows], missing[rows], given), n, how, seed, numbers.tolist()), None
+                filled, log_w = filled_by_denoiser(model, (x[rows], missing[rows], given), n, how, seed, numbers.tolist()), None
             elif isinstance(model, Fills):
                 filled, log_w = model.fill(x[rows], given, n, samples=samples, seed=its_seed)
             else:
@@ -279,7 +279,7 @@ def rows_with_holes(space: Space, x: Any) -> tuple[Tensor, Tensor]:
     return x, x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
 
 
-def denoised(
+def filled_by_denoiser(
     model: GaussianDiffusion, holed: tuple[Tensor, Tensor, Tensor | None], n: int, how: PosteriorSampler, seed: int,
     numbers: Sequence[int],
 ) -> Tensor:  # fmt: skip
