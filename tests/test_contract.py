@@ -39,8 +39,8 @@ def made(family, name, conditional=False):
             return refusal
         if model.strategy == "closed_form":
             model.fit_closed_form(x, y)
-        elif model.strategy == "em":
-            for _ in zip(range(3), model.em(x)):
+        elif model.strategy in ("em", "boosting"):
+            for _ in zip(range(3), model.em(x) if model.strategy == "em" else model.boost(x)):
                 pass
         else:
             with torch.no_grad():
@@ -84,7 +84,7 @@ def test_every_family_takes_some_space_by_default_and_refuses_others_in_one_line
 def test_every_family_says_what_it_is(family):
     cls = FAMILIES[family]
     assert isinstance(cls.knows, Knows)
-    assert cls.strategy in ("closed_form", "em", "sgd", "adversarial", "contrastive")
+    assert cls.strategy in ("closed_form", "em", "boosting", "sgd", "adversarial", "contrastive")
     assert next(iter(parameters_of(cls))) == "space"
     assert inspect.getdoc(cls)
     assert all(p.default is not inspect.Parameter.empty for k, p in parameters_of(cls).items() if k != "space")

@@ -33,10 +33,13 @@ def rows(name, n=ROWS, seed=0):
     return examples(SPACES[name], n, seed)
 
 
-def cases(*, spaces, knows):
-    """Each family on each space it takes; all but its first discrete space, and the line, are left to the slow run."""
+def cases(*, spaces, knows, jumps=True):
+    """Each family on each space it takes; all but its first discrete space, and the line, are left to the slow run.
+
+    Without `jumps`, no densities of intervals, whose edges no grid resolves; theirs is summed over the intervals elsewhere.
+    """
     found = []
-    for family in [f for f in FAMILIES if FAMILIES[f].knows in knows]:
+    for family in [f for f in FAMILIES if FAMILIES[f].knows in knows and (jumps or FAMILIES[f].strategy != "boosting")]:
         taken = [s for s in spaces if takes(family, SPACES[s])]
         quick = {"line", next((s for s in taken if s in TINY), "line")}
         quick |= {"plane"} if FAMILIES[family].knows is Knows.EXACT else set()
@@ -75,7 +78,7 @@ def stretched(points, centre, scale):
     return t, centre + scale * t.sinh(), scale * t.cosh()
 
 
-@cases(spaces=FLAT, knows={Knows.EXACT})
+@cases(spaces=FLAT, knows={Knows.EXACT}, jumps=False)
 def test_exact_densities_integrate_to_one(family, name):
     model, space = fitted(family, name), SPACES[name]
     points = 2001 if name == "line" else 401

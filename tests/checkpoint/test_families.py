@@ -137,7 +137,8 @@ def test_tensors_of_a_family_are_strict(tmp_path, family):
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match="sha256"):
         ck.load(tmp_path / "x")
-    other = fill(made(family, first_space(family)), 3)
+    other = made(family, first_space(family))
+    other = other if other.strategy == "boosting" else fill(other, 3)  # whose tensors have to fit each other
     with ck.lock(tmp_path / "x"):
         ck.save(other, tmp_path / "x")
     assert same(ck.load(tmp_path / "x").state_dict(), other.state_dict())

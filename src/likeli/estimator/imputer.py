@@ -22,8 +22,8 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, FamilyEstimator):
     """Missing cells filled given the others, as scikit-learn's `KNNImputer` is used; the rows to fit may have them too.
 
     Arguments:
-        family: `gmm`, `ppca`, `factor_analysis`, `vae`, `independent`, `categorical_mixture` or `autoregressive`; or a Gaussian
-            diffusion such as `flow_matching`, whose rows to fit must be whole.
+        family: `gmm`, `ppca`, `factor_analysis`, `vae`, `independent`, `categorical_mixture`, `autoregressive` or
+            `boosted_trees`; or a Gaussian diffusion such as `flow_matching`, whose rows to fit must be whole.
         sample_posterior: fill with one draw of x_m given x_o, in place of its mean (a category's mean is the most frequent).
         draws: over which the mean goes where it has no closed form.
         kind, steps, minutes, random_state, options: as for `Density`.

@@ -2,10 +2,10 @@
 
     x_m ~ p(x_m | x_o)
 
-Exact for mixtures of Gaussians on reals, latent classes, independent cells and autoregressive models of any order; a masked
-diffusion follows its own guesses, cell after cell; a Gaussian diffusion draws by a sampler of its posterior, with the known
-cells of z's clean end as readings without noise; for others z ~ p(z|x_o) by importance resampling, x_m ~ p(x_m|z).  A Gaussian
-sees an observed whole number, category or spike as an interval of its scale, whose place z is.
+Exact for mixtures of Gaussians on reals, latent classes, independent cells, autoregressive models and boosted trees of any
+order; a masked diffusion follows its own guesses, cell after cell; a Gaussian diffusion draws by a sampler of its posterior,
+with the known cells of z's clean end as readings without noise; for others z ~ p(z|x_o) by importance resampling,
+x_m ~ p(x_m|z).  A Gaussian sees an observed whole number, category or spike as an interval of its scale, whose place z is.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def impute(
     `samples` grows, and as far as the diagnostics say before.
 
     Arguments:
-        model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive of any order, a masked
-            discrete_diffusion, a vae, or a Gaussian diffusion (vdm, ddpm, score_sde, edm, flow_matching).
+        model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive and boosted_trees of any order, a
+            masked discrete_diffusion, a vae, or a Gaussian diffusion (vdm, ddpm, score_sde, edm, flow_matching).
         x: (B, *shape), NaN where a cell is missing (also −1 in images and symbols), or a data frame, which comes back as one.
         n: draws; an autoregressive model takes a pass of its network for each cell of each.
         y: (B, *condition.shape), for a conditional model.
@@ -248,8 +248,9 @@ def _way(model: GenerativeModel, method: str | PosteriorSampler | None) -> Poste
         return trained(method or "mmps", model.space)
     require(method is None, "method", f"nothing, since {model.kind()} has one way only", method)
     if not fills(model):
-        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive, discrete_diffusion, vae"
-        raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able} and the Gaussian diffusions can")
+        able = "gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive, boosted_trees, vae,"
+        able += " discrete_diffusion and the Gaussian diffusions can"
+        raise Unsupported(f"{model.kind()} cannot condition on some cells only; {able}")
     return None
 
 

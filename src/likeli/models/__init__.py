@@ -6,6 +6,7 @@ from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.latent.chain import Hierarchy
 from likeli.models.autoencoder import AE, CAE, DAE
 from likeli.models.autoregressive import Autoregressive
+from likeli.models.boosted_trees import BoostedTrees
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.ddpm import DDPM
 from likeli.models.density import DensityModel
@@ -42,6 +43,7 @@ __all__ = [
     "VAE",
     "VDM",
     "Autoregressive",
+    "BoostedTrees",
     "CategoricalMixture",
     "DensityModel",
     "DiscreteDiffusion",

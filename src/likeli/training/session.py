@@ -285,9 +285,10 @@ def _glance(run: Run) -> float | None:
 
 
 def _asked_for(model: GenerativeModel) -> dict[str, Any]:
-    """The model as it was before the fit: without the classes' shares, which the training rows decide."""
+    """The model as it was before the fit: without what training rows decide, the classes' shares and the trees."""
     described = describe(model)
     condition = described.get("condition")
+    described.pop("trees", None)
     return described | {"condition": condition and {k: v for k, v in condition.items() if k != "shares"}}
 
 

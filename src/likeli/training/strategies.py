@@ -149,6 +149,20 @@ def closed_form(run: Run) -> Iterator[Row]:
     yield {"loss": loss, "stop": "closed form"}
 
 
+@strategy("boosting")
+def boosting(run: Run) -> Iterator[Row]:
+    """One column's trees a step, stopped early by validation rows; of a budget in minutes each column gets its share."""
+    model, minutes, valid = run.model, run.budget.minutes, None if run.valid is None else run.valid.x
+
+    def allowance(left: int) -> float:
+        return (60 * minutes - run.clock.seconds) / (left + 1) if minutes else math.inf
+
+    grown = model.boost(run.train.x, valid, seed=run.seed, start=run.step, allowance=allowance, **_weights(run))
+    for row in grown:
+        guard(run, "loss", row["loss"], run.train.x)
+        yield row | ({"stop": "all columns"} if run.step + 1 == model.space.dimensions else {})
+
+
 def _weights(run: Run) -> dict[str, Tensor]:
     return {} if run.train.weight is None else {"sample_weight": run.train.weight}
 
