@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
-OK, FAILED, BAD_INPUT, OUTPUT_WARNING, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+OK, FAILED, BAD_INPUT, OUTPUT_WARNING, INTERRUPTED = 0, 1, 2, 3, 130  # and 128 + its number for another signal
 
 
 class LikeliError(Exception):

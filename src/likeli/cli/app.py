@@ -15,6 +15,7 @@ from typing import Any
 
 from likeli import __version__
 from likeli.cli import verbs
+from likeli.cli.ending import ended_by_signals, stopped_by
 from likeli.cli.options import Parser, split_dotted
 from likeli.cli.output import complain, warn
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
@@ -67,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+    came: list[int] = []
     try:
-        with warnings.catch_warnings():
+        with ended_by_signals(argv) as came, warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             told = set[str]()
             warnings.showwarning = lambda message, *_, **__: _once(str(message), told)  # without the place that raised it
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return complain(str(stop) or "interrupted", argv, getattr(stop, "exit_code", INTERRUPTED), "Interrupted")
     except Exception as error:
+        if came and not isinstance(error, LikeliError):  # what a library made of the signal
+            return complain(str(stopped_by(came[0])), argv, 128 + came[0], "Interrupted")
         if "--debug" in argv:
             traceback.print_exc()
         return complain(_message(error), argv, getattr(error, "exit_code", FAILED), type(error).__name__)

@@ -13,15 +13,18 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from likeli.errors import FAILED, INTERRUPTED, OK, TERMINATED
+from likeli.cli.ending import GRACE, SIGNALS, leave, stopped_by
+from likeli.cli.output import log
+from likeli.errors import FAILED, INTERRUPTED, OK, Interrupted
 
 Row = dict[str, Any]
 
@@ -65,6 +68,7 @@ class Contest:
     keep: bool = True
     stopped: int | None = None
     running: set[BaseProcess] = field(default_factory=set)
+    timers: list[threading.Timer] = field(default_factory=list)
 
     def rows(self) -> list[Row]:
         """One row per job, in the jobs' order."""
@@ -103,21 +107,42 @@ class Contest:
             texts = [file.read_text("utf-8", "replace") if file.exists() else "" for file in (out, err)]
             return _result(process.exitcode or 0, *texts)
 
+    def interrupted(self) -> Interrupted:
+        """The error that says which signal stopped it, and where what was done is kept."""
+        kept = f"; what was saved is in {Path(self.jobs[0].folder).parent}" if self.keep and self.jobs else ""
+        return stopped_by(self.stopped or signal.SIGINT, kept)
+
+    def raise_if_nothing_is_done(self, rows: Sequence[Row]) -> None:
+        """Raises what `interrupted` gives if a signal came before any family had a number: there is no table to print."""
+        if self.stopped is not None and all("error" in row for row in rows):
+            raise self.interrupted()
+
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM are passed on to the children, which save; what has not started does not start."""
-        before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, self._stop) for s in SIGNALS}
         try:
             yield
         finally:
+            for timer in self.timers:
+                timer.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopped = number
+        self._pass_on(number)
+        for seconds, act in ((GRACE - 0.4, lambda: self._pass_on(signal.SIGKILL)), (GRACE, lambda: leave(number))):
+            timer = threading.Timer(seconds, act)
+            timer.daemon = True
+            timer.start()
+            self.timers.append(timer)
+
+    def _pass_on(self, number: int) -> None:
         for process in list(self.running):
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, number)
+            with suppress(OSError, ValueError, AssertionError):  # it ended meanwhile
+                if process.pid is not None:
+                    os.kill(process.pid, number)
 
 
 @functools.cache
@@ -203,7 +228,8 @@ def caveats(rows: Sequence[Row], places: Mapping[str, int] | None = None) -> lis
 
 
 def exit_code(contest: Contest, rows: Sequence[Row]) -> int:
-    """Interrupted, else failed if no row has a number, else ok."""
+    """Interrupted, which it says, else failed if no row has a number, else ok."""
     if contest.stopped is not None:
-        return TERMINATED if contest.stopped == signal.SIGTERM else INTERRUPTED
+        log(f"likeli: {contest.interrupted()}")
+        return contest.interrupted().exit_code
     return OK if any("error" not in r for r in rows) else FAILED

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from likeli.cli.ending import unfinished
 from likeli.errors import FAILED, LikeliError, require
 
 
@@ -97,6 +98,7 @@ def new_file(path: str, *, overwrite: bool) -> Iterator[Path]:
     target = Path(path)
     check_new(path, overwrite=overwrite)
     partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    unfinished.add(partial)
     try:
         yield partial
         partial.replace(target)
@@ -105,6 +107,7 @@ def new_file(path: str, *, overwrite: bool) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+        unfinished.discard(partial)
 
 
 def check_new(path: str | None, *, overwrite: bool, suffixes: Sequence[str] = (), argument: str = "out") -> None:

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         say = (lambda line: None) if args.quiet else (lambda line: log(f"likeli: {line}"))
         contest = Contest(jobs, args.jobs, say, keep=args.out is not None)
         ended = ranked(contest.rows())
+        contest.raise_if_nothing_is_done(ended)
         rows = ended + [empty_row(f) | {"knows": "-", "notes": [why]} for f, why in refused.items()]
         runs = {r["model"]: str(Path(folder) / r["model"]) for r in ended if "error" not in r}
         judging = args.samples and contest.stopped is None

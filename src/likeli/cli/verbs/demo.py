@@ -58,10 +58,14 @@ def run(args: argparse.Namespace) -> int:
     jobs = [_job(args, family) for family in (*NEURAL, *YARDSTICKS, "gmm", "ppca")]
     contest = Contest(jobs, args.jobs, say=_say)
     rows = ranked(contest.rows())
+    contest.raise_if_nothing_is_done(rows)
     places = ranks(jobs, rows)
+    if contest.stopped is not None:
+        emit(args, {"out": str(folder), "rows": rows, "ranks": places}, ranking(rows, places))
+        return exit_code(contest, rows)
     notes, (x, y) = caveats(rows, places), data.split("test")
     runs = {r["model"]: str(folder / r["model"]) for r in rows if "error" not in r}
-    judged = judge_samples(runs, data, _say, seed=args.seed) if contest.stopped is None else []
+    judged = judge_samples(runs, data, _say, seed=args.seed)
     scores = {r["model"]: r for r in judged}
     roles = dict.fromkeys(NEURAL, "neural") | dict.fromkeys(YARDSTICKS, "yardstick")
     about = {n: {"rank": places.get(n), "role": roles.get(n, ""), "judged": scores.get(n)} for n in (r["model"] for r in rows)}
