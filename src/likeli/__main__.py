@@ -12,7 +12,7 @@ def leave_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def start() -> int:
+def command_line() -> int:
     """Run the command line; returns its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -23,4 +23,4 @@ def start() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    sys.exit(command_line())
