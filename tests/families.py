@@ -1,5 +1,6 @@
 """Every registered family, and rows that fit a space; shared by the suites that run over the registry."""
 
+import copy
 import importlib
 import pkgutil
 import typing
@@ -10,7 +11,7 @@ import likeli.models
 from likeli.config import _grouped, coerce, registered
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, Unsupported
-from likeli.random import seeded
+from likeli.random import Ambient, BatchPart, seeded
 from likeli.spaces import Counts, Labels, Pixels, Table, Tokens
 from likeli.training import fit
 
@@ -56,3 +57,29 @@ def trained(model, x, *, steps, seed=0):
     """`model` fitted to x for a short while, as a user would: at the family's own rate, at which nothing diverges."""
     fit(model, x, steps=steps, seed=seed)
     return model.eval()
+
+
+STOCHASTIC = ("sgd", "contrastive", "adversarial")  # strategies that see a batch a step
+
+
+def per_row(model, x):
+    """What training averages over rows, with the noise of a step."""
+    if model.strategy == "sgd":
+        return model.loss(x)
+    if model.strategy == "contrastive":
+        return model.log_f(model.states(x, Ambient(x))[0])
+    u = model.real(x)
+    v = model.fake(u, None)
+    return torch.stack([model.discriminator_loss(u, v, None), model.generator_loss(u, v, None)], 1)
+
+
+def assert_parts_are_the_whole(model, x):
+    """The rows of a batch have the same losses in two uneven parts, each with its part of the batch's noise, as in one."""
+    model = model.double().train()
+    x = x.double() if x.is_floating_point() else x
+    found = []
+    for first, after in ((0, len(x)), (0, 3), (3, len(x))):
+        own = copy.deepcopy(model)  # some count their steps
+        with seeded(1), BatchPart(first, after - first, len(x)):
+            found.append(per_row(own, x[first:after]).detach())
+    torch.testing.assert_close(torch.cat(found[1:]), found[0], rtol=1e-9, atol=1e-9)

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 LAYERS = [
-    "errors config random progress",
+    "errors config random progress processes",
     "probability spaces",
     "contract gaussian",
     "nn data checkpoint",
@@ -141,7 +141,7 @@ def test_no_function_is_longer_than_a_screen():
 
 # The ratchet: today's figures, which may fall and never rise.
 CEILINGS = {
-    "files": 257,  # restoration, guidance, adversarial training, the estimators, the doctor and trees each bring their own
+    "files": 259,  # restoration, guidance, adversarial training, the estimators, the doctor, trees and processes bring theirs
     "most public methods of a class": 12,
     "classes above 12 public methods": 0,
     "most parameters": 10,

@@ -58,7 +58,7 @@ _MODULE = {name: module for module, names in _PUBLIC.items() for name in names.s
 _TORCH_FREE = {"likeli.errors", "likeli.config"}
 _ROOMS = {
     *["checkpoint", "config", "contract", "data", "diffusion", "discrete", "energy", "errors", "estimator", "evaluation"],
-    *["gaussian", "latent", "models", "nn", "probability", "random", "spaces", "theory", "training"],
+    *["gaussian", "latent", "models", "nn", "probability", "processes", "random", "spaces", "theory", "training"],
 }
 
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from likeli.errors import InputError, require
+from likeli.errors import InputError, Unsupported, require
 
 BLOCK = 64  # samples are always computed in full blocks of this many rows: a matrix product's bits depend on its shape
 
@@ -188,6 +190,99 @@ class Replay:
         return value
 
     uniform = normal
+
+
+_NUMBERS = {torch.rand, torch.randn}
+_LIKE = {torch.rand_like, torch.randn_like}
+_DROPOUT = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
+_OTHER_DRAWS = {
+    *(torch.multinomial, torch.bernoulli, torch.poisson, torch.normal, torch.randint_like, torch.Tensor.bernoulli_),
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, F.alpha_dropout, F.feature_alpha_dropout),
+}
+
+
+class BatchPart(TorchFunctionMode):
+    """Inside the block, draws for `rows` rows are rows first, …, first + rows − 1 of torch's draws for a batch of `of` rows.
+
+    So processes that share a batch, each with the same generator, give row i the noise that one process gives it: `torch.rand`,
+    `randn`, their `_like`s and dropout.  A draw whose first axis is not `rows` long is left alone, and is equal in all of them.
+
+    Arguments:
+        first: row of the batch with which this part begins.
+        rows: of this part.
+        of: rows of the whole batch.
+
+    Raises:
+        Unsupported: inside, another kind of draw for `rows` rows, such as `torch.multinomial`.
+    """
+
+    def __init__(self, first: int, rows: int, of: int) -> None:
+        super().__init__()
+        self.first, self.rows, self.of = first, rows, of
+
+    def __enter__(self) -> BatchPart:
+        self._token = BATCH_PART.set(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        BATCH_PART.reset(self._token)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The call, or its part of the whole batch's."""
+        kwargs = kwargs or {}
+        if BATCH_PART.get() is not self:  # a block inside this one has taken its place
+            return func(*args, **kwargs)
+        if func in _NUMBERS and (size := _size(args, kwargs))[:1] == (self.rows,):
+            rest = {k: v for k, v in kwargs.items() if k != "size"}
+            return self._mine(func(self.of, *size[1:], **rest))
+        x = args[0] if args and isinstance(args[0], Tensor) and args[0].shape[:1] == (self.rows,) else None
+        if func in _LIKE and x is not None:
+            return self._mine(func(self._batch_like(x), *args[1:], **kwargs))
+        if func in _DROPOUT and x is not None:
+            return x * self._mine(func(self._batch_like(x), *args[1:], **kwargs))
+        if func in _OTHER_DRAWS and x is not None:
+            told = f"torch.{func.__name__} for each row of a batch that processes share"
+            raise Unsupported(f"{told}: its numbers cannot be cut out of the whole batch's; draw with torch.rand")
+        return func(*args, **kwargs)
+
+    def _batch_like(self, x: Tensor) -> Tensor:
+        """Ones for the whole batch, laid out in memory as x is: the order in which numbers are drawn."""
+        last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        ones = torch.ones(self.of, *x.shape[1:], dtype=x.dtype, device=x.device)
+        return ones.contiguous(memory_format=torch.channels_last) if last else ones
+
+    def _mine(self, whole: Tensor) -> Tensor:
+        return whole[self.first : self.first + self.rows]
+
+
+BATCH_PART: ContextVar[BatchPart | None] = ContextVar("part of a batch", default=None)
+
+
+def _size(args: Any, kwargs: Any) -> tuple[int, ...]:
+    """The shape that `torch.rand` and its like were asked for."""
+    given = args if args else (kwargs["size"],)
+    return tuple(given[0]) if isinstance(given[0], (tuple, list)) else tuple(given)
+
+
+@contextmanager
+def repeated_rows(copies: int) -> Iterator[None]:
+    """Inside the block every row of the batch stands `copies` times in succession."""
+    part = BATCH_PART.get()
+    with nullcontext() if part is None else BatchPart(copies * part.first, copies * part.rows, copies * part.of):
+        yield
+
+
+@contextmanager
+def every_row_of(n: int, start: int, step: int) -> Iterator[Tensor]:
+    """Which of n rows are rows start, start + step, … of the batch; inside the block these are the batch."""
+    part = BATCH_PART.get()
+    if part is None or part.rows != n:
+        yield torch.arange(n)[start::step]
+        return
+    before, upto, of = (len(range(start, end, step)) for end in (part.first, part.first + n, part.of))
+    with BatchPart(before, upto - before, of):
+        yield torch.arange(n)[(start - part.first) % step :: step]
 
 
 def derive(seed: int, *keys: object) -> int:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import likeli
+from families import STOCHASTIC, assert_parts_are_the_whole
 from likeli.config import Configurable, parameters_of, registered
 from likeli.errors import InputError, Unsupported
 from likeli.models import families
+from likeli.random import seeded
 from likeli.spaces import Observation, Pixels, Space
 
 G = torch.Generator().manual_seed(0)
@@ -74,3 +76,19 @@ def test_every_choice_of_every_option_fits_a_small_image(family, option, value):
     assert history.steps >= 1
     few = {"steps": 3} if "steps" in inspect.signature(model.draw).parameters else {}
     assert model.space.check(model.sample(2, **few)).shape == (2, 8, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family, option, value", CASES)
+def test_a_part_of_a_batch_has_the_noise_of_its_rows_with_every_option(family, option, value):
+    try:
+        with seeded(0):
+            model = families()[family](Pixels((8, 8), 4), **{option: value})
+    except (InputError, Unsupported):
+        return  # options that exclude each other, or are not for images
+    if model.strategy not in STOCHASTIC or getattr(value, "free_nats", 0):
+        return  # no loss row by row, or a threshold that is the batch's (tests/training/test_processes.py)
+    if hasattr(model, "start"):
+        with seeded(0):
+            model.start(IMAGES)
+    assert_parts_are_the_whole(model, IMAGES[:10])

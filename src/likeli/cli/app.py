@@ -16,6 +16,7 @@ from typing import Any
 from likeli import __version__
 from likeli.cli import verbs
 from likeli.cli.ending import ended_by_signals, stopped_by
+from likeli.cli.launch import check_processes, is_one_of_several, launch, one_of_several
 from likeli.cli.options import Parser, split_dotted
 from likeli.cli.output import complain, warn
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             told = set[str]()
             warnings.showwarning = lambda message, *_, **__: _once(str(message), told)  # without the place that raised it
-            code = _run(argv)
+            with one_of_several(next(iter(argv), "")):
+                code = _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -84,13 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return OK
     except KeyboardInterrupt as stop:
-        return complain(str(stop) or "interrupted", argv, getattr(stop, "exit_code", INTERRUPTED), "Interrupted")
+        return _complain(str(stop) or "interrupted", argv, getattr(stop, "exit_code", INTERRUPTED), "Interrupted")
     except Exception as error:
         if came and not isinstance(error, LikeliError):  # what a library made of the signal
             return complain(str(stopped_by(came[0])), argv, 128 + came[0], "Interrupted")
         if "--debug" in argv:
             traceback.print_exc()
-        return complain(_message(error), argv, getattr(error, "exit_code", FAILED), type(error).__name__)
+        return _complain(_message(error), argv, getattr(error, "exit_code", FAILED), type(error).__name__)
+
+
+def _complain(message: str, argv: Sequence[str], code: int, kind: str) -> int:
+    """`complain`, unless another of the processes that share this command has told it already."""
+    if is_one_of_several():
+        from likeli import processes
+
+        if processes.is_silent():
+            return code
+    return complain(message, argv, code, kind)
 
 
 def _once(text: str, told: set[str]) -> None:
@@ -115,6 +127,10 @@ def _run(argv: list[str]) -> int:
         name, known = unknown[0].split("=")[0], args.parser._option_string_actions
         hint = f"{nearest(name, known)}; see likeli {args.command} --help"
         raise InputError(f"{args.command}: unknown option {name[:80]!r}{hint}")
+    several = getattr(args, "processes", None)
+    check_processes(args.command, several, "processes" in args)
+    if several is not None and several > 1:
+        return launch(argv, several)
     args.dotted = dotted
     return int(args.run(args) or OK)
 

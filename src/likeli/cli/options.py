@@ -34,6 +34,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "metavar": "S", "help": "of all that is drawn [0]"},
     "--overwrite": {"action": "store_true", "help": "replace --out"},
     "--jobs": {"type": int, "metavar": "N", "help": "families fitted at the same time [%(default)s]"},
+    "--processes": {"type": int, "metavar": "N", "help": "share the rows among N processes of this machine (docs/scale.md)"},
     "--quiet": {"action": "store_true", "help": "no bar on a terminal, no line every 30 s elsewhere"},
 }
 

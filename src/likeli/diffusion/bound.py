@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 
 from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.schedule import Point, Schedule
+from likeli.random import BATCH_PART
 
 
 def terminal_kl(schedule: Schedule, u: Tensor) -> Tensor:
@@ -39,7 +40,9 @@ def low_discrepancy(n: int, device: torch.device | str = "cpu") -> Tensor:
     Source: Kingma et al. (2021), arXiv:2107.00630, appendix I.
     """
     first = torch.rand((), dtype=torch.float64, device=device)
-    return (first + torch.arange(n, dtype=torch.float64, device=device) / n) % 1
+    part = BATCH_PART.get()  # of a batch that processes share, whose rows keep their places i
+    begin, of = (part.first, part.of) if part is not None and part.rows == n else (0, n)
+    return (first + torch.arange(begin, begin + n, dtype=torch.float64, device=device) / of) % 1
 
 
 def on_shell(eps: Tensor, quantile: Tensor) -> Tensor:

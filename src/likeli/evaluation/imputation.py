@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.config import lookup
 from likeli.contract import GenerativeModel, Knows, evaluating, row_noise
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -207,8 +208,9 @@ def impute(
     y = model.check_condition(y, len(x))
     holed = missing.flatten(1).any(1).nonzero()[:, 0]  # the others are as they are
     draws, weights = x.expand(n, *x.shape).clone(), list[Tensor]()
-    size = (BLOCK if how is None else 1) if by_row else batch
-    for rows in holed.split(size) if len(holed) else ():
+    every = holed.split((BLOCK if how is None else 1) if by_row else batch)
+    mine = range(len(every))[processes.share(len(every))] if len(holed) else ()
+    for rows in (every[i] for i in mine):
         padded = by_row and how is None
         rows = rows[torch.arange(BLOCK).clamp(max=len(rows) - 1)] if padded else rows  # networks see full blocks
         given, its_seed = None if y is None else y[rows], derive(seed, "impute", *[int(rows[0])] * (not by_row))
@@ -225,6 +227,8 @@ def impute(
         draws = draws.to(filled.dtype)
         draws[:, rows] = filled
         weights += [] if log_w is None else [log_w]
+    if processes.count() > 1:
+        draws, weights = _everyones(draws, weights, torch.cat([every[i] for i in mine]) if len(mine) else holed[:0])
     diagnostics = diagnose(torch.cat(weights, 1)) if weights else None
     plain: Answer = "exact" if model.knows is Knows.EXACT else "approximate"
     answer = how.answer if how is not None else "asymptotically exact" if weights else plain
@@ -315,6 +319,17 @@ def filled_by_denoiser(
     drawn = space.from_model(found.flatten(0, 1)).reshape(n, len(rows), *x.shape[1:])
     out[:, rows] = torch.where(missing[rows], drawn.to(x), x[rows])
     return out
+
+
+def _everyones(draws: Tensor, weights: list[Tensor], mine: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Draws with the rows of every process filled in, and the weights of all of them."""
+    held = {"rows": mine, "draws": draws[:, mine]} | ({"weights": torch.cat(weights, 1)} if weights else {})
+    shared = [found for _, found in processes.exchanged(None, held)]
+    dtype = next((found["draws"].dtype for found in shared if len(found["rows"])), draws.dtype)
+    draws = draws.to(dtype)
+    for found in shared:
+        draws[:, found["rows"]] = found["draws"].to(draws)
+    return draws, [found["weights"].to(draws.device) for found in shared if "weights" in found]
 
 
 def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> Drawn:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure, joined
 from likeli.data.dataset import Data
 from likeli.diffusion.levels import checked
@@ -161,7 +162,7 @@ def evaluate(
         parts.append(part)
         seen += len(part.value)
         gauge.advance(seen)
-        if minutes is not None and time.perf_counter() - began >= 60 * minutes:
+        if minutes is not None and processes.first_says(time.perf_counter() - began >= 60 * minutes):
             break
     gauge.close()
     order, back = order[:seen].sort()
@@ -260,11 +261,24 @@ def bits_per(value: Tensor, amount: Tensor) -> tuple[float, float]:
 def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
-    """log p of each row of x, in batches; memory does not grow with the number of rows, and no number depends on `batch`."""
-    batch = -(-batch // BLOCK) * BLOCK  # no block is padded but the last
+    """log p of each row of x, in batches that bound the memory and that processes share; no number depends on either."""
+    batch = -(-batch // BLOCK) * BLOCK * processes.count()  # no block is padded but the last
     for start in range(0, len(x), batch):
-        rows = slice(start, start + batch)
-        yield model.log_likelihood(x[rows], None if y is None else y[rows], seed=derive(seed, "evaluate"), **options)
+        some, given = x[start : start + batch], None if y is None else y[start : start + batch]
+        mine = processes.share(len(some), BLOCK)
+        some, given, its_seed = some[mine], None if given is None else given[mine], derive(seed, "evaluate")
+        found = [model.log_likelihood(some, given, seed=its_seed, **options)] if len(some) else []
+        yield from found if processes.count() == 1 else everyones(found)
+
+
+def everyones(mine: list[LogLikelihood]) -> Iterator[LogLikelihood]:
+    """What every process has found of its rows, none or one part, in the rows' order."""
+    plain = [[one.knows.value, one.measure, one.errors, one.dimensions] for one in mine]
+    held = [{"": one.value, "±": one.stderr, **one.row_errors} for one in mine]
+    tensors = {name: of for one in held for name, of in one.items() if of is not None}
+    for about, found in processes.exchanged(plain, tensors):
+        for knows, measure, errors, dimensions in about:
+            yield LogLikelihood(found.pop(""), Knows(knows), measure, found.pop("±", None), errors, dimensions, found)
 
 
 def count_parameters(model: GenerativeModel) -> int:

@@ -19,6 +19,8 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
+from likeli import processes
+
 Kind = Literal["full", "tied", "diag", "spherical"]
 DENSE = 256  # beyond it, and for at most an eighth of them, only the leading eigenvectors are sought
 
@@ -327,6 +329,11 @@ def gram(rows: Tensor) -> Tensor:
         return rows.T @ rows
     array = rows.numpy()
     return torch.from_numpy(array.T @ array)
+
+
+def shared_gram(rows: Tensor) -> Tensor:
+    """`gram` of rows of which each process multiplies its share."""
+    return processes.total(gram(rows[processes.share(len(rows))]))[0]
 
 
 def leading(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

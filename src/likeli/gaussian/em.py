@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.gaussian.covariance import Covariance, Mixture, constant
 from likeli.gaussian.missing import Group, conditioned
 from likeli.random import derive
@@ -65,18 +66,24 @@ def moments(
     """The expected moments of all rows under `p`, by the cheapest way that is accurate.
 
     Arguments:
-        x: (n, D), about centred and of unit scale; NaN where missing.
+        x: (n, D), about centred and of unit scale; NaN where missing; the share of rows that this process has.
         groups: rows by pattern of missing cells, if any is missing.
         weight: (n,), how often each row counts; once if not given.
     """
     if groups is not None:
-        return masked(x, p, kind, groups, weight)
-    largest = x.abs().amax(0).square()
+        return over_processes(masked(x, p, kind, groups, weight))
+    largest = processes.largest(x.abs().amax(0).square())
     if x.shape[1] > WIDEST or risk(p, kind, largest) > SAFE:
-        return careful(x, p, kind, weight)
-    found = fast(x, p, kind, weight)
+        return over_processes(careful(x, p, kind, weight))
+    found = over_processes(fast(x, p, kind, weight))
     after, _ = maximise(found, p, kind, floor)
-    return found if risk(after, kind, largest) < COLLAPSED else careful(x, p, kind, weight)
+    return found if risk(after, kind, largest) < COLLAPSED else over_processes(careful(x, p, kind, weight))
+
+
+def over_processes(mine: Moments) -> Moments:
+    """The moments of all rows from those of each process's."""
+    n, first, second, log_likelihood = processes.total(*mine[:-1])
+    return Moments(n, first, second, log_likelihood, mine.reference)
 
 
 def risk(p: Mixture, kind: Covariance, largest: Tensor) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.errors import Unsupported
 from likeli.random import Streams
 from likeli.spaces import Space
@@ -191,12 +192,16 @@ def column_moments(u: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Ten
     Arguments:
         weight: (n,), how often each row counts; once if not given.
     """
-    if weight is None:
+    if weight is None and processes.count() == 1:
         mean = u.nanmean(0)
         return mean, (u - mean).square().nanmean(0)
-    w = weight[:, None] * ~u.isnan()
-    mean = (w * u.nan_to_num(0)).sum(0) / w.sum(0)
-    return mean, (w * (u - mean).square().nan_to_num(0)).sum(0) / w.sum(0)
+    mine = processes.share(len(u))
+    u, w = u[mine], torch.ones_like(u[mine, :1]) if weight is None else weight[mine, None]
+    w = w * ~u.isnan()
+    n, first = processes.total(w.sum(0), (w * u.nan_to_num(0)).sum(0))
+    mean = first / n
+    (second,) = processes.total((w * (u - mean).square().nan_to_num(0)).sum(0))
+    return mean, second / n
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.nn import functional as F
 
+from likeli import processes
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.gaussian.em import ROWS_PER_CLUSTER, iterate, k_means
@@ -82,13 +83,14 @@ class CategoricalMixture(GenerativeModel):
         require(len(x) >= self.components, "components", f"at most {len(x)}, the number of rows", self.components)
         x = x.to(self.device)
         codes, within = self.coding.symbols(x), self.coding.log_within(x).sum(1).mean().item()
-        prior = self._prior(codes)
+        prior, rows = self._prior(codes), len(x)
         if start:
             self._begin(x, codes, prior, seed)
+        codes = codes[processes.share(rows)]
 
         def step() -> tuple[float, float]:
-            log_prior = torch.where(prior > 0, prior * self.log_pmf, 0).sum().item() / len(x)
-            value = self._iterate(codes, prior) + within
+            log_prior = torch.where(prior > 0, prior * self.log_pmf, 0).sum().item() / rows
+            value = self._iterate(codes, prior) / rows + within
             return value, value + log_prior
 
         yield from iterate(step, self.progress, self.tol, self.max_iter)
@@ -172,17 +174,18 @@ class CategoricalMixture(GenerativeModel):
         return self.smoothing * smoothed(counts, 0.5 * self.has).exp()
 
     def _iterate(self, codes: Tensor, prior: Tensor) -> float:
-        """Responsibilities, then weights and pmfs in place; the mean log-likelihood before."""
-        counts, n, total = torch.zeros_like(self.log_pmf), torch.zeros_like(self.log_weights), 0.0
+        """Responsibilities, then weights and pmfs in place; the log-likelihood of all rows before."""
+        counts, n, total = torch.zeros_like(self.log_pmf), torch.zeros_like(self.log_weights), self.log_weights.new_zeros(())
         for block, joint in self.log_joint(codes):
             log_p = joint.logsumexp(1, keepdim=True)
             r = (joint - log_p).exp()
-            total += log_p.sum().item()
+            total += log_p.sum()
             n += r.sum(0)
             counts += self.count(block, r)
+        counts, n, total = processes.total(counts, n, total)
         self.log_weights.copy_((n / n.sum()).clamp(min=torch.finfo(n.dtype).tiny).log())
         self.log_pmf.copy_(smoothed(counts + prior, 0))
-        return total / len(codes)
+        return total.item()
 
     def _begin(self, x: Tensor, codes: Tensor, prior: Tensor, seed: int) -> None:
         """Smoothed pmfs of k-means clusters of a subset."""

@@ -30,7 +30,7 @@ from likeli.diffusion.times import optimal
 from likeli.errors import Unsupported, require
 from likeli.nn.embedding import Conditioner
 from likeli.probability.draw import draw
-from likeli.random import Ambient, Noise
+from likeli.random import Ambient, Noise, every_row_of
 from likeli.spaces import Space
 
 
@@ -114,17 +114,21 @@ class Distilled(GenerativeModel):
         """‖x̂ − x̃‖², one of the K steps a row, and the teacher's own loss unless it is frozen; not a bound."""
         u, times = self.teacher.infer(x, y), self.times()
         parts = torch.zeros(len(u), dtype=u.dtype, device=u.device)
-        for i in range(min(self.steps, len(u))):
-            rows = torch.arange(i, len(u), self.steps, device=u.device)
+        for i in range(self.steps):
             way = times[i * self.substeps : (i + 1) * self.substeps + 1]
-            parts = parts.index_add(0, rows, self._missed(u[rows], None if y is None else y[rows], way))
+            with every_row_of(len(u), i, self.steps) as rows:
+                rows = rows.to(u.device)
+                missed = self._missed(u[rows], None if y is None else y[rows], way)
+            parts = parts.index_add(0, rows, missed)
         return parts if self.frozen else parts + self.teacher.loss(x, y)
 
     def _missed(self, u: Tensor, y: Tensor | None, way: Tensor) -> Tensor:
         """‖x̂ − x̃‖² at fresh noise for one step of the student, (B,)."""
-        t, s = (self.teacher.schedule.at(place) for place in (way[0], way[-1]))
+        eps, (t, s) = torch.randn_like(u), (self.teacher.schedule.at(place) for place in (way[0], way[-1]))
+        if not len(u):  # these rows are all another process's, which drew the same
+            return u.flatten(1).sum(1)
         with torch.no_grad(), evaluating(self.teacher):
-            z = t.alpha.to(u) * u + t.sigma.to(u) * torch.randn_like(u)
+            z = t.alpha.to(u) * u + t.sigma.to(u) * eps
             *_, (_, end) = trajectory(self.teacher.denoise(y), z, way, Ambient(z), Adams(2))
             keep = s.sigma / t.sigma
             wanted = (end - keep.to(u) * z) / (s.alpha - keep * t.alpha).to(u)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from likeli.errors import require
-from likeli.gaussian.covariance import gram, leading, leading_of_rows
+from likeli.gaussian.covariance import leading, leading_of_rows, shared_gram
 from likeli.gaussian.em import iterate
 from likeli.gaussian.missing import column_moments, units
 from likeli.models.linear_gaussian import LatentGaussian, frozen
@@ -142,7 +142,7 @@ class FactorAnalysis(LatentGaussian):
         """An iteration on complete rows, and the mean log-likelihood before it; they enter through S = cov(u) alone."""
         share = torch.full_like(u[:, 0], 1 / len(u)) if weight is None else weight / weight.sum()
         diff = (u - share @ u) * share.sqrt()[:, None]
-        S, size = gram(diff) if len(u) >= u.shape[1] else None, self.W.shape[1]
+        S, size = shared_gram(diff) if len(u) >= u.shape[1] else None, self.W.shape[1]
         variances = diff.square().sum(0)
 
         def spectrum(root: Tensor) -> tuple[Tensor, Tensor, Tensor]:

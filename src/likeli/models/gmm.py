@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.errors import require
 from likeli.gaussian.covariance import COVARIANCES, Covariance, Kind, Mixture, free_entries
 from likeli.gaussian.em import iterate, k_means, log_joint, maximise, moments
@@ -158,19 +159,22 @@ class GMM(LinearGaussian):
             warnings.warn(f"gmm: {told}: try fewer components or covariance diag", UserWarning, stacklevel=3)
         v, centre, scale, log_det = self._standardise(x, weight, seed)
         kind = self.kind_of_covariance
-        groups = group_rows(~v.isnan(), self.components) if v.isnan().any() else None
+        rows, holes = len(v) if weight is None else weight.sum().item(), bool(v.isnan().any())
         if start:
             labels = k_means(v.nan_to_num(0), self.components, seed=seed, starts=self.starts)
             self._set(_in_units(_first(v, labels, weight, self.components, kind, self.regularization), kind, centre, scale))
             self.progress.zero_()
             self.floored.zero_()
+        mine = processes.share(len(v))
+        v, weight = v[mine], None if weight is None else weight[mine]
+        groups = group_rows(~v.isnan(), self.components) if holes else None
 
         def step() -> tuple[float, float]:
             p = Mixture(self.weights, (self.means - centre) / scale, kind.scaled(self.factor, 1 / scale))
             found = moments(v, p, kind, self.regularization, groups, weight)
             better, floored = maximise(found, p, kind, self.regularization)
             self._set(_in_units(better, kind, centre, scale))
-            value = found.log_likelihood.item() / (len(v) if weight is None else weight.sum().item()) + log_det
+            value = found.log_likelihood.item() / rows + log_det
             self._report_floor(floored)
             return value, value
 

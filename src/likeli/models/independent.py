@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributions as D
 from torch.nn import functional as F
 
+from likeli import processes
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
 from likeli.gaussian.missing import column_moments
@@ -101,10 +102,11 @@ class Symbols(nn.Module):
     def fit(self, x: Tensor, smoothing: float, weight: Tensor | None = None) -> None:
         """Smoothed frequencies of rows that count `weight` times each, (n,); once if not given."""
         (cells, symbols), counts = self.log_pmf.shape, self.log_pmf.new_zeros(())
-        for rows in torch.arange(len(x), device=x.device).split(4096):
+        for rows in torch.arange(len(x), device=x.device)[processes.share(len(x))].split(4096):
             each = None if weight is None else weight[rows].repeat_interleave(cells)
             at = places(self.coding.symbols(x[rows]), symbols).flatten()
             counts = counts + torch.bincount(at, each, minlength=cells * symbols + 1)
+        (counts,) = processes.total(counts)
         self.log_pmf.copy_(smoothed(counts[:-1].view_as(self.log_pmf).double(), smoothing * self.has))
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -158,14 +160,17 @@ class NegativeBinomials(nn.Module):
 
     def fit(self, x: Tensor, smoothing: float, weight: Tensor | None = None) -> None:
         """The smoothed mean, and by halving the r of highest likelihood: Σ_i w_i [ψ(x_i + r) − ψ(r)] = Σ_i w_i·log(1 + μ/r)."""
-        w = x.new_ones(len(x), dtype=torch.float64) if weight is None else weight.double()
-        total, blocks = w.sum(), list(zip(x.split(1024), w.split(1024)))
-        mean = (sum(torch.tensordot(v, block.double(), 1) for block, v in blocks) + smoothing) / (total + smoothing)
+        w, mine = x.new_ones(len(x), dtype=torch.float64) if weight is None else weight.double(), processes.share(len(x))
+        total, blocks = w.sum(), list(zip(x[mine].split(1024), w[mine].split(1024)))
+        (summed,) = processes.total(sum(torch.tensordot(v, block.double(), 1) for block, v in blocks))
+        mean = (summed + smoothing) / (total + smoothing)
         low, high = (torch.full_like(mean, end) for end in DISPERSIONS)
         for _ in range(30):
             middle = (low + high) / 2
             r = middle.exp()
-            gain = sum(torch.tensordot(v, (block.double() + r).digamma() - r.digamma(), 1) for block, v in blocks)
+            (gain,) = processes.total(
+                sum(torch.tensordot(v, (block.double() + r).digamma() - r.digamma(), 1) for block, v in blocks)
+            )
             up = gain > total * (mean / r).log1p()
             low, high = torch.where(up, middle, low), torch.where(up, high, middle)
         self.log_mean.copy_(mean.log())

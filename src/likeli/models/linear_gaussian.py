@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as D
 
+from likeli import processes
 from likeli.errors import require
 from likeli.gaussian.covariance import FullCovariance, Mixture
-from likeli.gaussian.em import masked
+from likeli.gaussian.em import masked, over_processes
 from likeli.gaussian.missing import ConditionalMoments, conditional, draw_conditional, group_rows, log_joint_observed, units
 from likeli.models.density import DensityModel
 from likeli.probability.draw import diagonal_gaussian
@@ -246,10 +247,12 @@ class LatentGaussian(LinearGaussian):
             u: (n, D), NaN where missing.
             weight: (n,), how often each row counts; once if not given.
         """
-        groups, kind, n = group_rows(~u.isnan(), 1), FullCovariance(), len(u) if weight is None else weight.sum()
+        n, mine = len(u) if weight is None else weight.sum(), processes.share(len(u))
+        u, weight = u[mine], None if weight is None else weight[mine]
+        groups, kind = group_rows(~u.isnan(), 1), FullCovariance()
 
         def expected() -> tuple[Tensor, Tensor, float]:
-            found = masked(u, self.joint, kind, groups, weight)
+            found = over_processes(masked(u, self.joint, kind, groups, weight))
             delta = found.first[0] / n
             scatter = found.second[0] / n - delta[:, None] * delta
             return self.b + delta, (scatter + scatter.T) / 2, (found.log_likelihood / n).item()

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.errors import require
-from likeli.gaussian.covariance import gram, leading, leading_of_rows
+from likeli.gaussian.covariance import gram, leading, leading_of_rows, shared_gram
 from likeli.gaussian.em import iterate
 from likeli.gaussian.missing import column_moments, units
 from likeli.models.linear_gaussian import LatentGaussian, block_rows, frozen
@@ -158,6 +159,8 @@ class PPCA(LatentGaussian):
         roots = None if weight is None else weight.sqrt()[:, None].split(block_rows(d))
         for i, u in enumerate(self._blocks(x, seed)):
             origin = u.mean(0) if origin is None else origin
+            if i % processes.count() != processes.rank():  # another's, for whom the same was drawn
+                continue
             diff = u - origin
             if roots is not None:
                 diff = diff * roots[i]
@@ -165,7 +168,8 @@ class PPCA(LatentGaussian):
             if second is not None:
                 second += gram(diff)
         assert origin is not None
-        delta = first / n
+        first, *rest = processes.total(first, *[second] * (second is not None))
+        delta, second = first / n, next(iter(rest), None)
         return origin + delta, None if second is None else second / n - delta[:, None] * delta
 
     def _blocks(self, x: Tensor, seed: int) -> Iterator[Tensor]:
@@ -198,7 +202,7 @@ class PPCA(LatentGaussian):
         self.b.copy_(b)
         if u.isnan().any():
             share = torch.full_like(u[:, 0], 1 / len(u)) if weight is None else weight / weight.sum()
-            self._set(b, *self._from_covariance(gram((u - b).nan_to_num(0) * share.sqrt()[:, None])))
+            self._set(b, *self._from_covariance(shared_gram((u - b).nan_to_num(0) * share.sqrt()[:, None])))
             return
         self.variance.copy_(typical if typical > 0 else torch.ones_like(typical))
         self.W.copy_(torch.randn(self.W.shape, dtype=torch.float64, generator=generator) * self.variance.cpu().sqrt())
@@ -219,7 +223,8 @@ class PPCA(LatentGaussian):
         n, d = u.shape
         share = torch.full_like(u[:, 0], 1 / n) if weight is None else weight / weight.sum()
         diff = (u - share @ u) * share.sqrt()[:, None]
-        S = diff.T @ diff if n >= d else None
+        mine = diff[processes.share(n)]
+        S = processes.total(mine.T @ mine)[0] if n >= d else None
         variances = diff.square().sum(0)
         total = variances.sum()
         floor = self._floor(total / d)

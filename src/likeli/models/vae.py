@@ -26,7 +26,8 @@ from likeli.nn.embedding import Conditioner
 from likeli.nn.mlp import ACTIVATIONS, MLP
 from likeli.probability.draw import at_least_single, draw
 from likeli.probability.information import gaussian_kl
-from likeli.random import Ambient, Noise, Streams
+from likeli.processes import mean_over_batch
+from likeli.random import Ambient, Noise, Streams, repeated_rows
 from likeli.spaces import Observation, Space
 
 
@@ -289,14 +290,15 @@ class VAE(Hierarchy, Coded):
         (step,) = self.walk(Ambient(x), y, context=self.infer(x, y))
         q, p = (law.base_dist for law in (step.q, step.p))
         cells = gaussian_kl(q.loc, q.scale, p.loc, p.scale)
-        cells = torch.where(cells.mean(0) > self.objective.free_nats, cells, self.objective.free_nats)
+        cells = torch.where(mean_over_batch(cells) > self.objective.free_nats, cells, self.objective.free_nats)
         return weight * cells.sum(1) - self.observation(step.state, y).log_prob(x)
 
     def _importance_weighted(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
         k = self.objective.train_samples
         context = self.infer(x, y).repeat_interleave(k, 0)
         x, y = x.repeat_interleave(k, 0), y if y is None else y.repeat_interleave(k, 0)
-        (step,) = self.walk(Ambient(x), y, context=context)
+        with repeated_rows(k):
+            (step,) = self.walk(Ambient(x), y, context=context)
         z, scored = step.z, self.q(context.detach()) if self.objective.gradient == "dreg" else step.q
         log_w = self.observation(z, y).log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
         log_w = log_w.unflatten(0, (-1, k))

@@ -15,9 +15,9 @@ from likeli.evaluation.permutations import kernel_statistics, kernels_for, label
 from likeli.models.gan import GAN
 from likeli.random import Ambient
 from likeli.training.batches import Examples
-from likeli.training.engine import Descent
+from likeli.training.engine import Descent, batch_mean
 from likeli.training.history import Row
-from likeli.training.run import Run
+from likeli.training.run import Run, rows_of_batch
 from likeli.training.strategies import gradient_limit, guard, note_gradient, strategy
 
 ARRANGEMENTS = 20  # permutations of the labels, whose mean is what two equal sets would give
@@ -84,9 +84,10 @@ def adversarial(run: Run) -> Iterator[Row]:
     second = run.keep("generator", Descent(model.generator.parameters(), run.settings))
     model.train()
     for x, y in run.batches():
-        lr, u = run.rate(), model.real(x)
-        v = model.fake(u, y)
-        loss = model.discriminator_loss(u, v, y).mean()
+        with rows_of_batch(run):
+            lr, u = run.rate(), model.real(x)
+            v = model.fake(u, y)
+            loss = batch_mean(model.discriminator_loss(u, v, y))
         guard(run, "loss of the discriminator", loss.item(), x, y)
         limit = gradient_limit(run)
         norm = first.step(loss, lr, limit)
@@ -94,8 +95,8 @@ def adversarial(run: Run) -> Iterator[Row]:
         note_gradient(run, norm, limit)
         row = {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
         if (run.step + 1) % model.turns == 0:
-            with fixed(model.discriminator):
-                loss = model.generator_loss(u, v, y).mean()
+            with fixed(model.discriminator), rows_of_batch(run):
+                loss = batch_mean(model.generator_loss(u, v, y))
                 guard(run, "loss of the generator", loss.item(), x, y)
                 row |= {"generator_loss": loss.item(), "generator_gradient": second.step(loss, lr)}
             guard(run, "gradient of the generator", row["generator_gradient"], x, y)

@@ -36,6 +36,11 @@ class Examples:
         """The rows of `index`."""
         return self.x.index_select(0, index), None if self.y is None else self.y.index_select(0, index)
 
+    def part(self, rows: slice) -> Examples:
+        """These rows of them, in their order."""
+        y, weight = (None if t is None else t[rows] for t in (self.y, self.weight))
+        return Examples(self.x[rows], y, weight)
+
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """All rows in order, `size` at a time."""
         for start in range(0, len(self), size):

@@ -1,18 +1,21 @@
-"""Gradient descent on one device."""
+"""Gradient descent on one device, or on one of each process that shares a batch."""
 
 from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.adamw import adamw
 
+from likeli import processes
 from likeli.contract import GenerativeModel
 from likeli.errors import require
 from likeli.random import seeded
@@ -27,9 +30,10 @@ def pick_device(name: str, model: GenerativeModel) -> torch.device:
     """
     found = torch.cuda.is_available()
     require(name != "cuda" or found, "train.device", "a device of this machine", name)
-    if name == "auto":
-        return torch.device("cuda", 0) if found else model.device
-    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+    if name == "auto" and not found:
+        return model.device
+    mine = int(os.environ.get("LOCAL_RANK", 0)) if processes.count() > 1 else 0
+    return torch.device(name) if name == "cpu" else torch.device("cuda", mine % torch.cuda.device_count())
 
 
 def training_loss(model: GenerativeModel, x: Tensor, y: Tensor | None, settings: TrainSettings) -> Tensor:
@@ -37,6 +41,20 @@ def training_loss(model: GenerativeModel, x: Tensor, y: Tensor | None, settings:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
         loss = model.loss(x, y)
     return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss
+
+
+def batch_mean(losses: Tensor) -> Tensor:
+    """Σ_b ℓ_b / B over the whole batch, whichever processes its rows are in and however many each has.
+
+    Averaged over processes, as DistributedDataParallel does, the gradients of what each of them gets here are the mean's: they
+    are those of P Σ_mine ℓ_b / B, and the value is the mean itself.
+    """
+    if processes.count() == 1:
+        return losses.mean()
+    summed, rows = processes.total(losses.sum(), torch.tensor(len(losses), device=losses.device))
+    mine = losses.sum() * (processes.count() / rows.item())
+    mine.data.copy_(summed / rows)
+    return mine
 
 
 def speed_of_bf16(model: GenerativeModel, x: Tensor, y: Tensor | None, settings: TrainSettings) -> float:
@@ -57,8 +75,21 @@ def speed_of_bf16(model: GenerativeModel, x: Tensor, y: Tensor | None, settings:
     return seconds["32"] / seconds["bf16-mixed"]
 
 
+class Passing(nn.Module):
+    """The identity of a loss, which has DistributedDataParallel average the gradients of these parameters."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.held = nn.ParameterList(parameters)
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss
+
+
 class Descent:
     """AdamW with the gradient's norm measured, and clipped if the settings say so, at each step.
+
+    Where processes share a batch, the gradient is the mean of theirs, so that they take the same step; see `batch_mean`.
 
     Arguments:
         parameters: those of them that can be trained are.
@@ -75,12 +106,15 @@ class Descent:
         require(len(self.parameters) > 0, "model", "parameters to train", "none")
         self.decays = [settings.weight_decay if p.ndim > 1 else 0.0 for p in self.parameters]
         self.moments: dict[int, dict[str, Tensor]] = {}
+        # the parameters that a loss has used are looked for at each step: no order of sums depends on the steps before a resume
+        alone, held = processes.count() == 1, Passing(self.parameters)
+        self.shared = None if alone else DistributedDataParallel(held, find_unused_parameters=True)
 
     def step(self, loss: Tensor, lr: float, limit: float = math.inf) -> float:
         """A step down `loss` at rate lr, unless the gradient's norm, which is returned, is not finite or above `limit`."""
         for p in self.parameters:
             p.grad = None
-        loss.backward()
+        (loss if self.shared is None else self.shared(loss)).backward()
         total = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = total.item()
         if norm - norm != 0 or norm > limit:  # inf, NaN or too large

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from likeli import checkpoint
+import torch
+
+from likeli import checkpoint, processes
+from likeli.config import describe
 from likeli.contract import ByEM, GenerativeModel
 from likeli.errors import require
 from likeli.progress import Shown
 from likeli.random import seeded
 from likeli.spaces.labels import with_shares
-from likeli.training.batches import fingerprint, gather
+from likeli.training.batches import Examples, fingerprint, gather
 from likeli.training.engine import pick_device
 from likeli.training.history import History, Journal
 from likeli.training.run import Run
@@ -80,11 +84,19 @@ def fit(
         model.condition = with_shares(model.condition, train.y)
     origin = data.describe() if hasattr(data, "describe") and hasattr(data, "train") else {"name": "array"}
     budget = _default(budget, model, len(train), chosen)
+    stochastic = STRATEGIES[model.strategy].stochastic
+    shared = min(chosen.batch, len(train)) if stochastic else len(train)
+    most = f"at most {shared}, the rows of {'a batch' if stochastic else 'the data'}"
+    require(processes.count() <= shared, "processes", most, processes.count())
+    by_rows = model.strategy != "boosting"
+    grows = f"1 for {model.kind()}, which grows column by column"
+    require(by_rows or processes.count() == 1, "processes", grows, processes.count())
+    if processes.count() > 1:
+        processes.agree(_asked(model, train, valid, chosen, budget, seed))
     with _alone(model), StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
-        stochastic = STRATEGIES[model.strategy].stochastic
-        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, lambda: bool(stop), stochastic)
-        journal = Journal(folder, model.space.dimensions if model.loss_in_nats else None)
+        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, stop.anywhere, stochastic)
+        journal = Journal(folder if processes.is_first() else None, model.space.dimensions if model.loss_in_nats else None)
         origin = checkpoint.sealed(origin) if folder is not None and origin.get("source") is not None else origin
         session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))
         try:
@@ -123,9 +135,26 @@ def _folder(out: str | Path | None, overwrite: bool, resume: bool) -> Iterator[t
     if out is None:
         yield None, False
         return
+    if not processes.is_first():
+        resumes = processes.first_says(0) == 1
+        seen = f"{out}, which process {processes.rank()} does not see"
+        require(Path(out).is_dir(), "out", "a folder that all processes share", seen)
+        yield Path(out), resumes
+        return
     resumes = checkpoint.prepare_folder(out, overwrite, resume)
     with checkpoint.lock(out):
+        processes.first_says(resumes)
         yield Path(out), resumes
+
+
+def _asked(
+    model: GenerativeModel, train: Examples, valid: Examples | None, settings: TrainSettings, budget: Budget, seed: int
+) -> dict[str, Any]:
+    """What must be the same in all processes that share a run."""
+    weights = Examples(torch.cat([t.detach().double().flatten().cpu() for t in model.state_dict().values()]))
+    rows = {"rows of the data (sha256)": fingerprint(train, valid)[:16], "first weights (sha256)": fingerprint(weights)[:16]}
+    asked = {"model": describe(model), "seed": seed, "steps": budget.steps, "minutes": budget.minutes}
+    return json.loads(json.dumps(asked | settings.plain() | rows))
 
 
 def _record(run: Run, folder: Path | None) -> dict[str, Any]:

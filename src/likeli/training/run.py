@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol, TypeVar
@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.contract import GenerativeModel, evaluating
-from likeli.random import derive, permutation
+from likeli.random import BatchPart, derive, permutation
 from likeli.training.batches import Examples, resampled
 from likeli.training.history import Row
 from likeli.training.settings import Budget, TrainSettings, learning_rate
@@ -132,6 +133,7 @@ class Run:
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch).
 
+        Where processes share a batch, each gets its rows of it: see `rows_of_batch`.
         Weighted rows are drawn anew in every epoch, so that the mean gradient is that of Σ_i w_i ℓ(x_i) / Σ w.
         """
         size, epoch, order = min(self.settings.batch, len(self.train)), -1, torch.empty(0)
@@ -142,7 +144,7 @@ class Run:
                 if self.train.weight is not None:
                     order = resampled(self.train.weight, order, derive(self.seed, "weights", epoch) / 2**63)
             start = self.step % self._epoch_steps * size
-            yield self.train.rows(order[start : start + size])
+            yield self.train.rows(order[start : start + size][processes.share(size)])
 
     @property
     def epoch(self) -> int:
@@ -155,7 +157,7 @@ class Run:
 
     def rate(self) -> float:
         """The learning rate of the current step."""
-        return learning_rate(self.budget.progress(self.step, self.clock.seconds), self.settings)
+        return learning_rate(self.budget.progress(self.step, agreed_seconds(self)), self.settings)
 
     # --- randomness, validation ----------------------------------------------------------------------------------------
 
@@ -186,13 +188,21 @@ class Run:
                 x, y = chunks[i % len(chunks)]
                 x, y = x[: wanted - seen], None if y is None else y[: wanted - seen]
                 self.reseed("valid", i // len(chunks), i % len(chunks))
-                total, seen = total + self.model.loss(x, y).double().sum().item(), seen + len(x)
+                total, seen = total + self._sum_of_losses(x, y), seen + len(x)
                 if self.stopping():
                     return None
-                if seen >= wanted or time.perf_counter() - began > longest:
+                if seen >= wanted or processes.first_says(time.perf_counter() - began > longest):
                     break
         self.progress.valid_rows = seen
         return total / seen
+
+    def _sum_of_losses(self, x: Tensor, y: Tensor | None) -> float:
+        """Σ ℓ over rows, of which each process works on its share."""
+        mine = processes.share(len(x))
+        with rows_of_batch(self, len(x)):
+            few = mine.start == mine.stop
+            losses = x.new_zeros(0, dtype=torch.float64) if few else self.model.loss(x[mine], None if y is None else y[mine])
+        return processes.total(losses.double().sum())[0].item()
 
     # --- weights and checkpoints ---------------------------------------------------------------------------------------
 
@@ -238,6 +248,22 @@ class Run:
         if self.progress.best:
             self.best = {k: v.to(self.model.device) for k, v in weights.items()}
         self.model.load_state_dict(self._claim("weights") or weights)
+
+
+def rows_of_batch(run: Run, size: int | None = None) -> AbstractContextManager[Any]:
+    """Inside the block random numbers of a batch's rows are theirs, whichever process has them.
+
+    Arguments:
+        size: rows of the whole batch; those of a training step if not given.
+    """
+    size = min(run.settings.batch, len(run.train)) if size is None else size
+    mine = processes.share(size)
+    return nullcontext() if processes.count() == 1 else BatchPart(mine.start, mine.stop - mine.start, size)
+
+
+def agreed_seconds(run: Run) -> float:
+    """Seconds of training; by the first process's clock where the schedule follows it."""
+    return processes.first_says(run.clock.seconds) if run.budget.minutes else run.clock.seconds
 
 
 class EMA:

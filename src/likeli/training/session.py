@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from likeli import checkpoint
+from likeli import checkpoint, processes
 from likeli.checkpoint.build import check_state
 from likeli.config import describe
 from likeli.contract import ByEM, GenerativeModel, evaluating
@@ -24,7 +24,7 @@ from likeli.errors import Diverged, InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
 from likeli.training.history import VALIDATION_LOSS, History, Journal
-from likeli.training.run import EMA, Progress, Run
+from likeli.training.run import EMA, Progress, Run, agreed_seconds
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
@@ -83,7 +83,7 @@ class Session:
         if run.progress.pending:
             self.after_step()
         while run.progress.pending or not run.progress.reason:
-            if self.stop:
+            if self.stop.anywhere():
                 self.save()
                 where = f"at step {run.step}"
                 raise self.stop.interrupted(f"{where}; saved in {self.folder}" if self.folder else where)
@@ -101,7 +101,7 @@ class Session:
                 self.save_if_possible()
         run.clock.stop()
         self.save(run.progress.reason)
-        if self.stop:
+        if self.stop.anywhere():
             raise self.stop.interrupted(f"after the last step, {run.step}; the run is finished")
 
     def _note_speed(self) -> None:
@@ -121,7 +121,7 @@ class Session:
         """Note a step that was taken."""
         run, progress = self.run, self.run.progress
         run.step += 1
-        seconds = run.clock.seconds
+        seconds = agreed_seconds(run)
         ahead = 0.0 if self.strategy.stochastic else seconds - self.seconds_before  # a pass over all rows is not broken off
         self.seconds_before = seconds
         progress.reason = row.pop("stop", None) or run.budget.spent(run.step, seconds + ahead)
@@ -180,7 +180,7 @@ class Session:
     def save(self, finished: str | None = None) -> None:
         """Write a checkpoint: the weights to use, and unless the run is finished all that a resume needs."""
         run = self.run
-        if self.folder is None:
+        if self.folder is None or not processes.is_first():
             return
         self.journal.flush()
         metrics: dict[str, Any] = {"step": run.step, "seconds": run.clock.seconds}
@@ -203,7 +203,7 @@ class Session:
 
     def _mark_diverged(self, error: Diverged) -> str:
         """Have the run say, whenever it is used, that its training broke down; returns where its last good weights are."""
-        if self.folder is None:
+        if self.folder is None or not processes.is_first():
             return ""
         with suppress(OSError, LikeliError):  # none was saved yet, or the disk is full: the error itself is what to tell
             step = checkpoint.read(self.folder).step
@@ -223,6 +223,7 @@ class Session:
         _same({"model": _asked_for(run.model), **ours}, {"model": _asked_for(saved.model), **theirs})
         check_state(saved.state, saved.step, typing.get_type_hints(Progress), saved.path / "train_state.json")
         run.restore(saved.model.state_dict(), saved.state, saved.state_tensors)
+        processes.agree({"step": run.step})
         self.journal.resume(saved.state["rows"])
         finished = saved.state["finished"] or ""
         if finished in ("steps", "minutes") and longer:
@@ -352,8 +353,13 @@ class StopSignal:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.received = signal.Signals(number)
 
-    def __bool__(self) -> bool:
-        return self.received is not None
+    def anywhere(self) -> bool:
+        """Whether one has come to any of the processes that share this run, which then all stop after the same step."""
+        mine = signal.SIGTERM if processes.is_orphan() else 0
+        number = int(processes.largest(torch.tensor(self.received or mine)))
+        if number:
+            self.received = signal.Signals(number)
+        return number > 0
 
     def interrupted(self, where: str) -> Interrupted:
         """The error that reports the signal, with the shell's exit code for it."""

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from likeli import processes
 from likeli.contract import evaluating
 from likeli.energy.unnormalised import EnergyBased
 from likeli.errors import Diverged, require
 from likeli.latent.chain import Hierarchy
 from likeli.random import Ambient
-from likeli.training.engine import Descent, training_loss
+from likeli.training.engine import Descent, batch_mean, training_loss
 from likeli.training.history import VALIDATION_LOSS, Row
 from likeli.training.replay import ReplayBuffer
-from likeli.training.run import Run
+from likeli.training.run import Run, rows_of_batch
 
 RETUNED = 250  # steps of contrastive divergence after which its chains' step sizes are found anew
 Steps = Callable[[Run], Iterator[Row]]
@@ -69,7 +70,9 @@ def sgd(run: Run) -> Iterator[Row]:
     descent = run.keep("adam", Descent(run.model.parameters(), run.settings))
     run.model.train()
     for x, y in run.batches():
-        loss, lr = training_loss(run.model, x, y, run.settings).mean(), run.rate()
+        with rows_of_batch(run):
+            losses = training_loss(run.model, x, y, run.settings)
+        loss, lr = batch_mean(losses), run.rate()
         guard(run, "loss", loss.item(), x, y)
         limit = gradient_limit(run)
         norm = descent.step(loss, lr, limit)
@@ -93,10 +96,10 @@ def contrastive(run: Run) -> Iterator[Row]:
     for x, _ in run.batches():
         if run.step % RETUNED == 0:
             model.tune()
-        u, lr = model.states(x, Ambient(x))[0], run.rate()
-        v = replay.negatives(u)
-        data, drawn = -model.log_f(u), -model.log_f(v)
-        gap = data.mean() - drawn.mean()
+        with rows_of_batch(run):
+            u, lr = model.states(x, Ambient(x))[0], run.rate()
+        v = replay.negatives(u, lambda rows: rows_of_batch(run, rows))
+        gap = batch_mean(-model.log_f(u)) - batch_mean(-model.log_f(v))
         guard(run, "energy", gap.item(), x)
         limit = gradient_limit(run)
         norm = descent.step(gap, lr, limit)
@@ -142,9 +145,11 @@ def closed_form(run: Run) -> Iterator[Row]:
     """The maximum-likelihood parameters at once."""
     run.model.fit_closed_form(run.train.x, run.train.y, seed=run.seed, **_weights(run))
     with evaluating(run.model), torch.no_grad():
-        losses = torch.cat([run.model.loss(x, y).double() for x, y in run.train.chunks(4 * run.settings.batch)])
-        weight = run.train.weight
-        loss = (losses.mean() if weight is None else weight @ losses / weight.sum()).item()
+        mine = run.train.part(processes.share(len(run.train)))
+        losses = torch.cat([run.model.loss(x, y).double() for x, y in mine.chunks(4 * run.settings.batch)])
+        weight = torch.ones_like(losses) if mine.weight is None else mine.weight.to(losses)
+        summed, of = processes.total(losses.sum() if mine.weight is None else weight @ losses, weight.sum())
+        loss = (summed / of).item()
     guard(run, "loss", loss, run.train.x)
     yield {"loss": loss, "stop": "closed form"}
 

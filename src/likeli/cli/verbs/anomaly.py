@@ -31,6 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Rank every row among the reference, and write."""
+    from likeli import processes
     from likeli.evaluation.rows import anomaly
 
     check_new(args.out, overwrite=args.overwrite)
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     options |= {"rate": args.rate, "batch": args.batch, "seed": args.seed}
     detector = anomaly(saved.model, known, labels, columns=args.columns or None, trained=trained, **options)
     found = detector(x, y)
+    if not processes.is_first():
+        return
     low, high = detector.false_alarms
     about = {
         "rows": len(x),

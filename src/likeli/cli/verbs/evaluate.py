@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--method", choices=["bound", "ode", "both", "all"], help="how a diffusion measures log p(x) [bound]")
     parser.add_argument("--stride", type=int, metavar="N", help="also by windows of a text that begin every N symbols")
     parser.add_argument("--out", metavar="FILE.csv", help="also write log p of every row that was looked at")
-    parser.share("--overwrite", "--quiet")
+    parser.share("--overwrite", "--quiet", "--processes")
     add_likelihood_arguments(parser)
 
 
@@ -59,6 +59,7 @@ def add_likelihood_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     import likeli
+    from likeli import processes
     from likeli.contract import Knows
     from likeli.evaluation.likelihood import bound_and_flow, drawn_rows
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         return
     options |= {"rows": args.rows, "minutes": args.minutes, "progress": shown}
     found = likeli.evaluate(saved.model, x, y, **options)
-    if args.out:
+    if args.out and processes.is_first():
         write_rows(args, found)
     rates = [f"{name.replace('_', ' ')}: {with_error(bits, error, 4)}" for name, (bits, error) in found.rates.items()]
     lines = [aligned(HEADER, [cells(found.row())]), f"{found.examples} examples", *rates, *(f"note: {n}" for n in found.notes)]

@@ -42,6 +42,7 @@ def add_arguments(parser: Parser) -> None:
     parser.share("--overwrite", help="replace the run in --out once the new one has saved")
     parser.add_argument("--config", metavar="FILE.yaml", help="options from a file; the command line has the last word")
     parser.add_argument("--print-config", action="store_true", help="print all options as such a file, and stop")
+    parser.share("--processes")
     parser.more = family_options
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--cells", metavar="FILE.csv", help="also write a line for each missing cell")
     parser.add_argument("--level", type=float, default=0.9, metavar="P", help="chance of the intervals in --cells [0.9]")
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="codes to choose from where that is how [200]")
-    parser.share("--label", "--batch", "--seed")
+    parser.share("--label", "--batch", "--seed", "--processes")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,11 +66,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
     """The averages (rows, ...) or all draws (draws, rows, ...) of an array's holes, written as one."""
+    from likeli import processes
     from likeli.data import write_npy
     from likeli.data.readers.npy import read_npy
     from likeli.evaluation.imputation import impute
 
     found = impute(saved.model, read_npy(args.data), args.n, parse_label(args.label, saved.model), **how)
+    if not processes.is_first():
+        return found
     with new_file(args.out, overwrite=args.overwrite) as path:
         write_npy(path, (found.mean if args.fill == "mean" else found.draws).cpu().numpy())
     return found
@@ -80,6 +83,7 @@ def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) 
     """A file's rows as they are but for their holes, and a line for each of these, written as tables."""
     import pandas
 
+    from likeli import processes
     from likeli.data import write_csv
     from likeli.evaluation.imputation import impute
 
@@ -88,6 +92,8 @@ def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) 
     table = saved.model.space.frame(x) if table is None else table
     known = [name for name in table.columns if name in saved.model.space.names] or list(table.columns)
     found = impute(saved.model, table[known], args.n, y, **how)
+    if not processes.is_first():
+        return found
     filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
     whole = [table.assign(**{name: part[name] for name in known}) for part in filled]
     if args.fill == "draws":

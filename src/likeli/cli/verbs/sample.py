@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.share("run_folder")
     parser.add_argument("-n", type=int, help="how many [64; 1 where a text is printed]")
     parser.add_argument("--out", metavar="FILE", help="what to write: .png, .npy, .csv or .txt; a text is printed if not given")
-    parser.share("--overwrite", "--seed")
+    parser.share("--overwrite", "--seed", "--processes")
     label = "for a run with labels: a class, its name, or numbers separated by commas; --text for one with captions"
     parser.add_argument("--label", "--y", "--text", dest="label", metavar="Y", help=label)
     keep = "levels of a hierarchy, 1 next to the data, that keep a test row's codes"
@@ -66,6 +66,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Sample and write."""
+    from likeli import processes
     from likeli.contract import Qualified
     from likeli.spaces.labels import like_training
 
@@ -98,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
         x = sampled(model, n, y, args.seed, options)
     else:
         x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
+    if not processes.is_first():
+        return
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
     drawn = {} if args.label is not None or y is None else _named_labels(saved, y)
     about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape), "note": note}
@@ -110,11 +113,7 @@ def run(args: argparse.Namespace) -> None:
     with new_file(args.out, overwrite=args.overwrite) as path:
         write(path, x, model.space, drawn)
     if frames:
-        from likeli.show.pictures import animation
-
-        with new_file(args.animate, overwrite=args.overwrite) as path:
-            captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
-            path.write_bytes(animation(shown, model.space, captions=captions))
+        write_animation(args, frames, x, model.space)
     how = ""
     if choice is not None:
         about["sampler"] = choice.row()
@@ -123,6 +122,15 @@ def run(args: argparse.Namespace) -> None:
         with new_file(beside, overwrite=True) as path:
             path.write_text(to_json(about | {"options": {k: str(v) for k, v in options.items()}}) + "\n", encoding="utf-8")
     emit(args, about, f"{n} samples in {args.out}{how}{f'; {note}' * bool(note)}")
+
+
+def write_animation(args: argparse.Namespace, frames: list[tuple[str, Tensor]], x: Tensor, space: Space) -> None:
+    """The way from noise to the samples x as the moving picture `--animate`."""
+    from likeli.show.pictures import animation
+
+    with new_file(args.animate, overwrite=args.overwrite) as path:
+        captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
+        path.write_bytes(animation(shown, space, captions=captions))
 
 
 def step_options(args: argparse.Namespace, model: GenerativeModel) -> list[tuple[str, str]]:
@@ -207,20 +215,23 @@ def _kept(args: argparse.Namespace, saved: Checkpoint) -> dict[str, Any]:
 def sampled(
     model: GenerativeModel, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any], given: Tensor | None = None
 ) -> Tensor:
-    """`model.sample`, to the bit, with a bar on a terminal."""
+    """`model.sample`, to the bit, with a bar on a terminal; processes share the blocks, and each gets all samples."""
     import torch
     from tqdm import tqdm
 
+    from likeli import processes
     from likeli.random import BLOCK
 
-    parts = []
-    with tqdm(total=n, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for first in range(0, n, BLOCK):
-            count = min(BLOCK, n - first)
+    parts: list[Tensor] = []
+    mine = processes.share(n, BLOCK)
+    with tqdm(total=mine.stop - mine.start, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
+        for first in range(mine.start, mine.stop, BLOCK):
+            count = min(BLOCK, mine.stop - first)
             rows, known = (v if v is None or len(v) == 1 else v[first : first + count] for v in (y, given))
             parts.append(model.sample(count, rows, given=known, seed=seed, first=first, **options))
             bar.update(count)
-    return torch.cat(parts)
+    shared = processes.exchanged(None, {"x": torch.cat(parts)} if parts else {})
+    return torch.cat([found["x"] for _, found in shared if found])
 
 
 def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any]) -> list[tuple[str, Tensor]]:

@@ -25,12 +25,13 @@ def add_arguments(parser: Parser) -> None:
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
     parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
-    parser.share("--overwrite", "--label")
+    parser.share("--overwrite", "--label", "--processes")
     add_likelihood_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, batch by batch, and write."""
+    from likeli import processes
     from likeli.contract import Knows
     from likeli.evaluation.likelihood import score
     from likeli.spaces import extents
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
         columns["measure"] += [part.measure] * n
         gauge.advance(len(columns["nats"]))
     gauge.close()
+    if not processes.is_first():
+        return
     if columns["knows"][0] != Knows.UNNORMALIZED.value:
         for name, amount in extents(saved.model.space, x).items():
             columns[f"bits_per_{name}"] = [-nats / (math.log(2) * n) for nats, n in zip(columns["nats"], amount.tolist())]

@@ -1,0 +1,169 @@
+"""Processes that share rows do what one does: the same noise for each row, the same losses, sums, resumes and refusals."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import shared_runs
+import torch
+
+from families import FAMILIES, STOCHASTIC, assert_parts_are_the_whole, examples
+from likeli import processes
+from likeli.cli import main
+from likeli.errors import Unsupported
+from likeli.random import BatchPart, every_row_of, repeated_rows, seeded
+from likeli.spaces import Real, Tokens
+
+HERE = Path(__file__).parent
+
+
+# --- in one process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [k for k, c in sorted(FAMILIES.items()) if c.strategy in STOCHASTIC])
+def test_a_part_of_a_batch_has_the_noise_of_its_rows(family):
+    space = Tokens(6, 5) if "tokens" in FAMILIES[family].kinds and "real" not in FAMILIES[family].kinds else Real((6,))
+    with seeded(0):
+        model = FAMILIES[family](space)
+    assert_parts_are_the_whole(model, examples(space, 10))
+
+
+def test_draws_and_dropout_are_cut_out_of_the_whole_batch():
+    x = torch.randn(7, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    draws = [
+        lambda x: torch.rand(len(x), 2),
+        lambda x: torch.randn((len(x), 3), dtype=torch.float64),
+        torch.randn_like,
+        torch.nn.Dropout(0.5),
+        torch.nn.Dropout2d(0.5),
+        torch.nn.functional.dropout,
+        lambda x: torch.rand(()).expand(len(x)),  # no draw for each row: the same for all
+    ]
+    for drawn in draws:
+        with seeded(2):
+            whole = [drawn(x), torch.rand(2)]
+        parts = []
+        for rows in (slice(0, 4), slice(4, 7)):
+            with seeded(2), BatchPart(rows.start, rows.stop - rows.start, 7):
+                parts.append([drawn(x[rows]), torch.rand(2)])
+        assert torch.cat([p[0] for p in parts]).equal(whole[0])
+        assert all(p[1].equal(whole[1]) for p in parts)  # the generator has come equally far
+    with BatchPart(0, 4, 7), pytest.raises(Unsupported, match="multinomial"):
+        torch.multinomial(torch.ones(4, 2), 1)
+
+
+def test_repeated_and_strided_rows_keep_their_noise():
+    with seeded(3):
+        whole = torch.rand(14)
+    with seeded(3), BatchPart(2, 3, 7), repeated_rows(2):
+        assert torch.rand(6).equal(whole[4:10])
+    places = torch.arange(7)
+    for start in range(5):
+        with seeded(3), every_row_of(7, start, 5) as rows:
+            whole = dict(zip(places[rows].tolist(), torch.rand(len(rows)).tolist()))
+        shared = {}
+        for first, after in ((0, 1), (1, 6), (6, 7)):
+            with seeded(3), BatchPart(first, after - first, 7), every_row_of(after - first, start, 5) as rows:
+                shared |= zip(places[first:after][rows].tolist(), torch.rand(len(rows)).tolist())
+        assert shared == whole
+
+
+@pytest.mark.parametrize("n, unit, count", [(10, 1, 3), (2, 1, 3), (200, 64, 3), (64, 64, 2), (0, 1, 2)])
+def test_shares_are_all_rows_once_in_whole_blocks(monkeypatch, n, unit, count):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    shares = []
+    for rank in range(count):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        shares.append(processes.share(n, unit))
+    assert [i for s in shares for i in range(n)[s]] == list(range(n))
+    assert all(s.start % unit == 0 or s.start == n for s in shares)
+    sizes = [-(-(s.stop - s.start) // unit) for s in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    "words, environment, told",
+    [
+        (["--processes", "0"], {}, "processes: expected a whole number from 1 to"),
+        (["--processes", "100000"], {}, "processes: expected a whole number from 1 to"),
+        (["--processes", "two"], {}, "processes: expected an integer, got two"),
+        ([], {"RANK": "0", "WORLD_SIZE": "2"}, "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT from a launcher"),
+        ([], {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "below another, got 2, 2"),
+        ([], {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}, "MASTER_PORT: expected a port"),
+        ([], {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "no.such.invalid", "MASTER_PORT": "9"}, "a host that resolves"),
+        ([], {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "taken"}, "which is taken"),
+    ],
+)
+def test_bad_numbers_and_places_are_one_line(monkeypatch, capsys, words, environment, told):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(taken.getsockname()[1]) if value == "taken" else value)
+        assert main(["fit", "ring8", "--model", "gmm", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert told in lines[0]
+
+
+# --- in two processes ---------------------------------------------------------------------------------------------------
+
+
+def started(n, words, **options):
+    """n processes as a launcher starts them, by the environment alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    return [subprocess.Popen([sys.executable, *words], env=env | {"RANK": str(i)}, **options) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    ranks = started(2, [str(HERE / "shared_runs.py"), str(folder)])
+    try:
+        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return json.loads((folder / "found.json").read_text(encoding="utf-8")) | {"folder": f"{folder}/run-copy"}
+
+
+def test_two_processes_have_the_losses_of_one(shared):
+    for name, found in shared["losses"].items():
+        torch.set_num_threads(1)
+        alone = torch.tensor(shared_runs.losses(name), dtype=torch.float64)
+        off = (torch.tensor(found, dtype=torch.float64) - alone).abs() / alone.abs()
+        assert len(alone) == shared_runs.STEPS[name]
+        assert off[0] < 1e-6, name
+        assert off.max() < (1e-3 if name == "float32" else 1e-6), name
+
+
+def test_sums_over_rows_are_those_of_one_process(shared):
+    for name, found in shared["closed"].items():
+        found, alone = (torch.tensor(v, dtype=torch.float64) for v in (found, shared_runs.closed(name)))
+        torch.testing.assert_close(found, alone, rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_numbers_and_draws_of_rows_are_those_of_one_process(shared):
+    assert repr(shared["rows"]) == repr(shared_runs.by_rows())  # to the bit, and NaN is NaN
+
+
+def test_a_signal_to_one_process_stops_all_and_the_resume_is_exact(shared):
+    found = shared["interrupted"]
+    assert found["code"] == 143
+    losses, weights = found["whole"]
+    assert found["resumed"] == [losses[-35:], weights]
+
+
+def test_another_seed_other_rows_or_settings_are_refused_before_any_work(shared):
+    seed, rows, rate, batch = shared["refused"]
+    assert seed == "seed: expected 0 in every process, as in process 0, got 1 in process 1"
+    assert rows.startswith("rows of the data (sha256): expected ")
+    assert rate == "lr: expected 0.001 in every process, as in process 0, got 0.002 in process 1"
+    assert batch == "processes: expected at most 1, the rows of a batch, got 2"
