@@ -43,6 +43,7 @@ _PUBLIC = {
     "likeli.diffusion.schedule_variance": "schedule_variance",
     "likeli.evaluation.one_model": "log_conditional",
     "likeli.evaluation.rows": "anomaly classify",
+    "likeli.evaluation.where": "RowsWhere sample_where",
     "likeli.evaluation.blind_spots": "BlindSpots blind_spots",
     "likeli.evaluation.cost": "network_calls",
     "likeli.evaluation.collapse": "diagnose_latents",

@@ -19,7 +19,7 @@ from likeli.config import Configurable
 from likeli.errors import Unsupported, check_options, require
 from likeli.random import BLOCK, Noise, Streams, blocks, keyed
 from likeli.spaces import Space, ended, like_training
-from likeli.spaces.base import Measure, held_cells
+from likeli.spaces.base import Measure, confined, held_cells
 
 
 class Knows(Enum):
@@ -272,7 +272,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
                 rows = [start + i for i in block]
                 noise = Streams(seed, rows, self.dtype, self.device)
                 held = {} if known is None else {"given": _rows(known, rows, first, n)}
-                parts.append(self.draw(noise, _rows(y, rows, first, n), **held, **options))
+                drawn = self.draw(noise, _rows(y, rows, first, n), **held, **options)
+                parts.append(confined(self.space, drawn, **held))
         return ended(torch.cat(parts)[first - start : first - start + n], self.space.end)
 
     @abstractmethod

@@ -24,7 +24,7 @@ COLUMNS = {
 EXPECTED = {
     "whole with gaps, Int64": ("integer", ""),
     "whole with gaps, decimals": ("integer", "whole numbers beside missing cells were taken as integers"),
-    "bool": ("categorical", ""),
+    "bool": ("boolean", ""),
     "NA as a text": ("categorical", "missing in some rows"),
     "dates as texts": ("date", "dates were taken as whole days since 1970-01-01"),
     "whole": ("integer", ""),

@@ -232,9 +232,16 @@ def test_numbers_and_plain_texts_are_left_alone(cell):
     assert harmless(cell) == cell
 
 
-@pytest.mark.parametrize("rows, kind", [(600, "categorical"), (3000, "integer")])
-def test_leading_zeros_are_names_or_are_told(rows, kind, tmp_path):
-    (tmp_path / "t.csv").write_text("v,zip\n" + "".join(f"{i % 7 / 3},{i:05d}\n" for i in range(rows)))
-    data = load_data(tmp_path / "t.csv")
-    assert data.space.columns[1].type == kind
-    assert any("leading zeros" in note for note in data.warnings) == (kind == "integer")
+@pytest.mark.parametrize("codes", [300, 1500])
+def test_leading_zeros_are_names_and_are_never_lost_unasked(codes, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("v,zip\n" + "".join(f"{i % 7 / 3},{i % codes:05d}\n" for i in range(3000)))
+    if codes <= 1000:
+        assert load_data(path).space.decode(load_data(path).x)["zip"][1] == "00001"
+        return
+    with pytest.raises(InputError, match=r"column zip: .*1,500 different texts.*'integer' takes it without the zeros"):
+        load_data(path)
+    data = load_data(path, types={"zip": "integer"})
+    assert data.space.columns[1].type == "integer"
+    assert data.x[1, 1] == 1
+    assert torch.equal(load_rows(path, data.space)[0], data.x)

@@ -81,7 +81,7 @@ def read_data(plan: Plan) -> Data:
 
     given: dict[str, Any] = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
     given["categorical"] = plan.categorical.split(",") if plan.categorical else None
-    given |= {name: getattr(plan, name) for name in (*TEXT, "size")}
+    given |= {name: getattr(plan, name) for name in (*TEXT, "size", "types")}
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
     warn(data.warnings)
     return data

@@ -29,6 +29,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "run_folder": {"metavar": "RUN", "help": "a run folder"},
     "--data": {"metavar": "DATA", "help": "other data than the run's own test split"},
     "--split": {"default": "test", "choices": ["train", "valid", "test"], "help": "part of the run's own data [test]"},
+    "--types": {"metavar": "FILE", "help": "types of columns: a file as likeli load --columns --out writes, or name=type,…"},
     "--label": {"metavar": "Y", "help": "for a run with labels, the class of every row where DATA has none"},
     "--batch": {"type": int, "default": 256, "metavar": "N", "help": "rows at a time [256]"},
     "--seed": {"type": int, "default": 0, "metavar": "S", "help": "of all that is drawn [0]"},

@@ -10,10 +10,15 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from likeli.cli.ending import unfinished
-from likeli.errors import FAILED, LikeliError, require
+from likeli.errors import FAILED, InputError, LikeliError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from likeli.spaces import Space
 
 
 def emit(args: argparse.Namespace, payload: Mapping[str, Any], text: str) -> None:
@@ -126,3 +131,40 @@ def check_new(path: str | None, *, overwrite: bool, suffixes: Sequence[str] = ()
     require(os.access(folder, os.W_OK), argument, f"a folder that can be written, {folder} cannot", path)
     require(not target.is_dir(), argument, "a file", f"the folder {path}")
     require(overwrite or not target.exists(), argument, "a new file, or --overwrite", f"{path}, which exists")
+
+
+def write_samples(path: Path, x: Tensor, space: Space, labels: Mapping[str, list[Any]], about: Mapping[str, Any]) -> None:
+    """Samples as the kind of file that the path's suffix names; a table has their labels too, where they were in the data.
+
+    Arguments:
+        about: what the run says of its data.
+    """
+    from likeli import data
+    from likeli.cli.prompts import set_out
+    from likeli.config import build
+    from likeli.show.pictures import picture
+    from likeli.spaces import Dtype, Tokens
+
+    suffix = path.suffix.lower()
+    known = {*space.names, *labels}
+    order = [name for name in about.get("columns") or () if name in known]
+    if suffix == ".png":
+        picture(x, space).save(path, format="PNG", optimize=True)
+    elif suffix == ".npy":
+        data.write_npy(path, x.cpu().numpy())
+    elif suffix == ".csv":
+        columns = data.columns_of(x, space) | labels
+        data.write_csv(path, {name: columns[name] for name in dict.fromkeys([*order, *columns])})
+    elif suffix == ".parquet":
+        import pandas
+
+        rows = pandas.DataFrame(data.columns_of(x, space)) if isinstance(space, Tokens) else space.frame(x)
+        dtype = about.get("label_dtype")
+        for name, values in labels.items():
+            rows[name] = values if dtype is None else build(dtype, Dtype).series(values)
+        rows = rows.set_axis([str(name) for name in rows.columns], axis=1)
+        data.write_parquet(path, rows[list(dict.fromkeys([*order, *rows.columns]))])
+    elif isinstance(space, Tokens):
+        path.write_text(set_out(space.decode(x)), encoding="utf-8")
+    else:
+        raise InputError("out: expected a name that ends in .npy, .csv or .parquet, since the data are not text, got .txt")

@@ -22,7 +22,7 @@ class Plan:
 
     Arguments:
         data: a source for `load_data`.
-        kind, labels, categorical, size: how to read the source.
+        kind, labels, categorical, types, size: how to read the source.
         context, unit, cut, vocab, unknown, stride: how to read a text.
         model: `{"class": family, option: value}`.
         train: training settings that were given.
@@ -35,6 +35,7 @@ class Plan:
     kind: str | None = None
     labels: str | bool | None = None
     categorical: str | None = None
+    types: str | dict[str, Any] | None = None
     size: int | None = None
     context: int | None = None
     unit: str | None = None

@@ -2,7 +2,8 @@
 
 from likeli.data.builtin.sources import SOURCES, Source, describe_sources
 from likeli.data.builtin.toys import Toy
-from likeli.data.columns import columns_of, write_csv
+from likeli.data.column_table import load_columns
+from likeli.data.columns import columns_of, write_csv, write_parquet
 from likeli.data.dataset import Data, refuse_missing, split_rows
 from likeli.data.load import load_data, load_rows, rebuild
 from likeli.data.readers.npy import write_npy
@@ -14,6 +15,7 @@ __all__ = [
     "Toy",
     "columns_of",
     "describe_sources",
+    "load_columns",
     "load_data",
     "load_rows",
     "rebuild",
@@ -21,4 +23,5 @@ __all__ = [
     "split_rows",
     "write_csv",
     "write_npy",
+    "write_parquet",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from likeli.errors import MissingExtra
 from likeli.spaces import Space, Table, Tokens
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -23,6 +25,17 @@ def columns_of(x: Tensor, space: Space) -> dict[str, list[Any]]:
     flat = x.reshape(len(x), -1).T.tolist()
     names = space.names if len(space.names) == len(flat) else [f"x{i}" for i in range(len(flat))]
     return dict(zip(names, flat))
+
+
+def write_parquet(path: str | Path, frame: Any) -> None:
+    """A pandas DataFrame as a .parquet file, through pyarrow.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise MissingExtra("pyarrow", "data", "writing .parquet files")
+    frame.to_parquet(path, engine="pyarrow", index=False)
 
 
 def write_csv(path: str | Path, columns: dict[str, Iterable[Any]]) -> None:

@@ -39,6 +39,7 @@ class Data:
         origin: the arguments that load the same data again; `source` is None for data given in memory.
         extras: what else the source knows of each row, such as a scene's factors and captions.
         lines: the line of the file that each row came from.
+        reasons: why a table's columns are of their types, by name.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Data:
     origin: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     lines: Sequence[int] | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -81,7 +83,7 @@ class Data:
         return {
             "name": self.name,
             **{k: self.origin.get(k) for k in ("source", "kind", "labels")},
-            **{k: self.origin[k] for k in ("categorical",) if k in self.origin},
+            **{k: self.origin[k] for k in ("types", "columns", "label_dtype") if k in self.origin},
             "seed": self.seed,
             "fractions": list(self.fractions),
             "rows": len(self.x),

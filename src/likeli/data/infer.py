@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +13,33 @@ from torch import Tensor
 from likeli.config import lookup, registered
 from likeli.data.scales import FAR, column_faults, column_warnings, standardisation, stretching
 from likeli.errors import InputError, require
-from likeli.spaces import Binary, Calendar, Column, Counts, Labels, Pixels, Real, Space, Table, Tokens
+from likeli.spaces import Binary, Calendar, Column, Counts, Dtype, Labels, Pixels, Real, Space, Table, Tokens
 from likeli.spaces.arrays import as_tensor
-from likeli.spaces.marginal import Marginal
-from likeli.spaces.table import texts_of
+from likeli.spaces.marginal import Limit, Marginal
+from likeli.spaces.table import Type, texts_of
 
 KINDS = ("real", "pixels", "binary", "tokens", "counts", "table")
 MAX_CLASSES = 10_000
 TOO_LARGE = 1e150  # beyond, squares leave float64, and float32 is left long before
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a column of a table is.
+
+    Arguments:
+        type: of the column.
+        categories: the texts that its codes stand for; none for a column of numbers.
+        calendar: of dates.
+        limits: of its marginal.
+        dtype: of the data frame that it was.
+    """
+
+    type: Type
+    categories: tuple[str, ...] = ()
+    calendar: Calendar | None = None
+    limits: tuple[Limit, Limit] = (None, None)
+    dtype: Dtype | None = None
 
 
 @dataclass
@@ -83,7 +101,7 @@ def fit_space(
         require(x.ndim == 2, what, "shape (rows, columns) for a table", f"shape {tuple(x.shape)}")
         x = x.double()
         whole = ((x == x.round()) | x.isnan()).all(0).tolist()
-        fitted = fit_table(x, train, _named(names, x.shape[1]), whole, [()] * x.shape[1], what, lines)
+        fitted = fit_table(x, train, _named(names, x.shape[1]), [Kind("integer" if w else "real") for w in whole], what, lines)
     elif name in others:
         space = lookup(name, Space)(tuple(x.shape[1:]))  # type: ignore[type-abstract]
         fitted = Fitted(space.check(x, what=what), space, name)
@@ -131,34 +149,42 @@ def _real(
 
 
 def fit_table(
-    x: Tensor, train: Tensor, names: Sequence[str], whole: Sequence[bool], categories: Sequence[tuple[str, ...]], what: str,
-    lines: Sequence[int] | None = None, calendars: Mapping[str, Calendar] = MappingProxyType({}),
-) -> Fitted:  # fmt: skip
-    """The table of x (N, columns) float64, standardised on the rows `train`.
+    x: Tensor, train: Tensor, names: Sequence[str], kinds: Sequence[Kind], what: str, lines: Sequence[int] | None = None
+) -> Fitted:
+    """The table of x (N, columns) float64, its columns of the given kinds, each known by the rows `train`.
 
-    Arguments:
-        whole: whether a column of numbers holds whole ones only.
-        categories: the texts that a column's codes stand for; none for a column of numbers.
-        calendars: of the columns of dates, by name.
+    Raises:
+        InputError: a value beyond a column's bounds; its line is named.
     """
     x = _refuse_extreme(x, what, tuple(names), lines)
+    _refuse_beyond(x, names, kinds, what, lines)
     seen = x[train]
     mean, scale, constant = standardisation(seen)
     columns = []
-    for i, (name, known) in enumerate(zip(names, categories)):
+    for i, (name, kind) in enumerate(zip(names, kinds)):
         values = seen[:, i][~seen[:, i].isnan()].numpy()
-        if known:
-            marginal = Marginal.of_codes(values, len(known))
-            columns.append(Column(name, "categorical", categories=known, missing=len(values) < len(seen), marginal=marginal))
+        missing = len(values) < len(seen)
+        if kind.categories:
+            marginal = Marginal.of_codes(values, len(kind.categories))
+            columns.append(Column(name, kind.type, categories=kind.categories, missing=missing, marginal=marginal))
         else:
-            date = calendars.get(name)
-            kind: Literal["date", "integer", "real"] = "date" if date else "integer" if whole[i] else "real"
-            known_by = Marginal.found(values, kind != "real", len(names)) if len(values) else None
-            columns.append(Column(name, kind, mean[i].item(), scale[i].item(), (), len(values) < len(seen), known_by, date))
-    space = Table(tuple(columns))
+            known_by = Marginal.found(values, kind.type != "real", len(names), kind.limits) if len(values) else None
+            columns.append(Column(name, kind.type, mean[i].item(), scale[i].item(), (), missing, known_by, kind.calendar))
+    dtypes = [k.dtype for k in kinds if k.dtype is not None]
+    space = Table(tuple(columns), tuple(dtypes) if len(dtypes) == len(kinds) else ())
     spread = torch.where(space.discrete, 1.0, scale)
     found = column_warnings(seen, spread, constant, torch.zeros_like(constant), names, what)
     return Fitted(space.check(x, what=what, missing=True), space, "table", found)
+
+
+def _refuse_beyond(x: Tensor, names: Sequence[str], kinds: Sequence[Kind], what: str, lines: Sequence[int] | None) -> None:
+    for name, kind, values in zip(names, kinds, x.T):
+        low, high = (v if isinstance(v, float) else None for v in kind.limits)
+        for bound, beyond, words in ((low, values < (low or 0), "at least"), (high, values > (high or 0), "at most")):
+            if bound is not None and beyond.any():
+                row = int(torch.nonzero(beyond)[0])
+                got, end = (Column(name, kind.type, calendar=kind.calendar).decode([v])[0] for v in (values[row].item(), bound))
+                raise InputError(f"{what}: {place(row, lines)}, column {name}: expected {words} {end}, its bound, got {got}")
 
 
 def _named(names: tuple[str, ...], d: int) -> list[str]:
@@ -197,22 +223,6 @@ def refuse_constant(x: Tensor, what: str, names: tuple[str, ...]) -> None:
         raise InputError(f"{what}: column {column}: expected at least one value, got missing cells only; drop the column")
     first = value.gather(0, (~gone).int().argmax(0, keepdim=True))
     require(bool(((value != first) & ~gone).any()), what, "rows that differ", "all columns constant: no variance to model")
-
-
-def guesses(names: Sequence[str], columns: Sequence[Any], whole: list[bool], what: str) -> list[str]:
-    """What was guessed of a table's columns; whole numbers beside missing cells, often stored as decimals, become `whole`."""
-    told = []
-    for i, (name, column) in enumerate(zip(names, columns)):
-        if isinstance(column, list) or column.dtype.kind == "M":
-            continue
-        if whole[i] or not np.isnan(column.sum()):  # a sum is cheaper than a mask, for the many columns without a gap
-            continue
-        seen = column[~np.isnan(column)]
-        if len(seen) > 1 and bool((seen == np.round(seen)).all()) and np.ptp(seen) > 1:
-            whole[i] = True
-            how = "whole numbers beside missing cells were taken as integers, which have a mass; kind='real' takes reals"
-            told.append(f"{name}: {how}")
-    return [f"{what}: column {text}" for text in told]
 
 
 def fit_labels(

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likeli.config import build
+from likeli.config import build, describe
 from likeli.data.builtin import scenes
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
+from likeli.data.column_types import ColumnType, read_types
 from likeli.data.dataset import Data, Fractions, refuse_missing, split_parts, split_rows
 from likeli.data.frame import Frame, fit_frame
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
@@ -40,6 +41,7 @@ def load_data(
     kind: str | None = None,
     labels: Any = None,
     categorical: Sequence[str] = (),
+    types: Any = None,
     seed: int = 0,
     fractions: Fractions = (0.8, 0.1, 0.1),
     **options: Any,
@@ -52,6 +54,8 @@ def load_data(
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
         labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array.
         categorical: columns of numbers whose values are names, such as 404 and 500: each becomes a category.
+        types: of columns, by name or as the path of a YAML or JSON file: real, integer, ordinal, categorical, boolean, date,
+            drop (leaves it out), or `{type, categories, low, high}`; what is not said is guessed.  See `read_types`.
         seed: of the split, and of a drawn source.
         fractions: of the rows for training, validation and test.
         options: of the source, such as n=2000 for a drawn one or context=64 for text (see `read_text`); `"ring8:n=2000"` says
@@ -66,10 +70,9 @@ def load_data(
     numbers = three and all(isinstance(f, (int, float)) for f in fractions)
     require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
     given = {k: v if isinstance(v, Alphabet) else str(v) for k, v in options.items() if v is not None}
-    raw, canonical = _read(source, labels, seed, given, fractions)
-    if categorical:
-        require(isinstance(raw.values, Frame), "categorical", "a table with named columns", raw.name)
-        raw.values.as_categories([categorical] if isinstance(categorical, str) else categorical, raw.name)
+    said = said_of(types, categorical)
+    raw, canonical = read_source(source, labels, seed, given, fractions)
+    say_types(raw, said, kind, "types" if types is not None else "categorical")
     if isinstance(raw.values, Tensor):
         check_shape(raw.values, raw.name)
     n = len(raw.values)
@@ -89,10 +92,44 @@ def load_data(
         warnings=raw.warnings + fitted.warnings + more + few,
         kind=fitted.kind,
         origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None}
-        | ({"categorical": list(categorical)} if categorical else {}),
+        | _as_it_was(raw, labels)
+        | ({"types": {name: t.plain() for name, t in said.items()}} if said else {}),
         extras=raw.extras,
+        reasons=raw.values.reasons if isinstance(raw.values, Frame) else {},
         lines=raw.lines,
     )  # fmt: skip
+
+
+def said_of(types: Any, categorical: Sequence[str] = ()) -> dict[str, ColumnType]:
+    """What `types` and `categorical` say of columns, by name.
+
+    Raises:
+        InputError: both, of one column.
+    """
+    said = read_types(types)
+    for name in [categorical] if isinstance(categorical, str) else categorical:
+        require(name not in said, "categorical", "columns that types does not name", name)
+        said[name] = ColumnType("categorical")
+    return said
+
+
+def say_types(raw: Raw, said: dict[str, ColumnType], kind: str | None, argument: str) -> None:
+    """Tell a table what is said of its columns; rows of an array that is one become a frame."""
+    if isinstance(raw.values, Tensor) and raw.values.ndim == 2 and (said or kind == "table"):
+        raw.values = Frame.of_matrix(raw.values)
+    if said:
+        require(isinstance(raw.values, Frame), argument, "a table with named columns", raw.name)
+        assert isinstance(raw.values, Frame)
+        raw.values.say(said, raw.name)
+
+
+def _as_it_was(raw: Raw, labels: Any) -> dict[str, Any]:
+    """The order of a table's columns and the type of the one that labels are of, so that samples can be written alike."""
+    if not isinstance(raw.values, Frame) or not isinstance(labels, str) or labels not in raw.values.order:
+        return {}
+    kept, dtype = {*raw.values.names, labels}, raw.values.dtypes.get(labels)
+    order = [name for name in raw.values.order if name in kept]
+    return {"columns": order} | ({} if dtype is None else {"label_dtype": describe(dtype)})
 
 
 def _fit(raw: Raw, kind: str | None, train: Tensor) -> Fitted:
@@ -124,7 +161,8 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     """
     place = description.get("source") if source is None else source
     require(place is not None, "data", "the data themselves, since they were given in memory", "nothing")
-    options = {k: description[k] for k in ("kind", "labels", "categorical", "seed") if description.get(k) is not None}
+    asked = ("kind", "labels", "categorical", "types", "seed")
+    options = {k: description[k] for k in asked if description.get(k) is not None}
     if isinstance(description.get("space", {}).get("alphabet"), dict):
         options["vocab"] = build(description["space"]["alphabet"], Alphabet)  # type: ignore[type-abstract]
     data = load_data(place, fractions=tuple(description["fractions"]), **options)
@@ -160,7 +198,7 @@ def load_rows(
         return rows_of_text(source, cast(Tokens, space)), None
     if is_texts(source):
         return space.check(source), None
-    raw, _ = _read(source, labels if condition is not None else None, 0, {})
+    raw, _ = read_source(source, labels if condition is not None else None, 0, {})
     x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
     if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:
         x = x[:, None].expand(-1, 3, -1, -1)  # pictures that happen to be grey, for a model of colours
@@ -189,7 +227,7 @@ def is_texts(source: Any) -> bool:
     return isinstance(source, (list, tuple)) and len(source) > 0 and all(isinstance(t, str) for t in source)
 
 
-def _read(
+def read_source(
     source: Any, labels: Any, seed: int, options: dict[str, Any], fractions: Fractions = (1.0, 0.0, 0.0)
 ) -> tuple[Raw, str | None]:
     """(rows, the text that reads them again or None for data in memory)."""

@@ -31,7 +31,7 @@ from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
 from likeli.random import BLOCK, Ambient, Keyed, Streams, derive, seeded
 from likeli.spaces import Space
-from likeli.spaces.base import held_cells
+from likeli.spaces.base import confined, held_cells
 from likeli.spaces.frames import filled_frame
 
 Drawn = tuple[Tensor, Tensor | None]
@@ -225,7 +225,7 @@ def impute(
                 assert isinstance(model, LatentVariableModel)
                 filled, log_w = _resampled(model, x[rows], given, n, samples)
         draws = draws.to(filled.dtype)
-        draws[:, rows] = filled
+        draws[:, rows] = torch.stack([confined(model.space, one, x[rows]) for one in filled]).to(filled.dtype)
         weights += [] if log_w is None else [log_w]
     if processes.count() > 1:
         draws, weights = _everyones(draws, weights, torch.cat([every[i] for i in mine]) if len(mine) else holed[:0])

@@ -19,6 +19,7 @@ from likeli.models.symbols import after_end, one_hot, places, present, smoothed
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise, permutation
 from likeli.spaces import Space, coding_of, counted
+from likeli.spaces.region import Region, Restricted, pieces_of
 
 FEW = 8  # up to so many symbols a matrix product with one-hot rows is quicker than looking symbols up
 ELEMENTS = 2**22
@@ -119,6 +120,20 @@ class CategoricalMixture(GenerativeModel):
             cells = draw(D.Categorical(logits=self.log_pmf[k], validate_args=False), noise)
             filled.append(torch.where(x.isnan(), self.coding.values(cells, noise), x))
         return torch.stack(filled), None
+
+    def restrict(self, region: Region) -> Restricted | None:
+        """Rows of a region: P(k) ∝ w_k Π_i P_k(allowed of x_i), and each cell from its pmf on what is allowed."""
+        pieces = pieces_of(region)
+        if pieces is None:
+            return None
+        log_pmf = self.log_pmf + pieces.log_share.to(self.device)
+        log_joint = self.log_weights + log_pmf.logsumexp(2).sum(1)
+
+        def draw_rows(noise: Noise) -> Tensor:
+            k = draw(D.Categorical(logits=log_joint.expand(noise.rows, -1), validate_args=False), noise)
+            return pieces.values(draw(D.Categorical(logits=log_pmf[k], validate_args=False), noise), noise)
+
+        return Restricted(draw_rows, math.nan if pieces.density else log_joint.logsumexp(0).item())
 
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
         """log P(x_i = s | cells before i), (B, symbols): what a coder needs.

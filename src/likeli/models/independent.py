@@ -16,13 +16,16 @@ from torch.nn import functional as F
 from likeli import processes
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import Unsupported, require
+from likeli.gaussian.covariance import Mixture
 from likeli.gaussian.missing import column_moments
+from likeli.gaussian.truncated import restricted_gaussian
 from likeli.models.symbols import after_end, places, present, smoothed
 from likeli.probability.draw import draw
 from likeli.random import Ambient, Noise
 from likeli.spaces import Counts, Space, coding_of
 from likeli.spaces.arrays import row_weights
 from likeli.spaces.counts import NegativeBinomialCells
+from likeli.spaces.region import Region, Restricted, pieces_of
 
 DISPERSIONS = (-10.0, 12.0)  # log r of the most dispersed counts, and of such as are Poisson's
 SMALLEST = 1e-9  # a constant column's standard deviation, in model units
@@ -79,6 +82,10 @@ class Independent(GenerativeModel):
         noise = Ambient(x)
         return torch.stack([torch.where(x.isnan(), self.cells.draw(noise).to(x.dtype), x) for _ in range(n)]), None
 
+    def restrict(self, region: Region) -> Restricted | None:
+        """Rows of a region, every cell on what is allowed of it; None where cells are counts."""
+        return self.cells.restrict(region)
+
     def next_log_pmf(self, x: Tensor, i: int) -> Tensor:
         """log P(x_i = s), (B, symbols): what a coder needs; of x it is only looked for its end.
 
@@ -120,6 +127,20 @@ class Symbols(nn.Module):
         return self.coding.values(draw(pmf, noise), noise)
 
 
+    def restrict(self, region: Region) -> Restricted | None:
+        """Every pmf on what is allowed of its cell."""
+        pieces = pieces_of(region)
+        if pieces is None:
+            return None
+        log_pmf = self.log_pmf + pieces.log_share.to(self.log_pmf.device)
+
+        def draw_rows(noise: Noise) -> Tensor:
+            pmf = D.Categorical(logits=log_pmf.expand(noise.rows, -1, -1), validate_args=False)
+            return pieces.values(draw(pmf, noise), noise)
+
+        return Restricted(draw_rows, math.nan if pieces.density else log_pmf.logsumexp(1).sum().item())
+
+
 class Normals(nn.Module):
     """One normal a cell, in model units."""
 
@@ -150,6 +171,12 @@ class Normals(nn.Module):
         return self.space.from_model(u.reshape(-1, *self.space.shape))
 
 
+    def restrict(self, region: Region) -> Restricted | None:
+        """Every normal on what is allowed of its cell."""
+        mixture = Mixture(torch.ones_like(self.mean[:1]), self.mean[None], self.std.diag()[None])
+        return restricted_gaussian(mixture, region)
+
+
 class NegativeBinomials(nn.Module):
     """One negative binomial a cell, of mean μ and variance μ + μ²/r."""
 
@@ -178,6 +205,9 @@ class NegativeBinomials(nn.Module):
 
     def _cells(self, rows: int) -> NegativeBinomialCells:
         return NegativeBinomialCells(self.log_mean.expand(rows, 1, *self.log_mean.shape), self.log_dispersion)
+
+    def restrict(self, region: Region) -> None:
+        """Counts have no names that a region could be of."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, *shape) → (B,)."""

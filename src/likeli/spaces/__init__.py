@@ -9,7 +9,7 @@ from likeli.spaces.labels import Labels, like_training, with_shares
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
-from likeli.spaces.table import Column, Mixed, Table
+from likeli.spaces.table import Column, Dtype, Mixed, Table
 from likeli.spaces.tokens import Tokens, caption_space
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Column",
     "Counts",
     "DiscretisedLogistic",
+    "Dtype",
     "Gaussian",
     "Labels",
     "Marginal",

@@ -55,6 +55,10 @@ class Coding(ABC):
     def values(self, symbols: Tensor, noise: Noise) -> Tensor:
         """Values (B, *shape) in the user's units; where a symbol is an interval, a place in it is drawn."""
 
+    def confined(self, x: Tensor) -> Tensor:
+        """Draws (B, *shape) with those that no sample is to have moved to where they may be."""
+        return x
+
 
 class ValueCoding(Coding):
     """Symbols that are the values 0 … `space.symbols` − 1 themselves."""
@@ -208,6 +212,7 @@ class Space(Configurable, ABC):
         """Rows (B, *shape) as a pandas DataFrame with the columns' names; a table's categories are texts again."""
         import pandas
 
+        x = x.double() if self.measure == "density" else x  # as a file of reals is read
         flat = x.detach().cpu().reshape(len(x), -1).numpy()
         return pandas.DataFrame(flat, columns=list(self.names) if len(self.names) == flat.shape[1] else None)
 
@@ -301,6 +306,14 @@ def coding_of(space: Space, who: str) -> Coding:
         needs = "cells of finitely many symbols (pixels, binary, tokens, a table)"
         raise Unsupported(f"{who} needs {needs}, not {space.kind()}; use gmm")
     return space.coding or ValueCoding(space)
+
+
+def confined(space: Space, x: Tensor, given: Tensor | None = None) -> Tensor:
+    """Draws (B, *shape) within what samples keep to, the cells that are `given` as they are."""
+    if space.coding is None:
+        return x
+    inside = space.coding.confined(x)
+    return inside if given is None or inside is x else torch.where(given.isnan(), inside, x)
 
 
 def within_bin(n: Tensor, rounding: Tensor) -> Tensor:

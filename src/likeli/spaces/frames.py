@@ -34,7 +34,7 @@ def filled_frame(given: Any, space: Space, x: Tensor, missing: Tensor) -> Any:
             continue
         column = given.iloc[:, at]
         if nominal[j] and texts is not None:
-            column = _with_texts(column, rows, texts.iloc[rows, j].tolist())
+            column = _with_texts(column, rows, [str(t) for t in texts_of(texts.iloc[rows, j])])
         elif j in space.calendars:
             column = _with_dates(column, rows, space.calendars[j], x[:, j].double().cpu().numpy()[rows])
         else:

@@ -4,6 +4,8 @@ A column's values are cut into cells in ascending order.  A cell is one exact va
 distribution is uniform, and the outermost cells lead on into tails P(beyond by y) ∝ 1/(1 + y/span), so that no value is
 impossible.  The cell of x is a symbol, which is all that a discrete family needs; F̂, the distribution function, gives the
 monotone scale u = Φ⁻¹(F̂(x)) that a continuous one sees, on which each atom is an interval of its own mass.
+
+An end that is a bound has no tail: whatever a family makes of the column, p is 0 beyond it and normalised without it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +29,9 @@ SHARE = 0.01  # of the rows, that an exact value of a real column must have besi
 EXCESS = 5.0  # how many times the mean number of rows of a distinct value make a spike, where there are many whole numbers
 ATOMS, INTERVALS = 128, 64  # at most, in one column
 UNSEEN = 0.1  # rows' worth of mass that every cell has beforehand, seen or not
+TO_BOUND = 0.5  # rows' worth of mass between the outermost value and a bound beyond it, as a tail has
+End = Literal["observed", "open", "bound"]
+Limit = float | Literal["open"] | None
 
 
 class Marginal(Configurable):
@@ -34,11 +40,16 @@ class Marginal(Configurable):
     Arguments:
         low, high: the ends of each cell, both inside it; equal in an atom.
         mass: the share of rows of each, adding up to 1.
-        escape: the share beyond the two ends, half at each, taken from the outermost cells.
+        escape: the share beyond the two ends, half at each, taken from the outermost cells; none beyond a bound.
+        ends: what lies beyond the first and the last cell: a tail of p that no sample enters (observed), one that samples enter
+            too (open), or nothing (bound).
     """
 
-    def __init__(self, low: tuple[float, ...], high: tuple[float, ...], mass: tuple[float, ...], escape: float) -> None:
-        self.low, self.high, self.mass, self.escape = tuple(low), tuple(high), tuple(mass), escape
+    def __init__(
+        self, low: tuple[float, ...], high: tuple[float, ...], mass: tuple[float, ...], escape: float,
+        ends: tuple[End, End] = ("observed", "observed"),
+    ) -> None:  # fmt: skip
+        self.low, self.high, self.mass, self.escape, self.ends = tuple(low), tuple(high), tuple(mass), escape, tuple(ends)
         require(1 <= len(low) == len(high) == len(mass), "low, high, mass", "as many as each other", len(mass))
         ordered = all(a <= b for a, b in zip(low, high)) and all(b <= a for b, a in zip(high, low[1:]))
         require(ordered, "low, high", "cells in ascending order that do not overlap", "others")
@@ -50,6 +61,12 @@ class Marginal(Configurable):
     def atoms(self) -> dict[float, float]:
         """The exact values and their masses."""
         return {a: m for a, b, m in zip(self.low, self.high, self.mass) if a == b}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that is possible, ±∞ where there is no bound."""
+        first, last = (end == "bound" for end in self.ends)
+        return self.low[0] if first else -math.inf, self.high[-1] if last else math.inf
 
     @classmethod
     def normal(cls, mean: float, scale: float, whole: bool, cells: int = 32) -> Marginal:
@@ -77,7 +94,7 @@ class Marginal(Configurable):
         return cls(codes, codes, tuple((mass / mass.sum()).tolist()), 0.0)
 
     @classmethod
-    def found(cls, x: np.ndarray, whole: bool, columns: int = 1) -> Marginal:
+    def found(cls, x: np.ndarray, whole: bool, columns: int = 1, limits: tuple[Limit, Limit] = (None, None)) -> Marginal:
         """The cells of observed values x (n,) float64.
 
         An atom is a value that at least 8 rows share: a whole number where there are few distinct ones or where it has five
@@ -87,7 +104,9 @@ class Marginal(Configurable):
         Arguments:
             whole: whether the column holds whole numbers only.
             columns: of the table; many columns get fewer cells each.
+            limits: a bound at each end, none of them inside the values; `open` where samples may go beyond the values.
         """
+        least_value, most_value = (np.array([] if isinstance(v, (str, type(None))) else [v], np.float64) for v in limits)
         most_atoms, most_cells = (ATOMS, INTERVALS) if columns <= 64 else (ATOMS // 4, INTERVALS // 3)
         values, counts = np.unique(x, return_counts=True)
         n, few = len(x), len(values) <= most_atoms
@@ -98,15 +117,19 @@ class Marginal(Configurable):
         atoms, rest = values[spike], np.repeat(values[~spike], counts[~spike])
         ends = quantile_ends(rest, most_cells)
         if whole:
-            cuts = np.unique(np.concatenate([np.ceil(ends), atoms, atoms + 1, values[:1], values[-1:] + 1]))
+            ends = np.concatenate([np.ceil(ends), least_value, most_value + 1])
+            cuts = np.unique(np.concatenate([ends, atoms, atoms + 1, values[:1], values[-1:] + 1]))
             low, high = cuts[:-1], cuts[1:] - 1
         else:
-            cuts = np.unique(np.concatenate([ends, atoms, values[:1], values[-1:]]))
+            cuts = np.unique(np.concatenate([ends, atoms, values[:1], values[-1:], least_value, most_value]))
             low, high = np.sort(np.concatenate([cuts[:-1], atoms])), np.sort(np.concatenate([cuts[1:], atoms]))
         seen = np.bincount(cell_of(x, low, high), minlength=len(low))
         mass = seen + UNSEEN
-        escape = min(1.0, mass[0], mass[-1]) / (mass.sum() + 1)
-        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple((mass / mass.sum()).tolist()), float(escape))
+        mass[[0, -1]] = np.maximum(mass[[0, -1]], np.where([len(least_value), len(most_value)], TO_BOUND, 0))
+        kinds: list[End] = ["open" if v == "open" else "observed" if v is None else "bound" for v in limits]
+        escape = 0.0 if kinds == ["bound"] * 2 else float(min(1.0, mass[0], mass[-1]) / (mass.sum() + 1))
+        share = tuple((mass / mass.sum()).tolist())
+        return cls(tuple(low.tolist()), tuple(high.tolist()), share, escape, (kinds[0], kinds[1]))
 
 
 def quantile_ends(x: np.ndarray, most: int) -> np.ndarray:
@@ -150,12 +173,16 @@ class Marginals(Coding):
         self.span = torch.where(self.end > self.start, self.span, 1.0)
 
         self.middles = ((self.low + self.high) / 2).nan_to_num(posinf=0)
-        self.tail = torch.tensor([c.escape / 2 for c in columns], dtype=torch.float64)[:, None]  # beyond each end
+        half = torch.tensor([c.escape / 2 for c in columns], dtype=torch.float64)
+        kinds = [[c.ends[i] for c in columns] for i in (0, 1)]
+        which = ("bound", "open", "observed")
+        bound, self.open, self.kept = (torch.tensor([[e == word for e in k] for k in kinds]) for word in which)
+        self.below, self.above = (half * ~bound)[:, :, None]  # the mass beyond each end, (columns, 1)
         self.inner = self.mass.clone()  # of a cell without its tail
-        self.inner[:, :1] -= self.tail
-        self.inner.scatter_add_(1, self.last, -self.tail)
-        self.before = self.inner.cumsum(1) - self.inner + self.tail  # F̂ at a cell's lower end
-        self.after = self.inner.flip(1).cumsum(1).flip(1) - self.inner + self.tail  # 1 − F̂ at its upper end
+        self.inner[:, :1] -= self.below
+        self.inner.scatter_add_(1, self.last, -self.above)
+        self.before = self.inner.cumsum(1) - self.inner + self.below  # F̂ at a cell's lower end
+        self.after = self.inner.flip(1).cumsum(1).flip(1) - self.inner + self.above  # 1 − F̂ at its upper end
         self.size = torch.where(self.low == self.high, 1.0, self.high - self.low + whole[:, None].double()).nan_to_num(1.0)
 
     def symbols(self, x: Tensor) -> Tensor:
@@ -172,8 +199,8 @@ class Marginals(Coding):
         x, symbols = x.double(), self.symbols(x)
         at = [t.to(x.device).T.gather(0, symbols.clamp(min=0)) for t in (self.low, self.high, self.mass, self.inner, self.size)]
         low, high, mass, inner, size = at
-        tail, span, whole = (t.to(x.device).flatten() for t in (self.tail, self.span, self.whole))
-        y = torch.maximum(x - high, low - x)
+        lower, upper, span, whole = (t.to(x.device).flatten() for t in (self.below, self.above, self.span, self.whole))
+        y, tail = torch.maximum(x - high, low - x), torch.where(x > high, upper, lower)
         far = tail.log() - span.log() - (1 + (y - whole.double()).clamp(min=0) / span).log() - (1 + y.clamp(min=0) / span).log()
         return torch.where(y > 0, far - mass.log(), inner.log() - mass.log() - size.log()).masked_fill(symbols < 0, 0)
 
@@ -187,9 +214,10 @@ class Marginals(Coding):
         k = self.symbols(x)
         parts = (self.low, self.high, self.inner, self.size, self.before, self.after)
         low, high, inner, size, before, after = (t.to(x.device).T.gather(0, k.clamp(min=0)) for t in parts)
-        tail, span, whole = (t.to(x.device).flatten() for t in (self.tail, self.span, self.whole))
+        lower, upper, span, whole = (t.to(x.device).flatten() for t in (self.below, self.above, self.span, self.whole))
         t = torch.where(whole | (low == high), (x - low + n) / size, (x - low) / size)
         below, above = low - x, x - high
+        tail = torch.where(above > 0, upper, lower)
         distance = torch.where(above > 0, above - torch.where(whole, 1 - n, 0), below - torch.where(whole, n, 0)).clamp(min=0)
         outer = (tail / (1 + distance / span)).clamp(min=torch.finfo(tail.dtype).tiny)
         f = torch.where(below > 0, outer, before + inner * t)
@@ -204,21 +232,54 @@ class Marginals(Coding):
     def unscale(self, u: Tensor) -> Tensor:
         """The inverse of `scale`, (B, columns) float64: the value in whose bin, interval or tail u lies."""
         f, s = torch.special.ndtr(u.double()), torch.special.ndtr(-u.double())
-        tail, span, whole = (t.to(u.device).flatten() for t in (self.tail, self.span, self.whole))
+        lower, upper, span, whole = (t.to(u.device).flatten() for t in (self.below, self.above, self.span, self.whole))
         ends = (self.before + self.inner)[:, :-1].contiguous().to(u.device)
         k = torch.minimum(torch.searchsorted(ends, f.T.contiguous(), right=True), self.last.to(u.device)).T
         parts = (self.low, self.high, self.inner, self.size, self.before, self.after)
         low, high, inner, size, before, after = (t.to(u.device).T.gather(0, k) for t in parts)
         t = torch.where(f <= s, (f - before) / inner, 1 - (s - after) / inner).clamp(0, 1)
         inside = torch.where(whole, torch.minimum(low + (t * size).floor(), high), low + t * (high - low))
+        tail = torch.where(f < s, lower, upper)
         beyond = span * (tail / torch.minimum(f, s).clamp(min=torch.finfo(f.dtype).tiny) - 1)
         beyond = torch.where(whole, beyond.floor() + 1, beyond)
-        x = torch.where((f < tail) & (f < s), self.start.to(u.device).flatten() - beyond, inside)
-        return torch.where((s < tail) & (s < f), self.end.to(u.device).flatten() + beyond, x)
+        x = torch.where((f < lower) & (f < s), self.start.to(u.device).flatten() - beyond, inside)
+        return torch.where((s < upper) & (s < f), self.end.to(u.device).flatten() + beyond, x)
 
     def values(self, symbols: Tensor, noise: Noise) -> Tensor:
-        """Values (B, columns) of cells, uniform inside each; none beyond what was observed."""
+        """Values (B, columns) of cells, uniform inside each; none beyond what was observed, except at open ends."""
         n = noise.uniform(len(self.sizes)).double()
-        low, high, size = (t.to(n.device).T.gather(0, symbols) for t in (self.low, self.high, self.size))
-        whole = self.whole.to(n.device)
-        return torch.where(whole, torch.minimum(low + (n * size).floor(), high), low + n * (high - low))
+        return self.placed(symbols, n) if not self.open.any() else self._with_tails(symbols, n)
+
+    def placed(self, symbols: Tensor, t: Tensor) -> Tensor:
+        """The values (B, columns) at the shares t ∈ [0, 1] of the ways through cells (B, columns)."""
+        low, high, size = (v.to(t.device).T.gather(0, symbols) for v in (self.low, self.high, self.size))
+        return torch.where(self.whole.to(t.device), torch.minimum(low + (t * size).floor(), high), low + t * (high - low))
+
+    def _with_tails(self, symbols: Tensor, n: Tensor) -> Tensor:
+        """`values` where a share of the outermost cells, that of their open tails, is drawn beyond them."""
+        mass, tiny = self.mass.to(n.device).T.gather(0, symbols), torch.finfo(n.dtype).tiny
+        outermost = symbols == 0, symbols == self.last.to(n.device).flatten()
+        tails = zip(outermost, (self.below, self.above), self.open.to(n.device))
+        lower, upper = (torch.where(at & is_open, tail.to(n.device).flatten() / mass, 0) for at, tail, is_open in tails)
+        x = self.placed(symbols, ((n - lower) / (1 - lower - upper)).clamp(0, 1))
+        span, whole = self.span.to(n.device).flatten(), self.whole.to(n.device)
+        ends = ((n, lower, self.start, -1), (1 - n, upper, self.end, 1))
+        for left, share, end, sign in ends:
+            y = span * (share / left.clamp(min=tiny) - 1)
+            y = torch.where(whole, y.floor() + 1, y)
+            x = torch.where(left < share, end.to(n.device).flatten() + sign * y, x)
+        return x
+
+    def confined(self, x: Tensor) -> Tensor:
+        """Draws (B, columns) with those beyond an observed end put into the outermost cell, as evenly as the tail was drawn.
+
+        A tail's value at the distance y is at the share 1/(1 + y/span) of its own law, which becomes the place in the cell; the
+        law of the draws changes by at most the tails' masses, less than one row in n for a column.
+        """
+        x, span, whole = x.double(), self.span.to(x.device).flatten(), self.whole.to(x.device)
+        cells = torch.zeros_like(x, dtype=torch.long), self.last.to(x.device).flatten().expand_as(x)
+        distances = self.start.to(x.device).flatten() - x, x - self.end.to(x.device).flatten()
+        for y, cell, kept in zip(distances, cells, self.kept.to(x.device)):
+            t = 1 / (1 + (y - 0.5 * whole).clamp(min=0) / span)
+            x = torch.where((y > 0) & kept, self.placed(cell, t), x)
+        return x

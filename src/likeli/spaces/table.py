@@ -8,6 +8,7 @@ own distribution, u = Φ⁻¹(F̂(x)), so that neither spikes nor heavy tails no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ from likeli.spaces.dates import Calendar
 from likeli.spaces.head import CodedCells, Observation
 from likeli.spaces.marginal import Marginal, Marginals
 
+Type = Literal["real", "integer", "date", "categorical", "ordinal", "boolean"]
+NAMED = ("categorical", "ordinal", "boolean")  # types of categories
+WORDS = ("False", "True")  # as Python writes them
+WHOLE_DTYPES = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 MISSING_TEXT = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "?", "null", "NULL", "None", "<NA>"})
 
 
@@ -33,7 +38,8 @@ class Column(Configurable):
 
     Arguments:
         name: as in the file's header.
-        type: `real` (a density), `integer`, `date` (whole numbers of its calendar's unit) or `categorical` (a mass).
+        type: `real` (a density), or of a mass `integer`, `date` (whole numbers of its calendar's unit), `categorical`,
+            `ordinal` (categories from the least to the most, a number to a network) or `boolean` (False, then True).
         mean, scale: of the normal that gives a column of numbers its `marginal` where there is none.
         categories: the texts that the codes 0 … K−1 stand for.
         missing: whether the network gets an indicator of a missing cell.
@@ -44,7 +50,7 @@ class Column(Configurable):
     def __init__(
         self,
         name: str,
-        type: Literal["real", "integer", "date", "categorical"] = "real",
+        type: Type = "real",
         mean: float = 0.0,
         scale: float = 1.0,
         categories: tuple[str, ...] = (),
@@ -54,10 +60,11 @@ class Column(Configurable):
     ) -> None:
         self.name, self.type, self.mean, self.scale, self.missing = name, type, mean, scale, missing
         self.categories, self.calendar = tuple(categories), calendar or (Calendar() if type == "date" else None)
-        require(type in ("real", "integer", "date", "categorical"), "type", "real, integer, date or categorical", type)
         require(type == "date" or calendar is None, f"column {name}", "a calendar only of dates", type)
         require(scale > 0, "scale", "a positive number", scale)
-        require((type == "categorical") == bool(self.categories), f"column {name}", "categories if categorical", categories)
+        named = type in NAMED
+        require(named == bool(self.categories), f"column {name}", f"categories if {' or '.join(NAMED)}", categories)
+        require(type != "boolean" or len(self.categories) == 2, f"column {name}", "two categories if boolean", categories)
         require(len(set(self.categories)) == len(self.categories), f"column {name}", "distinct categories", categories)
         self.marginal = marginal or self._unseen()
         symbols = len(self.marginal.mass)
@@ -72,14 +79,36 @@ class Column(Configurable):
     @property
     def width(self) -> int:
         """Numbers that a network sees of this column."""
-        return max(len(self.categories), 1) + self.missing
+        return (len(self.categories) if self.unordered else 1) + self.missing
 
     @property
-    def range(self) -> tuple[int, int]:
-        """The smallest and the largest value of a type of whole numbers."""
-        if self.calendar:
-            return self.calendar.low, self.calendar.high
-        return (0, len(self.categories) - 1) if self.categories else (-MAX_COUNT, MAX_COUNT)
+    def unordered(self) -> bool:
+        """Whether its codes are no scale, so that a network sees one number for each."""
+        return self.type in ("categorical", "boolean")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value of the type, within the bounds."""
+        if self.categories:
+            return 0, len(self.categories) - 1
+        usual = (-math.inf, math.inf) if self.type == "real" else (-MAX_COUNT, MAX_COUNT)
+        low, high = (self.calendar.low, self.calendar.high) if self.calendar else usual
+        least, most = self.marginal.bounds
+        return max(low, least), min(high, most)
+
+    @property
+    def allowed(self) -> str:
+        """The values that are possible, in words, for a message."""
+        if self.categories:
+            return f"codes from 0 to {len(self.categories) - 1}"
+        (low, high), bound = self.range, [math.isfinite(v) for v in self.marginal.bounds]
+        if self.calendar and not any(bound):
+            return f"{self.calendar.range} in {self.calendar}"
+        if not any(bound):
+            return "numbers" if self.type == "real" else "whole numbers below 2**53"
+        ends = self.decode([v if ok else math.nan for v, ok in zip((low, high), bound)])
+        first, last = (f"{word} {v}" if v is not None else "" for word, v in zip(("at least", "at most"), ends))
+        return f"values of {' and '.join(filter(None, (first, last)))}, its bounds"
 
     def encode(self, values: Any, what: str) -> np.ndarray:
         """Values as a user has them as float64: numbers, codes of texts, units of dates; missing ones NaN."""
@@ -89,8 +118,45 @@ class Column(Configurable):
         """The inverse of `encode`: text for categories and dates, whole numbers as int, None for a missing cell."""
         if self.calendar:
             return self.calendar.texts(np.asarray(x, np.float64))
-        written: dict[str, Any] = {"categorical": lambda v: self.categories[int(v)], "integer": int, "real": float}
-        return [None if v != v else written[self.type](v) for v in x]
+        if self.categories:
+            words: tuple[Any, ...] = (False, True) if self.categories == WORDS and self.type == "boolean" else self.categories
+            return [None if v != v else words[int(v)] for v in x]
+        number = float if self.type == "real" else int
+        return [None if v != v else number(v) for v in x]
+
+
+class Dtype(Configurable):
+    """The type that a column had in the data frame that it was read from.
+
+    Arguments:
+        name: as pandas calls it, such as `int64`, `category` or `datetime64[ns, UTC]`; `date` for Python's dates.
+        categories: all of a category's, in their order, whether rows have them or not.
+        of: the type of a category's values.
+        ordered: whether a category is.
+    """
+
+    def __init__(self, name: str, categories: tuple[str, ...] = (), of: str = "object", ordered: bool = False) -> None:
+        self.name, self.categories, self.of, self.ordered = name, tuple(categories), of, ordered
+
+    def series(self, values: Any) -> Any:
+        """A column as `Table.decode` gives it, or a pandas Series of dates, as a Series of this type.
+
+        Whole numbers with gaps become nullable ones, and where a value is not in a category's list all stay texts.
+        """
+        import pandas
+
+        if hasattr(values, "dt"):
+            return values.dt.date if self.name == "date" else values.astype(self.name)
+        column = pandas.Series(values, dtype=object)
+        if self.name == "category":
+            kind = pandas.CategoricalDtype(pandas.Series(list(self.categories), dtype=object).astype(self.of), self.ordered)
+            known = dict(zip(self.categories, kind.categories))
+            texts = texts_of(values)
+            return pandas.Series([known.get(t) for t in texts], dtype=kind) if {*texts} <= {*known, None} else column
+        gaps = bool(column.isna().any())
+        if gaps and self.name in ("bool", *WHOLE_DTYPES):
+            return column.astype("boolean" if self.name == "bool" else "Int64")
+        return column.astype(self.name)
 
 
 class Table(Space):
@@ -98,6 +164,7 @@ class Table(Space):
 
     Arguments:
         columns: at least one, with distinct names.
+        dtypes: of the data frame that they were read from, which `frame` gives back; none for another source.
     """
 
     rank = 4
@@ -109,9 +176,10 @@ class Table(Space):
         told = "whole numbers were taken as integer columns (a mass); kind='real' or 'counts' takes them otherwise"
         return told if not x.is_floating_point() and x.ndim == 2 else None
 
-    def __init__(self, columns: tuple[Column, ...]) -> None:
-        self.columns = tuple(columns)
+    def __init__(self, columns: tuple[Column, ...], dtypes: tuple[Dtype, ...] = ()) -> None:
+        self.columns, self.dtypes = tuple(columns), tuple(dtypes)
         require(len(self.columns) >= 1, "columns", "at least one column", "none")
+        require(len(self.dtypes) in (0, len(columns)), "dtypes", f"none, or {len(columns)}", len(self.dtypes))
         super().__init__((len(self.columns),), tuple(c.name for c in self.columns))
         require(len(set(self.names)) == len(self.names), "columns", "distinct names", ", ".join(self.names))
         self.discrete = torch.tensor([c.type != "real" for c in self.columns])
@@ -121,7 +189,7 @@ class Table(Space):
         atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
         self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
         self.calendars = {i: c.calendar for i, c in enumerate(self.columns) if c.calendar}
-        self._low, self._top = torch.tensor([c.range for c in self.columns]).T
+        self._low, self._top = torch.tensor([c.range for c in self.columns], dtype=torch.float64).T
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -143,12 +211,9 @@ class Table(Space):
             self._refuse(x, x.isnan(), what, "a value in every cell (this family cannot take missing cells)")
         whole, low, top = (t.to(x.device) for t in (self.discrete, self._low, self._top))
         self._refuse(x, whole & (x != x.round()) & ~x.isnan(), what, "whole numbers")
-        outside = whole & ((x < low) | (x > top))
+        outside = (x < low) | (x > top)
         if outside.any():
-            column = self.columns[int(torch.nonzero(outside)[0, 1])]
-            numbers = "whole numbers below 2**53" if not column.categories else f"codes from 0 to {len(column.categories) - 1}"
-            expected = numbers if column.calendar is None else f"{column.calendar.range} in {column.calendar}"
-            self._refuse(x, outside, what, expected)
+            self._refuse(x, outside, what, self.columns[int(torch.nonzero(outside)[0, 1])].allowed)
         return x
 
     def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -157,7 +222,7 @@ class Table(Space):
         u = self.marginals.scale(x.double(), x.new_full((), 0.5).double())[0].masked_fill(gone, 0)
         parts = []
         for i, column in enumerate(self.columns):
-            if column.type == "categorical":
+            if column.unordered:
                 codes = torch.where(gone[:, i], 0, x[:, i]).long()
                 parts.append(F.one_hot(codes, len(column.categories)) * ~gone[:, i, None])
             else:
@@ -185,13 +250,12 @@ class Table(Space):
         blocks = u.split(self.widths, 1)
         x = self.marginals.unscale(torch.stack([b[:, 0] for b in blocks], 1))
         for i, column in enumerate(self.columns):
-            if column.categories:
+            if column.unordered:
                 x[:, i] = blocks[i][:, : len(column.categories)].argmax(1)
         return self._valid(x)
 
     def _valid(self, x: Tensor) -> Tensor:
-        low, top = self._low.to(x.device), self._top.to(x.device)
-        return torch.where(self.discrete.to(x.device), torch.minimum(torch.maximum(x, low), top), x)
+        return torch.minimum(torch.maximum(x, self._low.to(x.device)), self._top.to(x.device))
 
     def encode(self, values: Mapping[str, Any], what: str = "x") -> Tensor:
         """Named columns as rows of codes and numbers, (B, columns) float64; columns are matched by name, others are left out.
@@ -211,7 +275,12 @@ class Table(Space):
         import pandas
 
         dates = {self.names[i]: calendar.series(x[:, i].double().cpu().numpy()) for i, calendar in self.calendars.items()}
-        return pandas.DataFrame(self.decode(x) | dates)
+        columns = self.decode(x)
+        for name, dtype in zip(self.names, self.dtypes):
+            dated = dtype.name == "date" or dtype.name.startswith("datetime")
+            columns[name] = dtype.series(dates.pop(name) if dated and name in dates else columns[name])
+            dates.pop(name, None)  # texts of dates stay texts
+        return pandas.DataFrame(columns | dates)
 
     def decode(self, x: Tensor) -> dict[str, list[Any]]:
         """Rows (B, columns) as named columns: text for categories and dates, whole numbers as int, None for a missing cell."""
@@ -227,7 +296,7 @@ def encode_column(values: Any, categories: Sequence[str], what: str) -> np.ndarr
     if not categories:
         if hasattr(values, "to_numpy"):
             return pandas_column(values, what).astype(np.float64)
-        return as_tensor([np.nan if v is None else v for v in values], what).double().numpy()
+        return as_tensor([np.nan if v is None else _as_number(v) for v in values], what).double().numpy()
     codes = {text: float(i) for i, text in enumerate(categories)}
     out = np.full(len(values), np.nan)
     for row, text in enumerate(texts_of(values)):
@@ -236,6 +305,11 @@ def encode_column(values: Any, categories: Sequence[str], what: str) -> np.ndarr
                 raise InputError(f"{what}, row {row}: unknown category {text[:40]!r}{nearest(text, codes)}")
             out[row] = codes[text]
     return out
+
+
+def _as_number(value: Any) -> Any:
+    """A text such as 02134 as the number that it spells; anything else as it is."""
+    return float(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def texts_of(values: Iterable[Any]) -> list[str | None]:

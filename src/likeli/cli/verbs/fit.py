@@ -53,6 +53,7 @@ def add_plan_arguments(parser: Parser) -> None:
     labels = "fit p(x|y): y is the data's own labels, or this column"
     numbers = "columns of numbers whose values are names, such as 404,500"
     parser.add_argument("--categorical", metavar="COLUMN,…", help=numbers)
+    parser.share("--types")
     parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
     parser.add_argument("--size", type=int, metavar="N", help="scale and crop a folder's pictures to N x N")
     text = parser.add_argument_group("for text")

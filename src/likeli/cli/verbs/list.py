@@ -26,6 +26,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("family", nargs="?", help="a family's name")
     parser.add_argument("--on", metavar="DATA", help="say which families can be fitted on it, with their defaults")
+    parser.share("--types")
     parser.add_argument("--data", action="store_true", help="list what can be fitted, in place of the families")
 
 
@@ -78,7 +79,7 @@ def _takers(args: argparse.Namespace, known: Catalogue) -> None:
     from likeli.cli.plan import Plan
 
     load_plugins(args.plugin)
-    plan = Plan(args.on)
+    plan = Plan(args.on, types=args.types)
     data = read_data(plan)
     found = reasons_against(plan, data, known)
     rows = [{"family": name, "fits": not why, "reason": why} for name, why in found.items()]

@@ -2,7 +2,8 @@
 
 likeli sample runs/vae -n 64 --out grid.png          images as a grid, two columns as points
 likeli sample runs/vae -n 1000 --out samples.npy     an array (n, ...) in the units of the data
-likeli sample runs/vae -n 1000 --out samples.csv     one line a sample
+likeli sample runs/vae -n 1000 --out samples.csv     one line a sample, as the columns were; .parquet with their types too
+likeli sample runs/table -n 99 --where "age>=40,job=clerk" --out some.csv    rows of a table on conditions
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
 likeli sample runs/guided --y 7 --guidance 3 --steps 50 --out sevens.png   surer sevens of fewer kinds (docs/guidance.md)
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.objects import call_options, check_fits, open_run, parse_condition, parse_label, rows_for, stored_data
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit, new_file, to_json, warn
+from likeli.cli.output import check_new, emit, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from likeli.diffusion.flow_error import FlowError
     from likeli.spaces import Space
 
-SUFFIXES = (".png", ".npy", ".csv", ".txt")
+SUFFIXES = (".png", ".npy", ".csv", ".parquet", ".txt")
 SHOWN = 64  # samples that an animation shows
 FRAMES = 60  # at most, the last one not counted
 
@@ -46,13 +47,17 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
     parser.add_argument("-n", type=int, help="how many [64; 1 where a text is printed]")
-    parser.add_argument("--out", metavar="FILE", help="what to write: .png, .npy, .csv or .txt; a text is printed if not given")
+    what = "what to write: .png, .npy, .csv, .parquet or .txt; a text is printed if not given"
+    parser.add_argument("--out", metavar="FILE", help=what)
     parser.share("--overwrite", "--seed", "--processes")
     label = "for a run with labels: a class, its name, or numbers separated by commas; --text for one with captions"
     parser.add_argument("--label", "--y", "--text", dest="label", metavar="Y", help=label)
     keep = "levels of a hierarchy, 1 next to the data, that keep a test row's codes"
     parser.add_argument("--keep", type=list[int], metavar="I,J", help=keep)
     parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
+    where = "rows on conditions: NAME=VALUE, also != < <= > >=, several values with |, quotes around commas"
+    parser.add_argument("--where", metavar="A=B,…", help=where)
+    parser.add_argument("--tries", type=int, default=200_000, metavar="N", help="draws at most with --where [200000]")
     add_text_arguments(parser)
     add_guidance_arguments(parser)
     steps = parser.add_argument_group("for diffusion models")
@@ -88,9 +93,11 @@ def run(args: argparse.Namespace) -> None:
         options |= choice.options()
     note = model.qualification(**options) if isinstance(model, Qualified) else ""
     beside = None if args.out is None else f"{args.out}.json"  # says what the file cannot say of itself
-    if note:
-        check_new(beside, overwrite=args.overwrite)
+    check_new(beside if note else None, overwrite=args.overwrite)
     y = None if args.classifier and model.condition is None else parse_label(args.label, model)
+    if args.where is not None:
+        _on_conditions(args, saved, n, y, options)
+        return
     if y is None and model.condition is not None:
         y = like_training(model.condition, n, seed=args.seed)
         require(y is not None, "label", f"--label with {model.condition.describe_shape()}", "nothing")
@@ -102,16 +109,16 @@ def run(args: argparse.Namespace) -> None:
     if not processes.is_first():
         return
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
-    drawn = {} if args.label is not None or y is None else _named_labels(saved, y)
+    drawn = {} if y is None else _named_labels(saved, y, n)
     about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape), "note": note}
-    about |= {"labels": next(iter(drawn.values()))} if drawn else {}
+    about |= {"labels": next(iter(drawn.values()))} if drawn and args.label is None else {}
     if text is not None and args.out is None:
         texts = text.decode(x)
         warn([note] if note else [])
         emit(args, about | {"texts": texts}, set_out(texts)[:-1])
         return
     with new_file(args.out, overwrite=args.overwrite) as path:
-        write(path, x, model.space, drawn)
+        write_samples(path, x, model.space, drawn, saved.info.get("data", {}))
     if frames:
         write_animation(args, frames, x, model.space)
     how = ""
@@ -131,6 +138,35 @@ def write_animation(args: argparse.Namespace, frames: list[tuple[str, Tensor]], 
     with new_file(args.animate, overwrite=args.overwrite) as path:
         captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
         path.write_bytes(animation(shown, space, captions=captions))
+
+
+def _on_conditions(args: argparse.Namespace, saved: Checkpoint, n: int, y: Tensor | None, options: dict[str, Any]) -> None:
+    """Draw rows on conditions, write them, and say how they were drawn.
+
+    Raises:
+        InputError: options of another kind of samples, conditions that do not fit.
+    """
+    from likeli import processes
+    from likeli.evaluation.where import sample_where
+
+    for name in ("keep", "animate", "prompt", "infill"):
+        require(getattr(args, name, None) is None, name, "nothing beside --where", getattr(args, name, None))
+    require(args.out is not None, "out", "--out FILE", "nothing")
+    labels = saved.info.get("data", {}).get("labels")
+    try:
+        found = sample_where(saved.model, n, args.where, y, seed=args.seed, tries=args.tries, **options)
+    except InputError as error:
+        own = saved.model.condition is not None and labels and f"no column {labels!r}" in str(error)
+        raise InputError(f"{error}{'; the run is conditional on it: --label Y' * bool(own)}") from error
+    if not processes.is_first():
+        return
+    drawn = {} if found.y is None else _named_labels(saved, found.y, n)
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_samples(path, found.x, saved.model.space, drawn, saved.info.get("data", {}))
+    about = {"out": args.out, "n": n, "seed": args.seed, "shape": list(found.x.shape), "note": found.note, "how": found.how}
+    about |= {"drawn": found.drawn, "acceptance": found.acceptance, "log_p": found.log_p, "stderr": found.stderr}
+    about |= {} if found.ess is None else {"ess": [found.ess.min().item(), found.ess.max().item()]}
+    emit(args, about, f"{n} samples with {args.where} in {args.out}: {found.note}")
 
 
 def step_options(args: argparse.Namespace, model: GenerativeModel) -> list[tuple[str, str]]:
@@ -256,30 +292,16 @@ def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str
     return [kept[i] for i in pick.tolist()]
 
 
-def _named_labels(saved: Checkpoint, y: Tensor) -> dict[str, list[Any]]:
-    """The samples' labels under the name of the column that they had in the data, by name where the classes have names."""
+def _named_labels(saved: Checkpoint, y: Tensor, n: int) -> dict[str, list[Any]]:
+    """The labels of n samples under the name of the column that they had in the data, by name where the classes have names.
+
+    Nothing where y are mixtures of classes, or no classes.
+    """
+    if y.ndim != 1 or y.is_floating_point():
+        return {}
     names = () if saved.model.condition is None else saved.model.condition.names
     column = saved.info.get("data", {}).get("labels") or "label"
-    return {str(column): [names[k] if names else k for k in y.tolist()]}
-
-
-def write(path: Path, x: Tensor, space: Space, labels: Mapping[str, list[Any]]) -> None:
-    """Samples as the kind of file that the path's suffix names; a .csv has their labels too."""
-    from likeli import data
-    from likeli.show.pictures import picture
-    from likeli.spaces import Tokens
-
-    suffix = path.suffix.lower()
-    if suffix == ".png":
-        picture(x, space).save(path, format="PNG", optimize=True)
-    elif suffix == ".npy":
-        data.write_npy(path, x.cpu().numpy())
-    elif suffix == ".csv":
-        data.write_csv(path, data.columns_of(x, space) | labels)
-    elif isinstance(space, Tokens):
-        path.write_text(set_out(space.decode(x)), encoding="utf-8")
-    else:
-        raise InputError("out: expected a name that ends in .npy or .csv, since the data are not text, got .txt")
+    return {str(column): [names[k] if names else k for k in y.expand(n).tolist()]}
 
 
 def add_guidance_arguments(parser: Parser) -> None:

@@ -24,9 +24,10 @@ from typing import IO, Any
 import numpy as np
 
 from likeli.data.columns import as_written
-from likeli.data.frame import MAX_CATEGORIES, Cells, Frame
+from likeli.data.frame import Cells, Frame
 from likeli.data.readers.npy import memory_limit, open_regular, read_utf8
 from likeli.errors import InputError, LikeliError, MissingExtra, require
+from likeli.spaces import Dtype
 from likeli.spaces.arrays import pandas_column
 from likeli.spaces.dates import as_moments
 from likeli.spaces.table import MISSING_TEXT, texts_of
@@ -44,10 +45,12 @@ def from_pandas(frame: Any, what: str) -> Frame:
         InputError: a column of complex numbers or other objects, a date outside the calendar.
     """
     columns, whole, zones = list[Cells](), list[bool](), dict[str, str]()
+    dtypes = dict[str, Dtype]()
     names, odd_names = _distinct([str(c) for c in frame.columns], what)
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
+        dtypes[name] = _dtype_of(series, kind)
         if str(series.dtype) == "category" or kind == "b":
             columns.append(texts_of(series.astype(object)))
         elif kind == "M" or (kind == "O" and isinstance(next(iter(series.dropna()), None), datetime.date)):
@@ -60,7 +63,18 @@ def from_pandas(frame: Any, what: str) -> Frame:
         else:
             columns.append(pandas_column(series, f"{what}, column {name}").astype(np.float64))
         whole.append(kind in "iu")
-    return Frame(names, columns, whole, None, odd_names, zones)
+    return Frame(names, columns, whole, None, odd_names, zones, dtypes=dtypes)
+
+
+def _dtype_of(series: Any, kind: str) -> Dtype:
+    """What `Table.frame` needs to give a column back as it was."""
+    dtype = series.dtype
+    if str(dtype) == "category":
+        listed = dtype.categories
+        return Dtype("category", tuple(str(t) for t in texts_of(listed.astype(object))), str(listed.dtype), bool(dtype.ordered))
+    first = next(iter(series.dropna()), None) if kind == "O" else None
+    dates = isinstance(first, datetime.date) and not isinstance(first, datetime.datetime)
+    return Dtype("date" if dates else str(dtype))
 
 
 def _distinct(given: list[str], what: str) -> tuple[list[str], list[str]]:
@@ -232,9 +246,7 @@ def _typed(column: Any, name: str, lines: Sequence[int], what: str, notes: list[
         texts = [None if (text := as_written(cell.strip())) in MISSING_TEXT else text for cell in found]
         values = [math.nan if text is None else _number(text) for text in texts]
         coded = any(text is not None and CODE.fullmatch(text) for text in texts)
-        if coded and len(texts) > MAX_CATEGORIES:
-            notes.append(f"{what}: column {name}: {len(texts):,} values, some with leading zeros, which are lost in numbers")
-        elif coded:
+        if coded:
             return np.array([*texts, None], object)[codes].tolist(), False
         if None in values:
             _refuse_errors(codes, texts, values, lambda row: f"{what}: line {lines[row]}", name)
