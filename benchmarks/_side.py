@@ -1,6 +1,6 @@
 """One side of one entry, in its own interpreter: pin to a core, run, print JSON.
 
-    python benchmarks/_side.py ENTRY ours|peer FOLDER CORE VARIANT_JSON
+python benchmarks/_side.py ENTRY ours|peer FOLDER CORE VARIANT_JSON
 """
 
 import importlib

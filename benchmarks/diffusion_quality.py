@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from benchmarks._mnist import bits, judge, load, space
+from benchmarks._precision import fastest
 
 METRIC, HIGHER = "bits_per_dim", False
 VARIANTS = [{"seconds": 890}]
@@ -37,7 +38,7 @@ def ours(folder, seconds, **options):
     train, valid, test, labels = load(folder)
     rows, n = torch.arange(len(train) + WATCHED), len(train)
     data = Data("mnist", torch.cat([train, valid[:WATCHED]]), None, space(), None, rows[:n], rows[n:], rows[:0])
-    settings = {"batch": 32, "precision": "bf16-mixed", "lr": 2e-3, "valid_rows": WATCHED} | options.pop("settings", {})
+    settings = {"batch": 32, "precision": fastest(), "lr": 2e-3, "valid_rows": WATCHED} | options.pop("settings", {})
     torch.manual_seed(0)
     model = VDM(space(), **options)
     steps = int(seconds / seconds_a_step(model, train, settings))
