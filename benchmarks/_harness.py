@@ -33,7 +33,8 @@ def run_side(entry: str, side: str, folder: Path, core: int, variant: dict) -> d
     command = [interpreter(entry, side), HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
     done = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
     if done.returncode:
-        raise RuntimeError(f"{entry} {side}: " + done.stderr.decode().strip().rpartition("\n")[2])
+        told = done.stderr.decode().strip().rpartition("\n")[2] or f"no word, exit status {done.returncode}"
+        raise RuntimeError(f"{entry} {side}: {told}")
     return json.loads(done.stdout)
 
 
