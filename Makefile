@@ -13,8 +13,8 @@ demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with 
 test: $(STAMP) lint  ## style, types and the default test suite
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-verify: $(STAMP)  ## the long checks too
-	$(BIN)/python -m pytest -n 2
+verify: $(STAMP)  ## the long checks too, and the time that each part takes: at most 45 minutes on two quiet cores
+	$(BIN)/python -m pytest -n 2 --parts
 
 test-isa: $(STAMP)  ## what depends on training, under each instruction set of this processor
 	$(BIN)/python tests/isa.py -n 2 -m "not slow"

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from likeli.cli import main
+import likeli
+from likeli.cli import main, objects
+from likeli.cli.catalogue import Catalogue
+from likeli.cli.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +38,25 @@ def test_one_line_and_no_work(desk, capsys, monkeypatch, words, said):
     assert len(told.splitlines()) == 1
     assert not [p for p in desk.rglob("new*") if p.is_file()]
     assert not [p for p in desk.glob("new/*") if p.name != ".lock"]
+
+
+class Wide:
+    """What a plan asks of data: 40 rows of 20,000 reals."""
+
+    name, condition, space = "wide", None, likeli.Real((20_000,))
+
+    def rows(self, part):
+        return range(40)
+
+
+@pytest.mark.parametrize("covariance,needed", [("full", "19.2 GB"), ("tied", "9.6 GB"), (None, ""), ("diag", "")])
+def test_a_mixture_of_20000_columns_says_what_its_covariances_need(monkeypatch, covariance, needed):
+    """2 · 20000² numbers of two full covariances at 24 bytes; by default these are variances alone."""
+    monkeypatch.setattr(objects, "available", lambda: 2_000_000_000)
+    options = {"components": 2} | ({} if covariance is None else {"covariance": covariance})
+    plan = Plan("wide", model={"class": "gmm", **options})
+    if needed:
+        with pytest.raises(likeli.LikeliError, match=f"training gmm with .* needs {needed} of memory, and 2 GB can be had"):
+            objects.make_model(plan, Wide(), Catalogue([]))
+    else:
+        assert objects.make_model(plan, Wide(), Catalogue([])).covariance == "diag"
