@@ -28,7 +28,7 @@ from likeli.spaces.arrays import row_weights
 from likeli.spaces.marginal import Marginal, Marginals
 from likeli.spaces.questions import CELL, Questions, intervals, stored_cells, unseen
 
-FEWEST, RARER = 40, 8  # rows that come to a question, and of its rarer answer, below which no tree is grown
+FEWEST, RARER = 20, 4  # rows that come to a question, and of its rarer answer, below which no tree is grown
 COPIES, ROWS = 10, 4000  # each row is hidden in part in so many ways at most, while this makes no more rows; in two at least
 SHOWN = 2048  # training rows of which a step's loss is
 PAIRS, STEPS = 2**20, 2**22  # (row, tree) and (row, column, question) at a time
