@@ -39,6 +39,15 @@ def test_the_ends_and_the_word(runs, tmp_path, capsys):
     drawn(runs, out, "--guidance", "2", "--against", str(runs / "run"), run="sure")
 
 
+def test_a_classifier_is_kept_and_taken_from_its_folder(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("likeli.diffusion.noisy_classifier.fit_noisy_classifier.__kwdefaults__", {"steps": 3, "seed": 0})
+    out, judge = tmp_path / "x.npy", str(tmp_path / "judge")
+    first = drawn(runs, out, "--guidance", "3", "--classifier", judge)
+    monkeypatch.setattr("likeli.diffusion.noisy_classifier.fit_noisy_classifier", None)
+    assert np.array_equal(first, drawn(runs, out, "--guidance", "3", "--classifier", judge))
+    assert main(["sample", str(runs / "run"), "--y", "7", "--out", str(out), "--overwrite", "--classifier", judge]) == 2
+
+
 def test_the_curve_and_its_picture(runs, tmp_path, capsys):
     out = tmp_path / "curve.png"
     argv = ["guidance", str(runs / "run"), "--scales", "1,2", "-n", "20", "--steps", "2", "--out", str(out), "--json"]

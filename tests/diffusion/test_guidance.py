@@ -8,8 +8,8 @@ import torch
 import likeli
 from likeli.contract import evaluating
 from likeli.diffusion.guidance import Guidance, against
-from likeli.diffusion.noisy_classifier import fit_noisy_classifier
-from likeli.errors import InputError, Unsupported
+from likeli.diffusion.noisy_classifier import fit_noisy_classifier, load_classifier, save_classifier
+from likeli.errors import CheckpointError, InputError, Unsupported
 from likeli.nn.embedding import Conditioner, null_of
 from likeli.spaces import Labels, Pixels, Real
 from likeli.theory.guidance import two_class_model
@@ -170,6 +170,37 @@ def test_the_classifier_of_noised_rows_learns_where_classes_are():
     assert (last - 0.5).abs().max().item() < 0.2
     drawn = model.sample(8, steps=4, guidance=Guidance(2.0, classifier=lambda z, at, _: found(z, at, torch.tensor([1]))))
     assert drawn.isfinite().all()
+
+
+def test_a_classifier_comes_back_to_the_bit_and_guides_its_own_rows_only(tmp_path):
+    """Saved with a learned schedule; refused: a run of other rows or classes, a run's folder, a file that was changed."""
+    model = likeli.VDM(Real((2,), scale=2.0), network="mlp", hidden=(8,))
+    x, y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+    found = fit_noisy_classifier(model, x, y, Labels(2, ("no", "yes")), steps=5)
+    save_classifier(found, tmp_path / "judge")
+    again = load_classifier(tmp_path / "judge", model)
+    for at in (model.schedule.at(0.0), model.schedule.at(0.7)):
+        assert torch.equal(again.log_pmf(x, at), found.log_pmf(x, at))
+    assert torch.equal(again.of(x), found.of(x))
+    assert again.condition.names == ("no", "yes")
+    with pytest.raises(InputError, match="a new or empty folder"):
+        save_classifier(found, tmp_path / "judge")
+    with pytest.raises(InputError, match="classifier: expected one of rows as the run has them"):
+        load_classifier(tmp_path / "judge", likeli.VDM(Real((2,))))
+    with pytest.raises(InputError, match="classifier: expected one of the run's classes"):
+        load_classifier(tmp_path / "judge", likeli.VDM(Real((2,), scale=2.0), condition=Labels(3)))
+    likeli.save(model, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="a saved noisy_classifier"):
+        load_classifier(tmp_path / "run")
+    likeli.save_pretrained(model, tmp_path / "flat")
+    with pytest.raises(CheckpointError, match="noisy_classifier"):
+        load_classifier(tmp_path / "flat")
+    with pytest.raises(CheckpointError, match="noisy_classifier"):
+        likeli.load(tmp_path / "judge")
+    weights = tmp_path / "judge" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="sha256"):
+        load_classifier(tmp_path / "judge")
 
 
 def test_guidance_by_two_models_of_one_schedule_is_linear_in_the_scale():

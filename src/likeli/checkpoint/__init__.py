@@ -12,7 +12,18 @@ code.
 """
 
 from likeli.checkpoint.disk import lock
-from likeli.checkpoint.folder import annotate, from_pretrained, inspect, load, prepare_folder, read, save, save_pretrained
+from likeli.checkpoint.folder import (
+    annotate,
+    from_pretrained,
+    inspect,
+    load,
+    load_part,
+    prepare_folder,
+    read,
+    save,
+    save_part,
+    save_pretrained,
+)
 from likeli.checkpoint.generation import Checkpoint, check_savable
 from likeli.checkpoint.log import append_history, read_history, truncate_history
 from likeli.checkpoint.seal import is_sealed, sealed
@@ -26,11 +37,13 @@ __all__ = [
     "inspect",
     "is_sealed",
     "load",
+    "load_part",
     "lock",
     "prepare_folder",
     "read",
     "read_history",
     "save",
+    "save_part",
     "save_pretrained",
     "sealed",
     "truncate_history",

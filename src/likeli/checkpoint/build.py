@@ -69,7 +69,7 @@ STATE = {"step": int, "seconds": float, "memory": dict[str, Any], "rows": int, "
 SPARE_BYTES, SPARE_CALLS = 1 << 27, 2_000  # what constructing may take beyond its weights: masks, tables, temporaries
 
 
-def config_of(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(model: Any, step: int, info: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says of a model."""
     return {
         "format": FORMAT,
@@ -82,7 +82,7 @@ def config_of(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> dic
     }
 
 
-def _plugins(model: GenerativeModel) -> dict[str, list[str]]:
+def _plugins(model: Any) -> dict[str, list[str]]:
     """File names of the user's own files that the model's parts come from, to be named if they are missing; never loaded."""
     names = {type(part).__module__ for part in (*model.modules(), model.space)}
     files = sorted(Path(sys.modules[name].__file__ or "").name for name in names if name.startswith(PLUGIN))
@@ -160,20 +160,23 @@ def check_fields(values: Mapping[str, Any], fields: Mapping[str, Any], where: st
             require(value >= 0, f"{where}.{name}", "0 or more", value, CheckpointError)
 
 
-def build_model(config: Mapping[str, Any], weight_bytes: int, count: int, where: object) -> GenerativeModel:
+def build_model(
+    config: Mapping[str, Any], weight_bytes: int, count: int, where: object, base: type[Any] = GenerativeModel
+) -> Any:
     """The model that the config describes, its weights still random; the caller's random state is left untouched.
 
     Arguments:
         config: checked by `check_config`.
         weight_bytes, count: bytes and number of the tensors its file declares; constructing may not take much more.
         where: the file's name, for messages.
+        base: what it has to be.
 
     Raises:
         CheckpointError: the config names what the code does not know, does not fit, or asks for more than its weights.
     """
     try:
         with seeded(0, "build"), bounded(SPARE_BYTES + 4 * weight_bytes, SPARE_CALLS + 20 * count, where):
-            model = build(config["model"], GenerativeModel, where="model")  # type: ignore[type-abstract]
+            model = build(config["model"], base, where="model")
     except CheckpointError:
         raise
     except Exception as error:  # whatever a constructor says to a stranger's arguments

@@ -8,20 +8,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from likeli.checkpoint import disk, log
 from likeli.checkpoint import disk as locking
+from likeli.checkpoint import strict_json as strict
+from likeli.checkpoint.build import config_of
 from likeli.checkpoint.generation import (
+    CARD,
+    CONFIG,
     FOLDER,
+    LIMITS,
     MANIFEST,
     PARTIAL,
     SERIAL,
     STATE,
     STATE_TENSORS,
+    WEIGHTS,
     Checkpoint,
     contents,
     generations,
@@ -30,9 +36,12 @@ from likeli.checkpoint.generation import (
     write_generation,
 )
 from likeli.checkpoint.log import NAME, begin_replacing, drop_replaced, keep_replaced, replaced, sync_history, truncate_history
-from likeli.config import describe
+from likeli.checkpoint.tensors import check_finite, serialise
+from likeli.config import describe, snake_case
 from likeli.contract import GenerativeModel
 from likeli.errors import CheckpointError, InputError, LikeliError, one_line, require
+
+Part = TypeVar("Part")
 
 
 def save(
@@ -146,6 +155,42 @@ def save_pretrained(model: GenerativeModel, folder: Path | str, *, info: Mapping
 def from_pretrained(folder: Path | str, *, device: str | torch.device = "cpu") -> GenerativeModel:
     """The model of a folder that `save_pretrained` or `save` wrote; the same as `load`."""
     return load(folder, device=device)
+
+
+def save_part(part: Any, folder: Path | str, told: str, info: Mapping[str, Any]) -> None:
+    """Write what is no model of p(x) by itself, such as a classifier that guides one, as one flat folder, whole or not at all.
+
+    Arguments:
+        part: a module with a registered constructor, a `space` and a `dtype`.
+        folder: new or empty.
+        told: what README.md says of it.
+        info: plain values for config.json.
+
+    Raises:
+        InputError: the folder exists and is not empty, or cannot be written; weights that are not finite.
+    """
+    folder = Path(folder).resolve()
+    check_finite(part.state_dict(), part.kind())
+    config = strict.dumps(config_of(part, 0, info), CONFIG, LIMITS[CONFIG])
+    files = {CONFIG: [config], WEIGHTS: serialise(part.state_dict(), WEIGHTS), CARD: [told.encode()]}
+    require_empty(folder)
+    with input_errors():
+        disk.make_folder(folder.parent)
+        write_generation(files, folder, folder.parent / f".{folder.name}{PARTIAL}")
+
+
+def load_part(folder: Path | str, base: type[Part]) -> Part:
+    """What `save_part` wrote, every byte verified.
+
+    Raises:
+        CheckpointError: missing, damaged, or not of the kind `base`.
+    """
+    folder = Path(folder)
+    with disk.opened_folder(folder) as fd:
+        there = MANIFEST in disk.listing(fd, folder)
+        require(there, folder, f"a saved {snake_case(base.__name__)}, with {MANIFEST}", "none", CheckpointError)
+        found: Any = read_generation(fd, folder, train_state=False, base=base).model
+    return found
 
 
 def inspect(folder: Path | str) -> dict[str, Any]:

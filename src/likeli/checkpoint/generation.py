@@ -129,20 +129,21 @@ def name_of(serial: int) -> str:
     return f"{serial:08d}"
 
 
-def read_generation(folder: int, where: Path, *, train_state: bool) -> Checkpoint:
+def read_generation(folder: int, where: Path, *, train_state: bool, base: type[Any] = GenerativeModel) -> Checkpoint:
     """Verify a complete model folder and build its model.
 
     Arguments:
         folder: an open folder.
         where: its path, for messages.
         train_state: read and verify the trainer's files too.
+        base: what the folder has to hold.
 
     Raises:
         CheckpointError: anything at all is not as it was written.
     """
     files = _manifest(folder, where)
     config = check_config(strict.loads(_small(folder, where, CONFIG, files), where / CONFIG), where / CONFIG)
-    model = _load_model(folder, where, config, files)
+    model = _load_model(folder, where, config, files, base)
     state, state_tensors = _load_state(folder, where, files) if train_state else ({}, {})
     info = config["info"]
     told = (f"{where}: {info['diverged']}",) if isinstance(info.get("diverged"), str) else ()
@@ -176,12 +177,14 @@ def _small(folder: int, where: Path, name: str, files: Mapping[str, Mapping[str,
     return data
 
 
-def _load_model(folder: int, where: Path, config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> GenerativeModel:
+def _load_model(
+    folder: int, where: Path, config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], base: type[Any]
+) -> Any:
     path = where / WEIGHTS
     with disk.opened_file(folder, WEIGHTS, path, disk.physical_memory()) as (fd, size):
         _check_size(size, path, files[WEIGHTS])
         file = TensorFile(fd, size, path)
-        model = build_model(config, file.data_size, len(file.entries), where / CONFIG)
+        model = build_model(config, file.data_size, len(file.entries), where / CONFIG, base)
         check_entries(file.entries, model.state_dict(), path)
         tensors = file.tensors(files[WEIGHTS]["sha256"])
     bad = next(non_finite(tensors), None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from likeli.checkpoint import load_part, save_part
+from likeli.config import Configurable, describe
 from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.denoiser import level_of
 from likeli.diffusion.gaussian import GaussianDiffusion
@@ -21,7 +24,7 @@ FEATURES = 64  # of the noise level
 BATCH = 256
 
 
-class NoisyClassifier(nn.Module):
+class NoisyClassifier(Configurable, nn.Module):
     """log p(y|z_t) at every noise level, for `Guidance(classifier=…)`.
 
     At t = 0 it is an ordinary classifier of rows.
@@ -41,9 +44,14 @@ class NoisyClassifier(nn.Module):
     def __init__(self, space: Space, condition: Space, schedule: Schedule, hidden: tuple[int, ...] = (256, 256)) -> None:
         super().__init__()
         require(condition.symbols > 0 and not condition.shape, "condition", "classes, one a row", condition.describe_shape())
-        self.space, self.condition, self.schedule = space, condition, schedule
+        self.space, self.condition, self.schedule, self.hidden = space, condition, schedule, hidden
         self.level = NoiseLevel(FEATURES)
         self.net = MLP(math.prod(space.model_shape) + FEATURES, condition.symbols, hidden)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that it computes in."""
+        return self.net[0].weight.dtype  # type: ignore[return-value]
 
     def log_pmf(self, z: Tensor, at: Point) -> Tensor:
         """log p(·|z_t), (B, *model_shape) → (B, K)."""
@@ -107,3 +115,35 @@ def fit_noisy_classifier(
             optimiser.step()
             plan.step()
     return found.eval()
+
+
+def save_classifier(found: NoisyClassifier, folder: str | Path) -> None:
+    """Write a classifier as a folder of its own: config.json, model.safetensors, README.md, manifest.json.
+
+    Raises:
+        InputError: the folder is not new or empty.
+    """
+    of = f"# noisy_classifier\n\nlog p(y|z_t) of {found.condition.symbols} classes, for `Guidance(classifier=...)`.\n\n"
+    use = "`likeli.diffusion.noisy_classifier.load_classifier(folder)`, or `likeli sample --classifier FOLDER`.\n"
+    save_part(found, folder, of + use, {})
+
+
+def load_classifier(folder: str | Path, model: GaussianDiffusion | None = None) -> NoisyClassifier:
+    """The classifier of a folder, every byte verified.
+
+    Arguments:
+        model: that it is to guide.
+
+    Raises:
+        CheckpointError: missing, damaged, or another kind.
+        InputError: it is of rows, or of classes, that are not the model's.
+    """
+    found = load_part(folder, NoisyClassifier)
+    if model is None:
+        return found
+    same = describe(found.space) == describe(model.space)
+    require(same, "classifier", "one of rows as the run has them, in its units", f"one of {found.space!r}")
+    own, its = model.condition, found.condition
+    fits = own is None or (own.symbols, own.names) == (its.symbols, its.names)
+    require(fits, "classifier", f"one of the run's classes, {own!r}", f"one of {its!r}")
+    return found.to(model.device, model.dtype)

@@ -7,6 +7,7 @@ likeli sample runs/table -n 99 --where "age>=40,job=clerk" --out some.csv    row
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
 likeli sample runs/guided --y 7 --guidance 3 --steps 50 --out sevens.png   surer sevens of fewer kinds (docs/guidance.md)
+likeli sample runs/x --y 7 --guidance 3 --classifier runs/judge --out sevens.png    by a classifier, kept from call to call
 likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
 likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.objects import call_options, check_fits, open_run, parse_condition, parse_label, rows_for, stored_data
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit, new_file, to_json, warn, write_samples
+from likeli.cli.output import check_new, emit, log, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     note = model.qualification(**options) if isinstance(model, Qualified) else ""
     beside = None if args.out is None else f"{args.out}.json"  # says what the file cannot say of itself
     check_new(beside if note else None, overwrite=args.overwrite)
-    y = None if args.classifier and model.condition is None else parse_label(args.label, model)
+    y = None if args.classifier is not None and model.condition is None else parse_label(args.label, model)
     if args.where is not None:
         _on_conditions(args, saved, n, y, options)
         return
@@ -313,7 +314,8 @@ def add_guidance_arguments(parser: Parser) -> None:
     )
     group.add_argument("--guidance", type=float, metavar="G", help="how far a sample is pushed towards its condition [1]")
     group.add_argument("--against", metavar="RUN", help="x0 of a weaker run given the same y, in place of no y")
-    group.add_argument("--classifier", action="store_true", help="xy from the gradient of a classifier of noised training rows")
+    kept = "xy from the gradient of a classifier of noised training rows; FOLDER keeps it, or has it from an earlier call"
+    group.add_argument("--classifier", nargs="?", const="", metavar="FOLDER", help=kept)
     group.add_argument("--interval", type=tuple[float, float], metavar="A,B", help="guide where sigma/alpha is from A to B")
     group.add_argument("--rescale", type=float, default=0.0, metavar="P", help="bring the spread back to xy's, 0 to 1 [0]")
     group.add_argument("--parallel", type=float, default=1.0, metavar="P", help="share of the push along xy that is kept [1]")
@@ -336,7 +338,7 @@ def guidance_option(args: argparse.Namespace, saved: Checkpoint) -> dict[str, An
     if args.guidance is None:
         usual = {"interval": None, "radius": None, "rescale": 0.0, "parallel": 1.0}
         alone = [name for name, value in variants.items() if value != usual[name]]
-        alone += [name for name, given in (("against", args.against), ("classifier", args.classifier)) if given]
+        alone += [name for name, given in (("against", args.against), ("classifier", args.classifier)) if given is not None]
         require(not alone, alone[0] if alone else "", "--guidance G beside it", "nothing")
         return {}
     if "guidance" not in signature(model.draw).parameters:
@@ -348,7 +350,7 @@ def guidance_option(args: argparse.Namespace, saved: Checkpoint) -> dict[str, An
         require(fits, "against", f"a Gaussian diffusion of {model.space.describe_shape()}", weaker.kind())
         assert isinstance(weaker, Guided)
         guidance = Guidance(args.guidance, weaker=weaker, **variants)
-    elif args.classifier:
+    elif args.classifier is not None:
         guidance = Guidance(args.guidance, classifier=_classifier(args, saved), **variants)
     elif args.guidance != 1:
         check_null(model)
@@ -356,20 +358,27 @@ def guidance_option(args: argparse.Namespace, saved: Checkpoint) -> dict[str, An
 
 
 def _classifier(args: argparse.Namespace, saved: Checkpoint) -> Any:
-    """A classifier of noised rows of the run's own training split; of an unconditional run with its label bound."""
+    """The folder's classifier, or one of the run's noised training rows; with the label bound for an unconditional run."""
     from likeli.diffusion.gaussian import GaussianDiffusion
-    from likeli.diffusion.noisy_classifier import fit_noisy_classifier
+    from likeli.diffusion.noisy_classifier import fit_noisy_classifier, load_classifier, save_classifier
 
-    model, data = saved.model, stored_data(saved.info)
+    model = saved.model
     if not isinstance(model, GaussianDiffusion):
         raise InputError(f"classifier: expected a run of a Gaussian diffusion model, got one of {model.kind()}")
-    known = model.condition or data.condition
-    require(known is not None and data.y is not None, "classifier", "a run whose data have labels", data.name)
-    assert known is not None
-    x, y = data.split("train")
-    found = fit_noisy_classifier(model, x, y, known, seed=args.seed)
+    if args.classifier and Path(args.classifier).exists():
+        found = load_classifier(args.classifier, model)
+    else:
+        data = stored_data(saved.info)
+        known = model.condition or data.condition
+        require(known is not None and data.y is not None, "classifier", "a run whose data have labels", data.name)
+        x, y = data.split("train")
+        assert y is not None
+        found = fit_noisy_classifier(model, x, y, known, seed=args.seed)
+        if args.classifier:
+            save_classifier(found, args.classifier)
+            log(f"likeli: the classifier is kept in {args.classifier}")
     if model.condition is not None:
         return found
-    one = parse_condition(args.label, known)
-    require(one is not None, "label", f"--label with {known.describe_shape()}", "nothing")
+    one = parse_condition(args.label, found.condition)
+    require(one is not None, "label", f"--label with {found.condition.describe_shape()}", "nothing")
     return lambda z, at, y: found(z, at, one)
