@@ -230,24 +230,25 @@ def fit_labels(
 ) -> tuple[Tensor, Space, list[str]]:
     """(y, its space, warnings): one class a row, as whole numbers from 0 or as names, or a real vector or an image a row.
 
+    A class may be missing (None, NaN, an empty cell): it is −1.
+
     Raises:
-        InputError: another length than x, missing, negative, fractional or huge labels.
+        InputError: another length than x, negative, fractional or huge labels, or none at all.
     """
     names: tuple[str, ...] = ()
     of_objects = getattr(getattr(y, "dtype", None), "kind", "") in ("O", "U", "T")
     if of_objects or (isinstance(y, list) and any(isinstance(v, str) for v in y)):
-        texts = texts_of(y) if of_objects else y
+        texts = texts_of(y) if of_objects else [None if v is None or v != v else v for v in y]
         require(len(texts) == rows, what, f"{rows} labels, one a row", len(texts))
-        gone = next((i for i, v in enumerate(texts) if v is None), None)
-        require(gone is None, what, "a label in every row", f"none at {place(gone or 0, lines)}")
-        names = tuple(sorted(set(map(str, texts))))
+        names = tuple(sorted({str(v) for v in texts if v is not None}))
+        require(len(names) > 0, what, "at least one label", "none")
         require(len(names) <= MAX_CLASSES, what, f"at most {MAX_CLASSES:,} classes", f"{len(names):,}")
         codes = {name: i for i, name in enumerate(names)}
-        labels = torch.tensor([codes[str(v)] for v in texts])
+        labels = torch.tensor([-1 if v is None else codes[str(v)] for v in texts])
     else:
-        labels = as_tensor(y, what)
+        labels = as_tensor([np.nan if v is None else v for v in y] if isinstance(y, list) else y, what)
         if labels.ndim == 2 and labels.is_floating_point() and len(labels) == rows:
-            labels = Real((labels.shape[1],)).check(labels, what=what)
+            labels = Real((labels.shape[1],)).check(labels, what=what, missing=True)
             mean, scale, _ = standardisation(labels[train].double())
             return labels, Real((labels.shape[1],), tuple(mean.tolist()), tuple(scale.tolist())), []
         if labels.ndim in (3, 4) and len(labels) == rows:
@@ -256,37 +257,42 @@ def fit_labels(
         require(labels.ndim == 1, what, "one label a row (or reals, or an image)", f"shape {tuple(labels.shape)}")
         require(len(labels) == rows, what, f"{rows} labels, one a row", len(labels))
         values = labels.double()
-        bad = ~((values >= 0) & (values < MAX_CLASSES) & (values == values.round()))
+        gone = values.isnan()
+        require(not gone.all(), what, "at least one label", "none")
+        bad = ~gone & ~((values >= 0) & (values < MAX_CLASSES) & (values == values.round()))
         if bad.any():
             row = int(torch.nonzero(bad)[0])
-            value = "none" if values[row].isnan() else f"{values[row].item():g}"
             expected = f"whole numbers from 0 to below {MAX_CLASSES:,}"
-            raise InputError(f"{what}: expected {expected}, got {value} at {place(row, lines)}")
-        labels = labels.long()
-    one = [f"{what}: all rows have one label, so there is nothing to condition on"] * (len(labels.unique()) == 1)
-    return labels, Labels(int(labels.max()) + 1, names), one
+            raise InputError(f"{what}: expected {expected}, got {values[row].item():g} at {place(row, lines)}")
+        labels = values.masked_fill(gone, -1).long()
+    known = labels >= 0
+    told = [f"{what}: all rows have one label, so there is nothing to condition on"] * (len(labels[known].unique()) == 1)
+    if not bool(known.all()):
+        first, lost = place(int((~known).long().argmax()), lines), int((~known).sum())
+        told.append(f"{what}: none in {lost} of {rows} rows, the first at {first}; diffusions learn p(x) from those")
+    return labels, Labels(int(labels.max()) + 1, names), told
 
 
 def relabel(cells: np.ndarray) -> Any:
     """Labels of a table's column of numbers: as they are when they are 0 … K−1, else by name."""
     present = np.unique(cells[~np.isnan(cells)])
     whole = bool((present == np.round(present)).all())
-    if not whole or np.isnan(cells).any() or (present < 0).any() or np.array_equal(present, np.arange(len(present))):
+    if not whole or (present < 0).any() or np.array_equal(present, np.arange(len(present))):
         return cells
-    return [str(int(v)) for v in cells]
+    return [None if v != v else str(int(v)) for v in cells]
 
 
 def encode_labels(y: Any, space: Labels, what: str) -> Any:
-    """Names as the codes of a model's classes; numbers as they are.
+    """Names as the codes of a model's classes, −1 where there is none; numbers as they are.
 
     Raises:
         InputError: a name that the model does not know; its row is named.
     """
     if space.names and isinstance(y, np.ndarray) and y.dtype.kind == "f":
-        y = [f"{v:.0f}" for v in y]
+        y = [None if v != v else f"{v:.0f}" for v in y]
     if not (isinstance(y, list) and any(isinstance(v, str) for v in y)):
         return y
-    codes = {name: i for i, name in enumerate(space.names)}
+    codes: dict[Any, int] = {name: i for i, name in enumerate(space.names)} | {None: -1}
     for row, name in enumerate(y):
         if name not in codes:
             raise InputError(f"{what}: row {row}: expected one of {', '.join(space.names)[:100]}, got {str(name)[:40]!r}")

@@ -21,7 +21,7 @@ from likeli.data.frame import Frame, fit_frame
 from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.idx import idx_parts, is_idx, read_idx, training_images
-from likeli.data.readers.images import read_folder
+from likeli.data.readers.images import captions_of, read_captions, read_folder
 from likeli.data.readers.npy import Archive, read_npy
 from likeli.data.readers.tables import from_pandas, read_csv, read_parquet
 from likeli.data.readers.text import read_text, rows_of_text
@@ -52,7 +52,9 @@ def load_data(
         source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet or .txt file or of a
             folder of pictures, `hf:NAME`, or an array, tensor, data frame or list of texts.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
-        labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array.
+        labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array; of
+            a folder of pictures `captions`, for its captions.csv or captions.txt (`file,caption` a line), or the path of such a
+            file.  A row without a label has −1 there, NaN in a vector, or a caption without a word.
         categorical: columns of numbers whose values are names, such as 404 and 500: each becomes a category.
         types: of columns, by name or as the path of a YAML or JSON file: real, integer, ordinal, categorical, boolean, date,
             drop (leaves it out), or `{type, categories, low, high}`; what is not said is guessed.  See `read_types`.
@@ -208,7 +210,8 @@ def load_rows(
     if condition is None or raw.y is None:
         return x, None
     what = f"{raw.name}: labels"
-    return x, condition.check(encode_labels(raw.y, condition, what) if isinstance(condition, Labels) else raw.y, what=what)
+    y = encode_labels(raw.y, condition, what) if isinstance(condition, Labels) else raw.y
+    return x, condition.check(y, what=what, missing=True)
 
 
 def _as_coded(frame: Frame, space: Space, what: str) -> Any:
@@ -301,8 +304,13 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
     if folder:
         size = str(given.get("size", "1"))
         require(size.isdecimal(), "size", "a whole number of pixels", size)
-        pictures, classes, sizes, notes = read_folder(base, int(size) if "size" in given else None)
+        pictures, files, classes, sizes, notes = read_folder(base, int(size) if "size" in given else None)
         raw = Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
+        captions = captions_of(base, labels)
+        if captions is not None:
+            raw.y, notes = read_captions(captions, files)
+            raw.condition, raw.labelled, raw.extras["captions"] = caption_space(raw.y), True, raw.y
+            raw.warnings += notes
         return _with_parts(raw, sizes, seed, fractions) if sizes else raw
     if suffix == ".npy":
         return Raw(name, as_tensor(read_npy(base), base))

@@ -19,6 +19,7 @@ from likeli.nn.embedding import NoiseLevel
 from likeli.nn.mlp import MLP
 from likeli.random import seeded
 from likeli.spaces import Space
+from likeli.spaces.labels import unlabelled
 
 FEATURES = 64  # of the noise level
 BATCH = 256
@@ -87,7 +88,7 @@ def fit_noisy_classifier(
 
     Arguments:
         model: whose space and schedule it shares.
-        x, y: rows and their labels, in the user's units.
+        x, y: rows and their labels, in the user's units; rows without one are left out.
         condition: what y is; the model's own if not given.
         steps: of 256 rows.
         seed: of weights, batches and noise.
@@ -99,8 +100,11 @@ def fit_noisy_classifier(
     require(known is not None, "condition", "what y is, as the model takes none", "nothing")
     require(steps >= 1, "steps", "at least 1", steps)
     assert known is not None
-    x, y = model.space.check(x).to(model.device), known.check(y, what="y").to(model.device)
+    x, y = model.space.check(x).to(model.device), known.check(y, what="y", missing=True).to(model.device)
     require(len(x) == len(y), "y", f"{len(x)} labels", len(y))
+    seen = ~unlabelled(known, y)
+    require(bool(seen.any()), "y", "at least one label", "none")
+    x, y = x[seen], y[seen]
     with seeded(seed, "noisy classifier"), torch.enable_grad():
         found = NoisyClassifier(model.space, known, model.schedule).to(model.device, model.dtype)
         own = [*found.net.parameters(), *found.level.parameters()]  # the schedule stays the model's

@@ -69,7 +69,7 @@ class Labels(Space):
         return [codes[name] for name in names]
 
     def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
-        gone = (x == -1) & missing
+        gone = ((x == -1) | x.isnan()) & missing
         known = self._whole(x.masked_fill(gone, 0), self.classes - 1, what, f"labels from 0 to {self.classes - 1}")
         return known.long().masked_fill(gone, -1)
 
@@ -83,11 +83,18 @@ class Labels(Space):
         return u.argmax(-1)
 
 
+def unlabelled(condition: Space, y: Tensor) -> Tensor:
+    """Rows that have no y at all, (N,): −1 or NaN in every cell, or a caption without a word."""
+    cells = y.reshape(len(y), -1)
+    gone = cells.isnan() | ((cells < 0) & (not y.is_floating_point() or y.ndim == 1))
+    return (gone if condition.end is None else gone | (cells == condition.end)).all(1)
+
+
 def with_shares(condition: Space, y: Tensor) -> Space:
     """A condition that knows how frequent its classes are among labels y (or rows of weights); another one as it is."""
     if not isinstance(condition, Labels):
         return condition
-    weight = condition.to_model(y, torch.float64).mean(0)
+    weight = condition.to_model(y[~unlabelled(condition, y)], torch.float64).mean(0)
     return Labels(condition.classes, condition.names, tuple((weight / weight.sum()).tolist()))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from likeli.contract import GenerativeModel
 from likeli.errors import InputError, require
 from likeli.spaces.arrays import as_tensor, row_weights
+from likeli.spaces.labels import unlabelled
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples
     if y is not None:
         y = as_tensor(y, "y")
         require(y.ndim > 0 and len(y) == len(x), "y", f"{len(x)} rows", f"{len(y) if y.ndim else 0} rows")
+    if y is not None and model.condition is not None and not model.takes_null:
+        gone = unlabelled(model.condition, y)
+        hides = "a diffusion with backbone.condition_dropout above 0 learns p(x) from such rows"
+        if bool(gone.any()):
+            lost = f"none at row {int(gone.long().argmax())} ({int(gone.sum())} such rows)"
+            raise InputError(f"y: expected a label in every row, got {lost}, which {model.kind()} cannot take; {hides}")
     return Examples(x, model.check_condition(y, len(x)))
 
 

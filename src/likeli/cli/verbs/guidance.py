@@ -20,7 +20,9 @@ from likeli.errors import InputError, require
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+    from likeli.contract import GenerativeModel
     from likeli.evaluation.guidance_curve import GuidedSamples
     from likeli.spaces import Space
 
@@ -58,13 +60,22 @@ def run(args: argparse.Namespace) -> None:
     require(y is not None, "labels", "a run on data with labels", data.name)
     assert y is not None
     assert train[1] is not None
+    (x, y), train = (_labelled(model, *part) for part in ((x, y), train))
     found = guidance_curve(
-        model, (train[0], train[1]), (x[: args.n], y[: args.n]), args.scales, seed=args.seed, **options
+        model, train, (x[: args.n], y[: args.n]), args.scales, seed=args.seed, **options
     )
     if args.out:
         with new_file(args.out, overwrite=args.overwrite) as path:
             picture_of(found, model.space).save(path, format="PNG")
     emit(args, {"scales": [v.row() for v in found]}, _text(found))
+
+
+def _labelled(model: GenerativeModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that have a label."""
+    from likeli.spaces.labels import unlabelled
+
+    seen = slice(None) if model.condition is None else ~unlabelled(model.condition, y)
+    return x[seen], y[seen]
 
 
 def _text(found: list[GuidedSamples]) -> str:

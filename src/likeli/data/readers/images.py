@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +13,23 @@ from typing import Any
 import numpy as np
 
 from likeli.data.readers.npy import memory_limit, open_regular
-from likeli.errors import InputError, require
+from likeli.errors import InputError, nearest, require
+from likeli.spaces.alphabet import split_words
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 4096 * 4096
 GREY = frozenset({"1", "L"})
 CLEAR = "+clear"  # after the mode of a picture that has transparency, in a channel or as a colour of its palette
+CAPTIONS = (".csv", ".tsv", ".txt")
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 ORIENTATION, TURNED = 0x0112, range(5, 9)  # the EXIF tag, and its values that swap width and height
 
 
-def read_folder(folder: str | Path, edge: int | None = None) -> tuple[np.ndarray, list[str] | None, dict[str, int], list[str]]:
-    """(pictures uint8 (N, H, W) or (N, 3, H, W), class of each or None, rows of each part, warnings), by sorted names.
+def read_folder(
+    folder: str | Path, edge: int | None = None
+) -> tuple[np.ndarray, list[str], list[str] | None, dict[str, int], list[str]]:
+    """(pictures uint8 (N, H, W) or (N, 3, H, W), name and class of each or None, rows of each part, warnings), by sorted names.
 
     Arguments:
         edge: scale pictures to a shorter side of so many pixels and cut out their middle square; as they are if not given.
@@ -51,7 +57,59 @@ def read_folder(folder: str | Path, edge: int | None = None) -> tuple[np.ndarray
     if ((pictures == 0) | (pictures == 255)).all():
         pictures, more = pictures // 255, f"{folder}: pictures of nothing but black and white were taken as binary, 0 and 1"
         notes.append(more)
-    return pictures, [str(c) for c in classes] if any(classes) else None, sizes, notes
+    named = [p.relative_to(root).as_posix() for p in files]
+    return pictures, named, [str(c) for c in classes] if any(classes) else None, sizes, notes
+
+
+def captions_of(folder: str, labels: Any) -> Path | None:
+    """The file of a folder's captions, where `labels` asks for them.
+
+    Raises:
+        InputError: there is none.
+    """
+    if labels == "captions":
+        there = [path for path in (Path(folder) / f"captions{suffix}" for suffix in CAPTIONS) if path.is_file()]
+        require(len(there) > 0, "labels", f"captions.csv or captions.txt in {folder}", "neither")
+        return there[0]
+    named = isinstance(labels, str) and Path(labels).suffix.lower() in CAPTIONS and Path(labels).is_file()
+    return Path(labels) if named else None
+
+
+def read_captions(path: Path, files: list[str]) -> tuple[list[str], list[str]]:
+    """The caption of each picture, empty where there is none, and warnings.
+
+    A line is `file,caption`, in a .tsv with a tab; a caption may hold commas.  A first line that names no picture is a header.
+
+    Arguments:
+        path: of the file, in UTF-8.
+        files: paths of pictures below their folder; a name alone does where it is of one of them.
+
+    Raises:
+        InputError: a line without a caption, or of a picture that is not there; no caption at all.
+    """
+    names = [f.rpartition("/")[2] for f in files]
+    place = {n: i for i, n in enumerate(names) if names.count(n) == 1} | {f: i for i, f in enumerate(files)}
+    mark, found, again = "\t" if path.suffix.lower() == ".tsv" else ",", dict[int, str](), 0
+    try:
+        with open_regular(path) as file:
+            lines = list(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=mark))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected lines of text in UTF-8, `file,caption`, got {error}") from error
+    for number, cells in enumerate(lines, 1):
+        name, text = (cells[0].strip(), mark.join(cells[1:]).strip()) if cells else ("", "")
+        header = number == 1 and Path(name).suffix.lower() not in SUFFIXES
+        if not name or header:
+            continue
+        require(len(cells) > 1, f"{path}: line {number}", "file,caption", name[:60])
+        known = f"a picture of the folder{nearest(name, place)}"
+        require(name in place, f"{path}: line {number}", known, repr(name[:60]))
+        again += place[name] in found
+        found.setdefault(place[name], text)
+    texts = [found.get(i, "") for i in range(len(files))]
+    bare = sum(not split_words(text) for text in texts)
+    require(bare < len(texts), str(path), "captions of the folder's pictures", "none")
+    told = [f"{path}: {bare} of {len(files)} pictures have no caption; diffusions learn p(x) from those"] * (bare > 0)
+    return texts, told + [f"{path}: {again} lines are of pictures that have a caption, and were passed over"] * (again > 0)
 
 
 def read_pictures(files: list[Path], what: str, edge: int | None = None) -> tuple[np.ndarray, list[str]]:
