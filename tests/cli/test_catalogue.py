@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import likeli
+from likeli.cli import main
 from likeli.cli.catalogue import FROM_DATA, catalogue, training_options
 from likeli.config import parameters_of, registered
 from likeli.contract import GenerativeModel
@@ -93,3 +94,10 @@ def test_a_plugin_file_is_read_like_ours(tmp_path):
 
 def test_the_model_of_the_catalogue_is_a_model():
     assert all(issubclass(cls, GenerativeModel) for cls in MODELS.values())
+
+
+def test_a_family_without_labels_says_why(capsys):
+    assert main(["list", "rbm"]) == 0
+    assert "another number for each y" in " ".join(capsys.readouterr().out.split())
+    assert main(["list", "vae"]) == 0
+    assert "p(x) and p(x|y)" in " ".join(capsys.readouterr().out.split())

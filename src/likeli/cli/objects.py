@@ -172,7 +172,8 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
         spec = {**family.suited(data.space, len(data.rows("train")), plan.model), **spec}
     if plan.labels not in (None, False):
         able = [n for n, c in known.models.items() if "condition" in known.constructor(c)]
-        require(name in able, "labels", f"a family that takes them: {', '.join(able)}", name)
+        why = str(known.attribute(known.family(name), "no_condition") or "")
+        require(name in able, "labels", f"a family that takes them: {', '.join(able)}", f"{name}{f' ({why})' * bool(why)}")
         require(data.condition is not None, "labels", "data that have labels", data.name)
         spec["condition"] = data.condition
 

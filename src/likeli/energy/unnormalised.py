@@ -50,6 +50,7 @@ class EnergyBased(GenerativeModel, Path):
     knows: ClassVar[Knows] = Knows.UNNORMALIZED
     strategy: ClassVar[str] = "contrastive"
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "table")
+    no_condition: ClassVar[str] = "log Z of E(x; y) is another number for each y, to be annealed anew; fit a run for each class"
     constants: Tensor
     owner: Tensor
 

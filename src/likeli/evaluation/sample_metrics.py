@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -199,3 +200,64 @@ def network_features(rows: np.ndarray, labels: Any = None, *, seed: int = 0) -> 
         return given
 
     return hidden
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """Whether classes are as frequent among samples as among data, as a judge who errs sees them.
+
+    Arguments:
+        found: (K,) share of samples that the judge puts into each class.
+        expected: (K,) what the judge would find among samples of the data's shares.
+        corrected: (K,) the samples' shares as they are most likely to be, the judge's errors taken out; not held to be ≥ 0.
+        statistic, degrees: dᵀ V⁻¹ d of d = found − expected, a χ² if the shares are equal.
+        p_value: the chance of a statistic as large.
+    """
+
+    found: np.ndarray
+    expected: np.ndarray
+    corrected: np.ndarray
+    statistic: float
+    degrees: int
+    p_value: float
+
+
+def class_shares(predicted: Any, confusion: Any, counts: Any) -> ClassShares:
+    """A χ² test of the classes of samples, with the judge's confusion in it and the error of everything that was counted.
+
+    With p the data's shares and C_kj the chance that class k is called j, q = Cᵀp is expected of n samples, and
+
+        V = (diag q − qqᵀ)/n + Cᵀ(diag p − ppᵀ)C/N + Σ_k p_k² (diag C_k − C_k C_kᵀ)/m_k
+
+    of n samples, N rows of data and m_k judged rows of class k.  A judge without errors who knows p gives Pearson's χ².
+
+    Arguments:
+        predicted: (n,) classes 0 … K−1 that the judge gives to samples.
+        confusion: (K, K) numbers of held-out rows by their class and the class that the judge gives them.
+        counts: (K,) rows of the data by their class.
+
+    Raises:
+        InputError: shapes that differ, classes beyond K, or a class that the judge was not tried on.
+    """
+    table, rows, given = np.asarray(confusion, np.float64), np.asarray(counts, np.float64), np.asarray(predicted).astype(int)
+    k = len(rows)
+    require(k >= 2 and table.shape == (k, k), "confusion", f"a table ({k}, {k}), a row for each class", table.shape)
+    require(given.ndim == 1 and len(given) >= 1, "predicted", "one class a sample", given.shape)
+    require(given.min() >= 0 and given.max() < k, "predicted", f"classes from 0 to {k - 1}", int(given.max()))
+    require(rows.min() >= 0 and rows.sum() > 0, "counts", "numbers of rows", rows.min())
+    tried = table.sum(1)
+    require(bool((tried[rows > 0] > 0).all()), "confusion", "held-out rows of every class of the data", "a class without any")
+    n, total = len(given), rows.sum()
+    p, c = rows / total, table / np.maximum(tried, 1)[:, None]
+    q, found = c.T @ p, np.bincount(given, minlength=k) / n
+    of_shares = c.T @ (np.diag(p) - np.outer(p, p)) @ c / total
+    of_judge = sum(p[j] ** 2 * (np.diag(c[j]) - np.outer(c[j], c[j])) / max(tried[j], 1) for j in range(k))
+    spread = (np.diag(q) - np.outer(q, q)) / n + of_shares + of_judge
+    values, axes = np.linalg.eigh(spread)
+    kept = values > 1e-9 * values[-1]
+    gap = axes.T @ (found - q)
+    impossible = bool((found[q == 0] > 0).any())  # a class that the judge never gives to data
+    statistic = np.inf if impossible else float((gap[kept] ** 2 / values[kept]).sum())
+    degrees = int(kept.sum())
+    corrected = np.linalg.lstsq(c.T, found, rcond=None)[0]
+    return ClassShares(found, q, corrected, statistic, degrees, float(chi2.sf(statistic, degrees)))

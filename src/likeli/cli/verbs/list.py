@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
             | {"choices": list(known.nested(a.annotation))}
             for a in known.arguments(known.family(args.family)).values()
         ]
-        of_y = "p(x) and p(x|y)" if row["conditional"] else "p(x) alone"
+        why = f" ({row['no_condition']})" * bool(row["no_condition"])
+        of_y = "p(x) and p(x|y)" if row["conditional"] else f"p(x) alone{why}"
         facts = f"log p(x): {kinds(row)}; fitted by {row['strategy']}; {of_y}; takes {', '.join(row['kinds'])}"
         cost = f"a sample costs {row['calls']} calls of the network" if row["calls"] else "it cannot sample"
         head = "\n".join([filled(args.family + ": " + row["summary"], 0), filled(facts, 0), cost])
@@ -123,6 +124,7 @@ def family_row(known: Catalogue, name: str) -> dict[str, Any]:
         "calls": known.attribute(cls, "calls"),
         "kinds": list(known.attribute(cls, "kinds")),
         "conditional": "condition" in known.constructor(cls),
+        "no_condition": known.attribute(cls, "no_condition"),
         "summary": known.summary(cls),
     }
 
