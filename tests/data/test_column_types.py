@@ -16,6 +16,7 @@ from likeli.config import describe
 from likeli.data import load_columns, load_data
 from likeli.data.column_types import read_types
 from likeli.errors import InputError
+from likeli.evaluation.features import pooled_features
 from likeli.spaces import Marginal
 from likeli.spaces.marginal import Marginals
 
@@ -247,3 +248,10 @@ def test_a_value_beyond_a_bound_is_refused_by_a_fitted_model(tmp_path):
 def test_a_column_that_counts_its_rows_is_told():
     _, rows = load_columns(pd.DataFrame({"n": np.arange(50), "x": RNG.normal(size=50)}))
     assert rows[0].reason == "whole numbers, all different: drop it if it counts rows"
+
+
+def test_two_tables_are_compared_without_what_identifies_their_rows():
+    with pytest.warns(UserWarning, match="left out, since their texts identify rows: id"):
+        found, x, _ = pooled_features(TABLE.iloc[:200], TABLE.iloc[200:])
+    assert x.shape == (200, 8)
+    assert not any(name.startswith("id") for name in found.names)

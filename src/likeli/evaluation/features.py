@@ -6,6 +6,7 @@ found in the pooled rows.  So scales, ranks and principal components are those o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -17,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
-from likeli.data import load_data
+from likeli.data import load_columns
 from likeli.errors import require
 from likeli.random import seeded
 from likeli.spaces import Pixels, Space, Table, Tokens
@@ -73,7 +74,10 @@ def pooled_features(x: Any, y: Any, space: Space | None = None) -> tuple[Feature
         own, given = (", ".join(sorted(map(str, v.columns))) for v in (x, y))
         require(own == given, "y", f"the columns {own}", given)
         frame = pandas.concat([x, y[list(x.columns)]], ignore_index=True)
-        data = load_data(frame.loc[:, frame.nunique(dropna=False) > 1])
+        data, described = load_columns(frame.loc[:, frame.nunique(dropna=False) > 1])
+        identify = ", ".join(row.name for row in described if row.type == "text")
+        if identify:
+            warnings.warn(f"x, y: left out, since their texts identify rows: {identify}", UserWarning, stacklevel=3)
         space, a, b = data.space, data.x[: len(x)], data.x[len(x) :]
     elif space is None:
         a, b = as_tensor(x, "x"), as_tensor(y, "y")

@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--metrics", action="store_true", help="of one run: distances, coverage, … beside training rows")
     parser.add_argument("--blind-spots", action="store_true", help="measure what each member of the panel sees")
     parser.add_argument("--repeats", type=int, default=20, metavar="R", help="of each pair of --blind-spots [20]")
-    parser.share("--seed")
+    parser.share("--types", "--seed")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -99,7 +99,8 @@ def _sets(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
         if base in runs:
             rows.append(None if part is None else _some(rows_for(runs[base], None, part)[0], args))
         else:
-            given = load_rows(base, space)[0] if part is None else _in_space(load_data(base, seed=args.seed or 0), part, space)
+            data = None if part is None else load_data(base, types=args.types, seed=args.seed or 0)
+            given = load_rows(base, space)[0] if data is None or part is None else _in_space(data, part, space)
             rows.append(_some(given, args))
     n = next((len(r) for r in rows if r is not None), args.rows)
     seeds = (args.seed or 0, (args.seed or 0) + (bases[0] == bases[1]))  # two sets of one run's samples are two draws
@@ -116,7 +117,7 @@ def _of_data(bases: Sequence[str], parts: Sequence[str | None], args: argparse.N
     """Rows of two sources: of tables by their columns' names, of anything else in the space of the first."""
     from likeli.data import load_data, load_rows
 
-    data = [load_data(base, seed=args.seed or 0) for base in dict.fromkeys(bases)]
+    data = [load_data(base, types=args.types, seed=args.seed or 0) for base in dict.fromkeys(bases)]
     first, last = data[0], data[-1]
     rows = [d.x if part is None else d.split(part)[0] for d, part in zip((first, last), parts)]
     if first is not last and first.space.names and last.space.names:
