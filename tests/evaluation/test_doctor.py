@@ -371,6 +371,22 @@ def test_repeated_rows_are_named():
     assert found.value == pytest.approx(50 / len(known.train))
 
 
+def test_repeated_rows_of_a_table_with_masses_are_named():
+    """A column of which a fifth is 0 exactly has a mass there, and no tie; its rows are still no symbols."""
+    import pandas
+
+    u = normal(300).numpy()
+    u[::5, 0] = 0.0
+    u[200:] = u[100:200]
+    sort = ["some" if v > 0 else "none" for v in u[:, 1]]
+    known = likeli.load_data(pandas.DataFrame({"a": u[:, 0], "b": u[:, 1], "sort": sort}))
+    case = {"data": known}
+    model = likeli.Independent(known.space)
+    assert read(data_checks.duplicated_rows, model, known.x, **case).status == "fails"
+    assert known.space.columns[0].marginal.atoms
+    assert "a" not in read(data_checks.ties, model, known.x, **case).evidence.partition("tied: ")[2]
+
+
 def test_rows_in_two_parts_are_leaks():
     known = rows()
     x = known.x.clone()

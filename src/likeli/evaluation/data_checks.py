@@ -16,11 +16,14 @@ FEW_VALUES, FROM = 0.1, 200  # distinct values a row, where there are rows enoug
 REPEATED, LEAKING = 0.01, 0.01
 
 
-def _real_cells(case: Case, x: Tensor) -> Tensor:
-    """Which cells have a density, (cells,) bool: there a repeated value is infinitely likely."""
+def _real_cells(case: Case, x: Tensor, atoms: bool = False) -> Tensor:
+    """Which cells have a density, (cells,) bool: there a repeated value is infinitely likely, unless it has a mass of its own.
+
+    Arguments:
+        atoms: whether columns with such values are among them.
+    """
     cells = movable_cells(case.space, x.reshape(len(x), -1).double())
-    real = ~cells.whole
-    return real if cells.held is None else real & ~cells.held.any(0)
+    return ~cells.whole if atoms or cells.held is None else ~cells.whole & ~cells.held.any(0)
 
 
 def _names(case: Case, which: Tensor) -> str:
@@ -53,7 +56,7 @@ def constant_columns(case: Case) -> Sign:
 def duplicated_rows(case: Case) -> Sign:
     """Training rows that are others, bit for bit."""
     x = case.part("train")
-    if not bool(_real_cells(case, x).any()):
+    if not bool(_real_cells(case, x, atoms=True).any()):
         raise Unsupported("rows of symbols repeat by chance")
     share = 1 - len(set(_keys(x))) / len(x)
     return Sign(share, share <= REPEATED, f"{share:.1%} of {len(x)} training rows repeat others")
