@@ -125,6 +125,8 @@ def _alone(model: GenerativeModel) -> Iterator[None]:
 def _default(budget: Budget, model: GenerativeModel, rows: int, settings: TrainSettings) -> Budget:
     if budget.steps or budget.minutes:
         return budget
+    if model.strategy == "boosting":
+        return Budget(steps=model.space.dimensions)  # a column a step
     bound = max(EM_ITERATIONS, model.max_iter if isinstance(model, ByEM) else 0)
     return Budget(steps=default_steps(rows, settings.batch) if STRATEGIES[model.strategy].stochastic else bound)
 
