@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import shared_runs
 import torch
 
+import likeli
 from families import FAMILIES, STOCHASTIC, assert_parts_are_the_whole, examples
 from likeli import processes
 from likeli.cli import main
@@ -167,3 +170,119 @@ def test_another_seed_other_rows_or_settings_are_refused_before_any_work(shared)
     assert rows.startswith("rows of the data (sha256): expected ")
     assert rate == "lr: expected 0.001 in every process, as in process 0, got 0.002 in process 1"
     assert batch == "processes: expected at most 1, the rows of a batch, got 2"
+
+
+# --- launches: minutes ---------------------------------------------------------------------------------------------------
+
+FIT = ["fit", "digits", "--model", "vae", "--train.log_every", "1", "--train.validate_every", "20", "--quiet"]
+
+
+def losses_of(folder):
+    rows = (json.loads(line) for line in (Path(folder) / "history.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["step"]: (row["loss"], row.get("valid")) for row in rows}
+
+
+def command(*words, **environment):
+    env = {"OMP_NUM_THREADS": "1"} | os.environ | environment
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=280, env=env)
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_one_line_and_nothing_that_was_saved(tmp_path):
+    whole, cut = (str(tmp_path / name) for name in ("whole", "cut"))
+    every = [*FIT, "--steps", "60", "--train.checkpoint_every", "0", "--processes", "2"]
+    assert command("likeli", *every, "--out", whole).returncode == 0
+    words = [sys.executable, "-m", "likeli", *every, "--out", cut]
+    launcher = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    while len(losses_of(cut) if (tmp_path / "cut" / "history.jsonl").exists() else ()) < 20:
+        time.sleep(0.01)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text(encoding="ascii").split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    told = launcher.communicate(timeout=120)[1].strip().splitlines()
+    assert told == ["likeli: process 1 of 2 was ended by SIGKILL; a run that was saved can be resumed"]
+    assert launcher.returncode == 1
+    assert likeli.load(cut).kind() == "vae"
+    assert command("likeli", *every, "--out", cut, "--resume").returncode == 0
+    assert losses_of(cut) == losses_of(whole)  # to the bit
+    same = [v.equal(w) for v, w in zip(likeli.load(cut).state_dict().values(), likeli.load(whole).state_dict().values())]
+    assert all(same)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_one_and_with_three_processes(tmp_path, shared):
+    """Stopped by a signal at step 25 of two processes, then at step 40 of one, and ended by three: the rows in their order."""
+    folder, data = shared["folder"], likeli.load_data("ring8")
+    whole = torch.tensor([loss for loss, _ in shared["interrupted"]["whole"][0]])
+    script = tmp_path / "on.py"
+    script.write_text(
+        f"""
+import os, signal, sys
+import likeli
+from likeli import processes
+from likeli.random import seeded
+from likeli.training.run import Run
+
+stop, rate = int(sys.argv[1]), Run.rate
+
+def stopping(run):
+    if run.step == stop - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return rate(run)
+
+Run.rate = stopping
+with processes.joined_by_launcher():
+    data = likeli.load_data("ring8")
+    with seeded(1):
+        model = likeli.VAE(data.space, latent_dim=2)
+    try:
+        likeli.fit(model, data, steps=60, batch=50, log_every=1, validate_every=20, progress=False, out={folder!r}, resume=True)
+    except likeli.Interrupted:
+        pass
+""",
+        encoding="utf-8",
+    )
+    for n, stop in ((1, 40), (3, 1000)):
+        assert [rank.wait(timeout=250) for rank in started(n, [str(script), str(stop)])] == [0] * n
+    found = losses_of(folder)
+    assert list(found) == list(range(1, 61))
+    torch.testing.assert_close(torch.tensor([loss for loss, _ in found.values()]), whole, rtol=1e-4, atol=1e-5)
+    assert len(data.train) > 50  # several batches an epoch, so that an order that differed would show
+
+
+@pytest.mark.slow
+def test_torchrun_on_one_machine_and_as_two_nodes(tmp_path):
+    run = ["torch.distributed.run", "--nproc-per-node"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here, there, one = (str(tmp_path / name) for name in ("here", "there", "one"))
+    assert command(*run, "2", "-m", "likeli", *FIT, "--steps", "30", "--out", here).returncode == 0
+    nodes = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port]
+    words = ["1", *nodes, "--node-rank", "RANK", "-m", "likeli", *FIT, "--steps", "30", "--out", there]
+    launches = [
+        subprocess.Popen([sys.executable, "-m", *run, *(str(i) if w == "RANK" else w for w in words)]) for i in range(2)
+    ]
+    assert [launch.wait(timeout=280) for launch in launches] == [0, 0]
+    assert losses_of(here) == losses_of(there)
+    assert command("likeli", *FIT, "--steps", "30", "--out", one).returncode == 0
+    pairs = zip(losses_of(here).values(), losses_of(one).values())
+    assert all(abs(a[0] - b[0]) < 1e-5 * abs(b[0]) for a, b in pairs)
+    refused = command(*run, "2", "-m", "likeli", *FIT, "--processes", "2", "--out", here)
+    told = [line for line in refused.stderr.splitlines() if line.startswith("likeli: ")]
+    assert told == ["likeli: processes: expected no such option beside the 2 that a launcher has started, got 2"]
+    refused = command(*run, "2", "-m", "likeli", "info", here)
+    told = [line for line in refused.stderr.splitlines() if line.startswith("likeli: ")]
+    assert told == ["likeli: info: expected one process, since it does not share its rows, got 2 that a launcher has started"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["sample", "-n", "200"], ["score", "digits"], ["evaluate", "--rows", "150"]])
+def test_verbs_write_the_same_file_by_two_processes(tmp_path, words):
+    run = str(tmp_path / "run")
+    assert command("likeli", *FIT, "--steps", "20", "--out", run).returncode == 0
+    written = []
+    for n in "12":
+        out = tmp_path / f"{n}.{'npy' if words[0] == 'sample' else 'csv'}"
+        assert command("likeli", words[0], run, *words[1:], "--out", str(out), "--processes", n).returncode == 0
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
