@@ -23,7 +23,7 @@ G = torch.Generator().manual_seed(0)
 U = torch.randn(100, 6, generator=G).double() @ torch.randn(6, 6, generator=G).double()
 BITS, COUNTS = (U.reshape(-1, 2, 3) > 0).long(), U.exp().mul(2).clamp(max=50).long()
 HOLED = torch.where(torch.rand(U.shape, generator=G) < 0.2, torch.nan, U)
-STEPS = {"vae": 200, "float32": 200, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "discrete": 4}
+STEPS = {"vae": 200, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "discrete": 4}
 
 
 def made(name):
@@ -49,10 +49,11 @@ def made(name):
                 return likeli.DiscreteDiffusion(Tokens(6, 3)).double(), U.long().clamp(-1, 1) + 1, {}
 
 
-def losses(name):
+def losses(name, steps=None):
     """The logged losses of a fit whose batch of 33 rows no two processes share evenly."""
     model, x, options = made(name)
-    return [r["loss"] for r in likeli.fit(model, x, steps=STEPS[name], batch=33, log_every=1, progress=False, **options).rows]
+    steps = STEPS[name] if steps is None else steps
+    return [r["loss"] for r in likeli.fit(model, x, steps=steps, batch=33, log_every=1, progress=False, **options).rows]
 
 
 CLOSED = {
@@ -79,18 +80,18 @@ def closed(name):
 
 
 def interrupted(folder):
-    """A validated run that a signal to the last process alone stops at step 25; losses and weights of the run that goes on."""
+    """A validated run that a signal to the last process alone stops at step 12; losses and weights of the run that goes on."""
     rate, data = Run.rate, likeli.load_data("ring8")
 
     def stopping(run):
-        if run.step == 24 and processes.rank() == processes.count() - 1:
+        if run.step == 11 and processes.rank() == processes.count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return rate(run)
 
     def fit(**options):
         with seeded(1):
             model = likeli.VAE(data.space, latent_dim=2)
-        history = likeli.fit(model, data, steps=60, batch=50, log_every=1, validate_every=20, progress=False, **options)
+        history = likeli.fit(model, data, steps=30, batch=50, log_every=1, validate_every=10, progress=False, **options)
         return [[r["loss"], r.get("valid")] for r in history.rows], [v.sum().item() for v in model.state_dict().values()]
 
     whole = fit()
@@ -104,7 +105,7 @@ def interrupted(folder):
     if processes.is_first():
         shutil.copytree(folder, f"{folder}-copy")
     resumed = fit(out=folder, resume=True)
-    return {"code": code, "whole": whole, "resumed": [resumed[0][-35:], resumed[1]]}
+    return {"code": code, "whole": whole, "resumed": [resumed[0][-18:], resumed[1]]}
 
 
 def by_rows():
@@ -131,11 +132,11 @@ def refused():
     return told
 
 
-def main(folder):
-    """Everything, as one JSON file."""
+def main(folder, long=""):
+    """Everything, or the long run of that name, as one JSON file."""
     warnings.simplefilter("ignore")
     with processes.joined_by_launcher():
-        found = {
+        found = losses(long, 200) if long else {
             "losses": {name: losses(name) for name in STEPS},
             "closed": {name: closed(name) for name in CLOSED},
             "interrupted": interrupted(f"{folder}/run"),
@@ -147,4 +148,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

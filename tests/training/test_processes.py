@@ -125,16 +125,20 @@ def started(n, words, **options):
     return [subprocess.Popen([sys.executable, *words], env=env | {"RANK": str(i)}, **options) for i in range(n)]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    ranks = started(2, [str(HERE / "shared_runs.py"), str(folder)])
+def found_by_two(folder, *long):
+    ranks = started(2, [str(HERE / "shared_runs.py"), str(folder), *long])
     try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=280) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
-    return json.loads((folder / "found.json").read_text(encoding="utf-8")) | {"folder": f"{folder}/run-copy"}
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    return found_by_two(folder) | {"folder": f"{folder}/run-copy"}
 
 
 def test_two_processes_have_the_losses_of_one(shared):
@@ -144,7 +148,7 @@ def test_two_processes_have_the_losses_of_one(shared):
         off = (torch.tensor(found, dtype=torch.float64) - alone).abs() / alone.abs()
         assert len(alone) == shared_runs.STEPS[name]
         assert off[0] < 1e-6, name
-        assert off.max() < (1e-3 if name == "float32" else 1e-6), name
+        assert off.max() < (1e-4 if name == "float32" else 1e-6), name
 
 
 def test_sums_over_rows_are_those_of_one_process(shared):
@@ -161,7 +165,7 @@ def test_a_signal_to_one_process_stops_all_and_the_resume_is_exact(shared):
     found = shared["interrupted"]
     assert found["code"] == 143
     losses, weights = found["whole"]
-    assert found["resumed"] == [losses[-35:], weights]
+    assert found["resumed"] == [losses[-18:], weights]
 
 
 def test_another_seed_other_rows_or_settings_are_refused_before_any_work(shared):
@@ -170,6 +174,15 @@ def test_another_seed_other_rows_or_settings_are_refused_before_any_work(shared)
     assert rows.startswith("rows of the data (sha256): expected ")
     assert rate == "lr: expected 0.001 in every process, as in process 0, got 0.002 in process 1"
     assert batch == "processes: expected at most 1, the rows of a batch, got 2"
+
+
+@pytest.mark.slow
+def test_so_they_have_in_float32_at_the_200th_step(tmp_path):
+    both = found_by_two(tmp_path, "float32"), shared_runs.losses("float32", 200)
+    found, alone = (torch.tensor(v, dtype=torch.float64) for v in both)
+    off = (found - alone).abs() / alone.abs()
+    assert off[0] < 1e-6
+    assert off[-1] < 1e-3
 
 
 # --- launches: minutes ---------------------------------------------------------------------------------------------------
@@ -210,7 +223,7 @@ def test_a_killed_process_costs_one_line_and_nothing_that_was_saved(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_one_and_with_three_processes(tmp_path, shared):
-    """Stopped by a signal at step 25 of two processes, then at step 40 of one, and ended by three: the rows in their order."""
+    """Stopped by a signal at step 12 of two processes, then at step 20 of one, and ended by three: the rows in their order."""
     folder, data = shared["folder"], likeli.load_data("ring8")
     whole = torch.tensor([loss for loss, _ in shared["interrupted"]["whole"][0]])
     script = tmp_path / "on.py"
@@ -235,16 +248,16 @@ with processes.joined_by_launcher():
     with seeded(1):
         model = likeli.VAE(data.space, latent_dim=2)
     try:
-        likeli.fit(model, data, steps=60, batch=50, log_every=1, validate_every=20, progress=False, out={folder!r}, resume=True)
+        likeli.fit(model, data, steps=30, batch=50, log_every=1, validate_every=10, progress=False, out={folder!r}, resume=True)
     except likeli.Interrupted:
         pass
 """,
         encoding="utf-8",
     )
-    for n, stop in ((1, 40), (3, 1000)):
+    for n, stop in ((1, 20), (3, 1000)):
         assert [rank.wait(timeout=250) for rank in started(n, [str(script), str(stop)])] == [0] * n
     found = losses_of(folder)
-    assert list(found) == list(range(1, 61))
+    assert list(found) == list(range(1, 31))
     torch.testing.assert_close(torch.tensor([loss for loss, _ in found.values()]), whole, rtol=1e-4, atol=1e-5)
     assert len(data.train) > 50  # several batches an epoch, so that an order that differed would show
 
