@@ -71,7 +71,8 @@ def require(condition: bool, argument: object, expected: str, got: object, error
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name nearest to `name`, or nothing."""
-    near = get_close_matches(str(name), list(known), n=1)
+    near = get_close_matches(str(name), list(known), n=3)
+    near.sort(key=lambda one: sorted(one) != sorted(str(name)))  # letters in another order are the likeliest slip
     return f"; did you mean {near[0]}?" if near else ""
 
 

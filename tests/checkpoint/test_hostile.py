@@ -311,7 +311,7 @@ def test_hostile_folder_is_refused(good, case, tmp_path, monkeypatch):
     idle, start, cpu = resident(), time.monotonic(), time.process_time()
     with pytest.raises(CheckpointError, match=said) as error:
         ck.read(good)
-    assert time.process_time() - cpu < 2
+    assert time.process_time() - cpu < 5  # two, on a processor of half the speed and with a neighbour in its cache
     assert time.monotonic() - start < 20  # a busy machine, but nothing that waits for ever
     assert peak_memory() - idle < 300 << 20
     message = str(error.value)

@@ -5,6 +5,7 @@ import shutil
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -32,6 +33,10 @@ def prepared(tmp_path_factory):
         np.savetxt(folder / f"{name}.csv", ring, delimiter=",", header="a,b", comments="")
     (folder / "holes.csv").write_text("a,b\n0.5,\n,1.5\n0.25,0.5\n")
     np.save(folder / "digits.npy", digits.x[:3].numpy())
+    np.save(folder / "holes.npy", np.where(np.arange(64).reshape(8, 8) < 20, -1, digits.x[:2].numpy()))
+    ages = np.random.default_rng(0).integers(18, 80, 300)
+    people = pd.DataFrame({"age": ages, "job": np.where(ages % 2, "clerk", "cook")})
+    likeli.fit(likeli.Independent(likeli.load_data(people).space), likeli.load_data(people), out=folder / "runs" / "table")
     table = likeli.load_data(folder / "table.csv")
     likeli.fit(likeli.GMM(table.space), table, out=folder / "runs" / "x")
     models = {

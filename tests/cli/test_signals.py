@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -18,8 +19,9 @@ SLOW_MACHINE = 10.0  # times the two seconds of a quiet one, where others work t
 
 def stopped(words, number, seconds, where, program=("-m", "likeli")):
     """Start a process, send it a signal so long after it has a handler for it; exit code, what it said, how long it took."""
+    heeded = partial(signal.signal, number, signal.SIG_DFL)  # a suite in the background ignores SIGINT, and its children would
     process = subprocess.Popen([sys.executable, *program, *words], cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)  # fmt: skip
+                               text=True, preexec_fn=heeded)  # fmt: skip
     deadline = time.monotonic() + 60
     while not _handles(process.pid, number):
         assert process.poll() is None and time.monotonic() < deadline

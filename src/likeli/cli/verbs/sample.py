@@ -7,7 +7,7 @@ likeli sample runs/table -n 99 --where "age>=40,job=clerk" --out some.csv    row
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
 likeli sample runs/guided --y 7 --guidance 3 --steps 50 --out sevens.png   surer sevens of fewer kinds (docs/guidance.md)
-likeli sample runs/x --y 7 --guidance 3 --classifier runs/judge --out sevens.png    by a classifier, kept from call to call
+likeli sample runs/vdm --y 7 --guidance 3 --classifier judge --out sure.png    by a classifier, kept from call to call
 likeli sample runs/vdm --steps 20 --sampler adams --grid optimal --animate way.webp --out last.png    a diffusion model
 likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3 as inferred for a test row, the others drawn
 likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so

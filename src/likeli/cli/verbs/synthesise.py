@@ -1,7 +1,7 @@
 """synthetic rows in place of a table's own, with one page that says what they are worth
 
 likeli synthesise table.csv --rows 10000 --out s.csv            fits, draws, judges; the page is s.html
-likeli synthesise table.csv --model vae --minutes 3 --out s.csv --report page.html --keep runs/v
+likeli synthesise table.csv --model vae --minutes 3 --out v.csv --report page.html --keep runs/v
 
 The family is boosted_trees in the columns' order if none is named: of our families it has the highest log p on the tables that
 were measured (docs/tables.md).  A tenth of the rows trains nothing and judges: columns and pairs, a classifier against held-out
