@@ -104,7 +104,7 @@ def test_keyed_noise_depends_on_content_alone():
         assert torch.equal(Ambient(x.double()).normal(4), first)
 
 
-FRAME = pd.DataFrame({"a": [0.1, -0.4, 1.0, 0.3], "b": [100.5, 99.0, 101.0, 100.0], "c": [-50.0, -47.0, -53.0, -49.0]})
+FRAME = pd.DataFrame({"a": [0.1, -0.4, 1.0, 0.3], "b": [100.5, 99.0, 101.0, 100.0], "c": [-50.5, -47.0, -53.0, -49.0]})
 
 
 def test_columns_are_matched_by_name():
