@@ -60,7 +60,8 @@ def test_mass_is_one_in_one_dimension():
     assert abs(torch.trapezoid(p, x[:, 0]).item() - 1) < 1e-5
 
 
-@pytest.mark.parametrize("condition", [None, pytest.param(Labels(3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", [None, Labels(3)])
 def test_mass_is_one_in_two_dimensions(condition):
     flow = random_flow(Real((2,)), scale=0.1, condition=condition)
     axis = torch.linspace(-15, 15, 801, dtype=torch.float64)
