@@ -255,3 +255,10 @@ def test_two_tables_are_compared_without_what_identifies_their_rows():
         found, x, _ = pooled_features(TABLE.iloc[:200], TABLE.iloc[200:])
     assert x.shape == (200, 8)
     assert not any(name.startswith("id") for name in found.names)
+
+
+def test_an_ordered_category_is_guessed_like_its_texts_in_a_file_and_its_order_counts_where_that_is_said():
+    frame = pd.DataFrame({"v": np.arange(40) / 7, "c": pd.Categorical(["lo", "hi"] * 20, ["lo", "hi"], ordered=True)})
+    guessed, said = (likeli.load_data(frame, types=t).space.columns[1] for t in (None, {"c": "ordinal"}))
+    assert (guessed.type, guessed.categories) == ("categorical", ("hi", "lo"))
+    assert (said.type, said.categories) == ("ordinal", ("lo", "hi"))

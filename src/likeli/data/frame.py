@@ -269,7 +269,7 @@ def _of_texts(frame: Frame, name: str, column: list[str | None], said: ColumnTyp
     ordered = dtype is not None and dtype.ordered
     declared = "categorical" if dtype is not None and dtype.name == "category" else None
     logical = {t.lower() for t in texts} <= {"false", "true"}
-    kind: Any = said.type or ("ordinal" if ordered else "boolean" if logical else declared)
+    kind: Any = said.type or ("boolean" if logical and not ordered else declared)
     if kind == "text" or (kind is None and many):
         return None, f"{len(known):,} different texts in {present:,} rows"
     kind = kind or "categorical"
@@ -286,7 +286,8 @@ def _of_texts(frame: Frame, name: str, column: list[str | None], said: ColumnTyp
         texts = WORDS if set(texts) <= set(WORDS) else sorted(texts, key=str.lower)
         require(len(texts) == 2, where, "two values, as its type is boolean", ", ".join(texts)[:80])
     require(len(texts) <= MAX_CATEGORIES, where, f"at most {MAX_CATEGORIES} categories", f"{len(texts)}; drop the column")
-    how = "an ordered category" if ordered else "False and True" if kind == "boolean" else "texts"
+    counts = "" if kind == "ordinal" else "; ordinal if its order is to count"
+    how = f"an ordered category{counts}" if ordered else "False and True" if kind == "boolean" else "texts"
     return Kind(kind, tuple(texts)), how + f", {len(texts)} different" * (kind != "boolean")
 
 
