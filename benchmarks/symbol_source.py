@@ -59,7 +59,7 @@ def made(family):
     space = Tokens(LENGTH, SYMBOLS)
     if family == "autoregressive":
         return Autoregressive(space, CausalBackbone("transformer", (64, 64)))
-    return DiscreteDiffusion(space, family, backbone=SymbolBackbone(hidden=(64, 64, 64)))
+    return DiscreteDiffusion(space, family, backbone=SymbolBackbone("lstm", hidden=(64, 64)))
 
 
 def ours(folder, family, seconds):

@@ -469,12 +469,33 @@ def test_spaces_of_finitely_many_symbols_are_taken_and_others_refused():
     ({"schedule": "learned"}, "steps: expected a number of levels"),
     ({"schedule": "ordered", "steps": 3}, "steps: expected nothing, or 4"),
     ({"steps": 0}, "steps: expected at least 1"),
-    ({"backbone": SymbolBackbone("unet")}, "network: expected transformer"),
+    ({"backbone": SymbolBackbone("unet")}, "network: expected transformer or lstm"),
+    ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths"),
     ({"corruption": "absorbin"}, "corruption"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(options, told):
     with pytest.raises(InputError, match=told):
         DiscreteDiffusion(Tokens(4, 3), **options)
+
+
+def test_columns_in_no_order_are_refused_by_a_network_that_runs_over_a_row():
+    with pytest.raises(InputError, match="network: expected transformer"):
+        DiscreteDiffusion(CATEGORIES, backbone=SymbolBackbone("lstm"))
+
+
+def test_an_lstm_learns_a_sticky_chain_up_to_the_chains_own_entropy():
+    """Two states, 0.9 to stay: −log p of a row is Σ log(0.9 or 0.1) + log 2, and a bound may not be smaller on average."""
+    cells, stay = 12, 0.9
+    rng = torch.Generator().manual_seed(0)
+    moves = torch.rand(3000, cells, generator=rng) > stay
+    moves[:, 0] = torch.rand(3000, generator=rng) > 0.5
+    x = moves.cumsum(1) % 2
+    truth = math.log(0.5) + torch.where(moves[:, 1:], math.log(1 - stay), math.log(stay)).sum(1).double()
+    with seeded(0):
+        model = DiscreteDiffusion(Tokens(cells, 2), backbone=SymbolBackbone("lstm", hidden=(16,)))
+    likeli.fit(model, x[1000:], steps=120, batch=64, lr=4e-2, seed=0, progress=False)
+    above = truth[:1000] - model.log_likelihood(x[:1000], samples=2).value.double()
+    assert -4 * above.std() / 1000**0.5 < above.mean() < 0.1 * -truth.mean()
 
 
 def test_requests_that_make_no_sense_are_refused():

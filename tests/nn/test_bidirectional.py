@@ -1,8 +1,8 @@
-"""Networks of symbols: what an attention that turns its features sees, and what a transformer of symbols does not mix."""
+"""Networks of symbols: what an attention that turns its features sees, and which cells a guess sees."""
 
 import torch
 
-from likeli.nn.bidirectional import SymbolTransformer
+from likeli.nn.bidirectional import SymbolRecurrence, SymbolTransformer
 from likeli.nn.transformer import attend, turned, turns
 from likeli.random import seeded
 
@@ -39,3 +39,18 @@ def test_columns_of_a_table_have_embeddings_of_their_own_and_every_guess_sees_ev
             assert (out[0] != out[1]).any(1).all()
             assert (out[0] != out[2]).any(1).all()
             assert net.embed.num_embeddings == (4 if alike else 11)
+
+
+def test_lstms_from_both_ends_see_every_cell_and_the_time_if_told():
+    with seeded(0):
+        for timed in (False, True):
+            net = SymbolRecurrence([4, 4, 4, 4], 3, (6, 6), timed=timed).double()
+            for p in net.parameters():
+                p.data.normal_(std=0.5)
+            z = torch.tensor([[0, 1, 2, 3]]).repeat(5, 1)
+            z[range(1, 5), range(4)] = torch.tensor([1, 2, 3, 0])
+            out = net(z, torch.zeros(5, dtype=torch.float64))
+            assert out.shape == (5, 4, 3)
+            assert (out[1:] - out[0]).abs().amin((1, 2)).min() > 1e-6
+            later = net(z, torch.full((5,), 3.0, dtype=torch.float64))
+            assert (later - out).abs().max() > 1e-3 if timed else torch.equal(later, out)

@@ -9,7 +9,7 @@ from torch import nn
 from likeli.config import Configurable
 from likeli.discrete.corruption import Corruption
 from likeli.errors import require
-from likeli.nn.bidirectional import SymbolImage, SymbolTransformer
+from likeli.nn.bidirectional import SymbolImage, SymbolRecurrence, SymbolTransformer
 from likeli.nn.embedding import Conditioner
 from likeli.spaces import Space
 
@@ -18,8 +18,10 @@ class SymbolBackbone(Configurable):
     """The network of a diffusion of symbols.
 
     Arguments:
-        network: transformer over all cells, or for images a unet; auto takes that for images of at least 8 × 8 cells.
-        hidden: equal widths of a transformer's blocks, or a U-Net's channels at each resolution; chosen if not given.
+        network: transformer over all cells; lstm from both ends of a row of symbols, which learns sources of short memory
+            sooner; for images a unet; auto takes that for images of at least 8 × 8 cells, else the transformer.
+        hidden: equal widths of a transformer's blocks or of LSTM layers, or a U-Net's channels at each resolution; chosen if
+            not given.
         dropout: probability of zeroing a hidden feature in training.
         timed: whether the network is told the time; chosen if not given: [MASK] tells it enough, other corruptions need it.
         condition_dropout: probability of hiding a row's condition in training, so that p(x) is learned beside p(x|y), which
@@ -28,7 +30,7 @@ class SymbolBackbone(Configurable):
 
     def __init__(
         self,
-        network: Literal["auto", "transformer", "unet"] = "auto",
+        network: Literal["auto", "transformer", "lstm", "unet"] = "auto",
         hidden: tuple[int, ...] | None = None,
         dropout: float = 0.0,
         timed: bool | None = None,
@@ -50,11 +52,15 @@ class SymbolBackbone(Configurable):
         image = len(space.shape) in (2, 3) and bool(space.symbols)
         large = image and min(space.shape[-2:]) >= 8
         network = ("unet" if large else "transformer") if self.network == "auto" else self.network
-        require(network == "transformer" or image, "network", "transformer, since x is not an image", network)
+        alike = bool(space.symbols)
+        require(network != "unet" or image, "network", "transformer or lstm, since x is not an image", network)
+        require(network != "lstm" or alike, "network", "transformer, since columns stand in no order", network)
         if network == "unet":
             return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
-        hidden = self.hidden or (128, 128, 128, 128)
+        hidden = self.hidden or ((128, 128) if network == "lstm" else (128, 128, 128, 128))
         require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
-        outputs, alike = corruption.states - corruption.masks, bool(space.symbols)
+        outputs = corruption.states - corruption.masks
+        if network == "lstm":
+            return SymbolRecurrence(states, outputs, hidden, given, self.dropout, timed)
         return SymbolTransformer(states, outputs, hidden, given, self.dropout, timed, alike)
