@@ -5,16 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
+unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles everything anew
 
 .PHONY: demo test test-isa verify lint docs bench peers clean
 demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
 test: $(STAMP) lint  ## style, types and the default test suite
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 verify: $(STAMP)  ## the long checks too, and the time that each part takes: at most 45 minutes on two quiet cores
-	$(BIN)/python -m pytest -n 2 --parts
+	$(BIN)/python -m pytest -n 2 --dist worksteal --parts
 
 test-isa: $(STAMP)  ## what depends on training, under each instruction set of this processor
 	$(BIN)/python tests/isa.py -n 2 -m "not slow"

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import inspect
 import pkgutil
 import typing
 
@@ -51,6 +52,12 @@ def examples(space, n=70, seed=0):
             types = torch.tensor([["real", "integer", "categorical"].index(c.type) for c in space.columns])
             return torch.where(types == 0, u, torch.where(types == 1, u.mul(3).round(), u.mul(2).long().abs() % 3)).double()
         return u.exp().mul(2).long() if isinstance(space, Counts) else space.from_model(u)
+
+
+def quick(method):
+    """Few steps and draws, for a method of a family that offers the choice."""
+    offered = inspect.signature(method).parameters
+    return {name: few for name, few in {"steps": 5, "samples": 2}.items() if name in offered}
 
 
 def trained(model, x, *, steps, seed=0):

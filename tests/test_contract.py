@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import FAMILIES, examples, takes
+from families import FAMILIES, examples, quick, takes
 from likeli.config import build, describe, parameters_of
 from likeli.contract import Coded, GenerativeModel, Knows, LogLikelihood
 from likeli.errors import InputError, Unsupported
@@ -55,14 +55,9 @@ every_case = pytest.mark.parametrize("family, name", CASES, ids=lambda v: v)
 every_conditional = pytest.mark.parametrize("family, name", CONDITIONAL, ids=lambda v: v)
 
 
-def quick(model):
-    """Fewer steps for samplers that offer the choice."""
-    return {"steps": 5} if "steps" in inspect.signature(model.draw).parameters else {}
-
-
 def can_sample(model):
     try:
-        model.sample(1, None if model.condition is None else 0, **quick(model))
+        model.sample(1, None if model.condition is None else 0, **quick(model.draw))
     except Unsupported as refusal:
         assert len(str(refusal)) > 20  # it gives a reason
         return False
@@ -124,7 +119,7 @@ def test_samples_are_rows_of_one_endless_table(family, name):
     model = made(family, name)
     if not can_sample(model):
         return
-    state, options = torch.get_rng_state(), quick(model)
+    state, options = torch.get_rng_state(), quick(model.draw)
     table = model.sample(16, seed=3, **options)
     model.space.check(table)
     assert torch.equal(model.sample(8, seed=3, **options), table[:8])
@@ -141,9 +136,10 @@ def test_log_likelihood_is_what_the_family_says_it_knows(family, name):
             model.log_likelihood(x)
         return
     modes = [m.training for m in model.modules()]
-    result = model.log_likelihood(x)
+    few = quick(model.measure_likelihood)
+    result = model.log_likelihood(x, **few)
     check_result(result, model)
-    again = model.log_likelihood(x)
+    again = model.log_likelihood(x, **few)
     assert torch.equal(again.value, result.value)
     assert torch.equal(torch.get_rng_state(), state)
     assert [m.training for m in model.modules()] == modes
@@ -199,7 +195,8 @@ def test_float64_is_followed(family, name):
     with seeded(1):
         assert model.loss(examples(model.space, ROWS)).dtype == torch.float64
     if model.knows is not Knows.NOTHING:
-        assert model.log_likelihood(examples(model.space, ROWS)).value.dtype == torch.float64
+        few = quick(model.measure_likelihood)
+        assert model.log_likelihood(examples(model.space, ROWS), **few).value.dtype == torch.float64
 
 
 @every_case
@@ -266,8 +263,8 @@ def test_conditional_models_use_y_and_refuse_to_go_without(family, name):
     if model.knows is not Knows.NOTHING:
         with pytest.raises(InputError, match="y: expected"):
             model.log_likelihood(x)
-        check_result(model.log_likelihood(x, y), model)
+        check_result(model.log_likelihood(x, y, **quick(model.measure_likelihood)), model)
     if can_sample(model):
-        table = model.sample(6, torch.tensor([0, 1, 2, 0, 1, 2]), seed=1, **quick(model))
+        table = model.sample(6, torch.tensor([0, 1, 2, 0, 1, 2]), seed=1, **quick(model.draw))
         model.space.check(table)
-        assert torch.equal(model.sample(2, torch.tensor([2, 0]), seed=1, first=2, **quick(model)), table[2:4])
+        assert torch.equal(model.sample(2, torch.tensor([2, 0]), seed=1, first=2, **quick(model.draw)), table[2:4])

@@ -1,6 +1,6 @@
 """Every family in the registry: what is saved is what is loaded, and no argument of a stranger's config breaks the reader."""
 
-import inspect
+import functools
 import json
 import time
 import warnings
@@ -11,7 +11,7 @@ import torch
 from test_hostile import peak_memory, reset_peak, resident, sign
 from tiny_models import fill, raw, same
 
-from families import FAMILIES, examples, takes
+from families import FAMILIES, examples, quick, takes
 from likeli import checkpoint as ck
 from likeli.config import describe, parameters_of
 from likeli.errors import CheckpointError, Unsupported
@@ -48,11 +48,11 @@ def made(family, space, conditional=False):
 def answers(model):
     """Every number that a user would see, as bytes."""
     x, y = examples(model.space, 5, seed=1), None if model.condition is None else torch.arange(5) % 3
-    quick = {"steps": 5} if "steps" in inspect.signature(model.draw).parameters else {}
-    out = []
+    few, out = quick(model.measure_likelihood), []
     with seeded(0, "answers"), torch.no_grad():
         out.append(model.loss(x, y))
-        for act in (lambda: model.log_likelihood(x, y).value, lambda: model.sample(3, None if y is None else y[:3], **quick)):
+        drawn = functools.partial(model.sample, 3, None if y is None else y[:3], **quick(model.draw))
+        for act in (lambda: model.log_likelihood(x, y, **few).value, drawn):
             try:
                 out.append(act())
             except Unsupported:
@@ -78,7 +78,7 @@ def known(model):
     """What the model's own number says that it is."""
     try:
         y = None if model.condition is None else 0
-        return model.log_likelihood(examples(model.space, 2), y).knows.value
+        return model.log_likelihood(examples(model.space, 2), y, **quick(model.measure_likelihood)).knows.value
     except Unsupported:
         return model.knows.value
 

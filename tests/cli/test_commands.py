@@ -39,6 +39,8 @@ def runs(tmp_path_factory):
     run("fit", "digits", "--model", "vae", "--model.latent_dim", 2, *TINY, "--out", folder / "vae")
     run("fit", "digits", "--model", "vae", "--model.latent_dim", 2, *TINY, "--labels", "--out", folder / "cvae")
     run("fit", "gaussian", "--model", "ppca", "--quiet", "--out", folder / "ppca")
+    run("fit", "digits", "--model", "vdm", "--model.network", "mlp", *TINY, "--out", folder / "vdm")
+    run("fit", "digits", "--model", "vdm", "--model.network", "mlp", *TINY, "--labels", "--out", folder / "cvdm")
     return folder
 
 
@@ -295,25 +297,22 @@ class HalfStep(Sampler):
 def test_a_plugin_that_adds_no_family_says_what_it_adds(runs, tmp_path, capsys):
     (tmp_path / "half.py").write_text(SAMPLER)
     (tmp_path / "nothing.py").write_text("x = 1")
-    tiny = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet"]
-    run("fit", "digits", "--model", "vdm", *tiny, "--out", tmp_path / "x")
     capsys.readouterr()
     plugins = ["--plugin", tmp_path / "half.py", "--plugin", tmp_path / "nothing.py"]
-    run("sample", tmp_path / "x", "-n", 2, "--steps", 3, "--sampler", "half_step", "--out", tmp_path / "s.npy", *plugins)
+    run("sample", runs / "vdm", "-n", 2, "--steps", 3, "--sampler", "half_step", "--out", tmp_path / "s.npy", *plugins)
     err = capsys.readouterr().err
     assert f"{tmp_path / 'half.py'} adds half_step" in err
     assert f"{tmp_path / 'nothing.py'} adds nothing by name" in err
     assert "family" not in err
 
 
-@pytest.mark.parametrize("walk", [[], ["--grid", "3,8"], ["--between", "0,7"], ["--between", "0,7,1,2"]])
-@pytest.mark.parametrize("conditional", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_latent_walks_in_the_code_of_a_diffusion(walk, conditional, tmp_path, capsys):
-    labels = ["--labels"] if conditional else []
-    words = ["--model.hidden", 8, "--steps", 2, "--train.batch", 16, "--train.valid_rows", 8, "--quiet", *labels]
-    run("fit", "digits", "--model", "vdm", *words, "--out", tmp_path / "x")
-    capsys.readouterr()
-    found = output(capsys, "latent", tmp_path / "x", *walk, "--steps", 3, "--out", tmp_path / "a.png")
+WALKS = [[], ["--grid", "3,8"], ["--between", "0,7"], pytest.param(["--between", "0,7,1,2"], marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("name", ["vdm", pytest.param("cvdm", marks=pytest.mark.slow)])
+def test_latent_walks_in_the_code_of_a_diffusion(walk, name, runs, tmp_path, capsys):
+    found = output(capsys, "latent", runs / name, *walk, "--steps", 3, "--out", tmp_path / "a.png")
     assert found["codes"] == [1 if walk[1:] == ["0,7"] else 3, 3, 8, 8]
     assert ("differ most" in found["walk"]) == (not walk)
     with Image.open(tmp_path / "a.png") as picture:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import likeli
-from likeli.cli import main
+from likeli.cli import main, quality
 from likeli.cli.contest import Contest
 from likeli.cli.verbs.demo import NEURAL, YARDSTICKS
 from likeli.evaluation.likelihood import ROW
@@ -29,6 +29,8 @@ def here(self, *words):
 def demo(capsys, monkeypatch, folder, *words):
     monkeypatch.setattr(Contest, "_call", here)
     monkeypatch.setattr("likeli.cli.verbs.demo.NEURAL", {"vae": 1.0})
+    monkeypatch.setitem(quality.judge_samples.__kwdefaults__, "draws", 48)
+    monkeypatch.setattr(quality, "HELD", 60)
     capsys.readouterr()
     assert main(["demo", "--out", str(folder), "--minutes", "0.002", "--jobs", "1", "--json", *words]) == 0
     return json.loads(capsys.readouterr().out)

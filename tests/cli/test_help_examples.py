@@ -15,7 +15,7 @@ from likeli.cli.app import commands
 from printed import place, shell
 
 __all__ = ["place"]
-HIDDEN = likeli.DenoiserBackbone(hidden=(8,))
+HIDDEN = likeli.DenoiserBackbone(network="mlp", hidden=(8,))
 
 
 def examples(verb):

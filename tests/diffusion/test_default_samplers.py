@@ -32,7 +32,7 @@ def drawn_from(known, at, n, seed):
     return at.alpha * x + at.sigma * torch.randn(n, 2, dtype=F64, generator=g)
 
 
-@pytest.mark.parametrize("evaluations", [5, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 50))])
+@pytest.mark.parametrize("evaluations", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 20, 50))])
 @pytest.mark.parametrize("family", [DDPM, EDM, VDM, FlowMatching, ScoreSDE])
 def test_the_default_is_no_worse_than_euler(family, evaluations):
     """|E log p(sample) − E log p(x)| over four mixtures: at most two standard errors (and 0.02 nats) above Euler's."""
@@ -75,7 +75,7 @@ def no_worse_than_euler(model, **options):
     return found
 
 
-@pytest.mark.parametrize("dimensions", [2, 64])
+@pytest.mark.parametrize("dimensions", [2, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family, options", FAMILIES)
 def test_on_an_exact_mixture_the_default_ends_no_further_from_the_flow_than_euler(family, options, dimensions):
     """Five Gaussians with spectra 1/j^1.5, 64 starts of which 32 report; seeds that chose nothing."""

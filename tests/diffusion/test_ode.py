@@ -127,7 +127,7 @@ def test_any_shape():
         flat = VDM(Real((6,)), backbone=DenoiserBackbone(hidden=(16,)), noise="log_linear").double()
         flat.load_state_dict(model.state_dict())
     x = torch.randn(4, 2, 3, dtype=F64)
-    one, two = model.log_likelihood(x, method="ode"), flat.log_likelihood(x.flatten(1), method="ode")
+    one, two = (m.log_likelihood(v, method="ode", rtol=1e-2) for m, v in ((model, x), (flat, x.flatten(1))))
     torch.testing.assert_close(one.value, two.value, rtol=1e-9, atol=1e-9)
     assert one.knows is Knows.ESTIMATE and set(one.errors) == {"ode_tolerance", "terminal_mismatch"}
 

@@ -116,18 +116,18 @@ def test_a_sweep_leaves_its_distribution_as_it_is(beta, bits):
 
 
 def test_log_z_lies_between_the_ends_as_often_as_it_should():
-    """100 runs on machines of 20 hidden units: 90 inside are expected, 80 is 3.3 s.d. below; and Bennett's z-scores."""
+    """50 runs on machines of 20 hidden units: 45 inside are expected, 38 is 3.3 s.d. below; and Bennett's z-scores."""
     inside, scores = 0, []
-    for seed in range(100):
+    for seed in range(50):
         model = machine(Binary((12,)), 20, seed=seed % 4, scale=0.5)
         exact = model.count().item()
         with seeded(seed, "anneal"), torch.no_grad():
             found = model.annealed(torch.linspace(0, 1, 41, dtype=F64), 50, 20)
         inside += found.low <= exact <= found.high
         scores.append((found.value - exact) / found.stderr)
-    assert inside >= 80
-    assert abs(np.mean(scores)) < 0.45  # 4.5 s.e.
-    assert 0.7 < np.std(scores) < 1.4
+    assert inside >= 38
+    assert abs(np.mean(scores)) < 0.64  # 4.5 s.e.
+    assert 0.6 < np.std(scores) < 1.5
 
 
 def test_bennett_on_works_that_are_known():
@@ -193,13 +193,13 @@ def test_training_finds_a_density_that_can_be_counted():
         clusters = torch.randint(2, (900, 2)) * 6.0 + torch.randn(900, 2)
     with seeded(0, "machine"):
         model = likeli.RBM(Binary((6,)), 8)
-    likeli.fit(model, pairs, steps=800, lr=0.02, progress=False)
+    likeli.fit(model, pairs, steps=500, lr=0.03, progress=False)
     model.normalise()
     assert -likeli.evaluate(model, pairs[:200]).nats < 3 * math.log(2) + 0.3
     data = likeli.load_data(clusters.numpy())
     with seeded(0, "clusters"):
         model = likeli.RBM(data.space, 6)
-    likeli.fit(model, data, steps=1200, lr=0.02, progress=False)
+    likeli.fit(model, data, steps=700, lr=0.03, progress=False)
     model.normalise()
     one = likeli.Independent(data.space)
     likeli.fit(one, data, progress=False)

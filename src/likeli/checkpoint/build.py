@@ -191,10 +191,10 @@ def build_model(
 
 
 @contextmanager
-def bounded(size: int, calls: int, where: object) -> Iterator[None]:
-    """Refuse, before memory is taken, tensors made inside the block beyond `size` bytes or `calls` calls in all."""
-    with _Bounded(size, calls, where):
-        yield
+def bounded(size: int, calls: int, where: object) -> Iterator[_Bounded]:
+    """Refuse, before memory is taken, tensors made inside the block beyond `size` bytes or `calls` calls."""
+    with _Bounded(size, calls, where) as left:
+        yield left
 
 
 class _Bounded(TorchFunctionMode):  # a dispatch mode would see more, but importing what it needs takes a second

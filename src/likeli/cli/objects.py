@@ -184,13 +184,16 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
         check_fits(count * BYTES_PER_PARAMETER, f"training {name} with {count:.3g} parameters")
         return model
 
-    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), MOST_TENSORS, name):
+    with suppress(CheckpointError), bounded(min(SMALL_MODEL, available()), MOST_TENSORS, name) as left:
         return built()
+    too_many = InputError(f"model: expected {name} of at most {MOST_TENSORS} tensors, got options that ask for more")
+    if left.calls < 0:
+        raise too_many
     try:
         with torch.device("meta"), bounded(1 << 62, MOST_TENSORS, name), suppress(NotImplementedError, RuntimeError):
             built()  # arithmetic there would load a compiler
     except CheckpointError:
-        raise InputError(f"model: expected {name} of at most {MOST_TENSORS} tensors, got options that ask for more") from None
+        raise too_many from None
     return built()
 
 

@@ -68,6 +68,23 @@ class Monotone(VariancePreserving):
         (first, span), (m, slope, _) = self._ends(t), self.shape(t, self.free)
         return first + span * m, span * slope
 
+    def time_of(self, gamma: Tensor) -> Tensor:
+        """The inverse of `gamma` by Newton's steps, halving wherever one leaves its bracket; beyond the ends, the ends."""
+        gamma = torch.as_tensor(gamma, dtype=torch.float64)
+        low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
+        first, span = self._ends(gamma)
+        with torch.no_grad():
+            t = ((gamma - first) / span).clamp(0, 1)
+            gamma = first + span * ((gamma - first) / span).clamp(0, 1)
+            for _ in range(64):
+                value, slope = self.rate(t)
+                low, high = torch.where(value < gamma, t, low), torch.where(value < gamma, high, t)
+                new = t + (gamma - value) / slope
+                t, last = torch.where((new < low) | (new > high), (low + high) / 2, new), t
+                if not t.numel() or (t - last).abs().max() < 1e-13:
+                    break
+        return t
+
     def variance_loss(self, t: Tensor, error: Tensor) -> Tensor:
         """Gradients that lower J = E_t[(m'(t) e)²], with e = ‖ε − ε̂‖² measured at t; the value itself is always zero, (B,).
 

@@ -255,7 +255,7 @@ def importance_finds_the_truth() -> float:
 @identity(
     "R17", "R18", "R22",
     title="planted bad encoders: share of the rows more than 1 nat off whose weights are trusted; no set with such a row is",
-    tolerance=0.025,
+    tolerance=0.025, slow=True,
 )  # fmt: skip
 def bad_encoders_are_called_out() -> float:
     """Codes off by up to 8 posterior deviations, and too narrow; a set of encoders that never errs would prove nothing.
