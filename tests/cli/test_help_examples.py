@@ -46,7 +46,7 @@ def prepared(tmp_path_factory):
         "vdm": likeli.VDM(digits.space, HIDDEN),
         "guided": likeli.VDM(digits.space, HIDDEN, condition=digits.condition),
         "rbm": likeli.RBM(digits.space, 24),
-        "masked": likeli.DiscreteDiffusion(digits.space, steps=4),
+        "masked": likeli.DiscreteDiffusion(digits.space, hidden=(16,), steps=4),
     }
     (folder / "book.txt").write_text("ROMEO: To be, or not to be. " * 400)
     book = likeli.load_data(folder / "book.txt", context=128)
