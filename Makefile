@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles everything anew
 
-.PHONY: demo test test-isa verify lint docs bench peers clean
+.PHONY: demo test test-isa verify torture lint docs bench peers clean
 demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
@@ -16,6 +16,11 @@ test: $(STAMP) lint  ## style, types and the default test suite
 
 verify: $(STAMP)  ## the long checks too, and the time that each part takes: at most 45 minutes on two quiet cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal --parts
+
+TORTURED := tests/checkpoint tests/training/test_resume.py tests/training/test_processes.py tests/training/test_soak.py
+TORTURED += tests/data/test_bad_inputs.py tests/data/test_streams.py tests/cli/test_signals.py
+torture: $(STAMP)  ## kills, mutations, failing file calls, endless repetition: hours, or a part of them with SHARE=0.1
+	LIKELI_TORTURE=$(or $(SHARE),1) $(BIN)/python -m pytest -n 2 -m slow $(TORTURED)
 
 test-isa: $(STAMP)  ## what depends on training, under each instruction set of this processor
 	$(BIN)/python tests/isa.py -n 2 -m "not slow"

@@ -1,13 +1,28 @@
-"""`--parts`: how much of the time each part of the suite took, as `make verify` says it."""
+"""`--parts`: the time that each part of the suite took, as `make verify` says it; and the figures of `make torture`."""
 
 from collections import defaultdict
+
+import pytest
+
+from torture import SHARE
 
 
 def pytest_addoption(parser):
     parser.addoption("--parts", action="store_true", help="the time of each part of the suite, and its share of all")
 
 
+def pytest_collection_modifyitems(items):
+    for item in items if SHARE else ():
+        item.add_marker(pytest.mark.timeout(0), append=False)  # hours
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    reports = [r for found in terminalreporter.stats.values() for r in found if getattr(r, "when", "") == "call"]
+    figures = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == "figure"]
+    if SHARE and figures:
+        terminalreporter.section("figures")
+        for test, figure in sorted(figures):
+            terminalreporter.write_line(f"{test.partition('::')[0]}: {figure}")
     if not config.getoption("--parts"):
         return
     seconds, tests = defaultdict(float), defaultdict(int)

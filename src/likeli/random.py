@@ -140,13 +140,24 @@ class Keyed:
         count = math.prod(shape)
         place = torch.arange(self.used + 1, self.used + count + 1, dtype=torch.int64)
         self.used += count
-        z = self.key + place * -7046029254386353131
-        z = (z ^ _shifted(z, 30)) * -4658895280553007687
-        z = (z ^ _shifted(z, 27)) * -7723592293110705685
-        return (z ^ _shifted(z, 31)).reshape(self.rows, *shape)
+        return _words_at(self.key, place).reshape(self.rows, *shape)
 
 
 _SOURCE: ContextVar[Keyed | None] = ContextVar("noise", default=None)
+
+
+def _words_at(key: Tensor | int, place: Tensor) -> Tensor:
+    """Word number `place` of the stream of `key`, int64."""
+    z = key + place * -7046029254386353131
+    z = (z ^ _shifted(z, 30)) * -4658895280553007687
+    z = (z ^ _shifted(z, 27)) * -7723592293110705685
+    return z ^ _shifted(z, 31)
+
+
+def uniform_of_rows(first: int, rows: int, seed: int, *keys: object) -> Tensor:
+    """Numbers on [0, 1), float64, for the rows first, first + 1, …: that of row i is a function of (seed, i)."""
+    place = torch.arange(first + 1, first + rows + 1, dtype=torch.int64)
+    return _shifted(_words_at(derive(seed, *keys), place), 11).double() * 2.0**-53
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_hostile import peak_memory, reset_peak, resident, sign
+from test_hostile import mutations, peak_memory, reset_peak, resident, sign
 from tiny_models import fill, raw, same
 
 from families import FAMILIES, examples, quick, takes
@@ -17,6 +17,7 @@ from likeli.config import describe, parameters_of
 from likeli.errors import CheckpointError, Unsupported
 from likeli.random import seeded
 from likeli.spaces import Binary, Counts, Labels, Pixels, Real, Tokens
+from torture import times
 
 SPACES = {
     "real": Real((3,), mean=(1.0, -2.0, 1 / 3), scale=(1.0, 5.0, 0.1)),
@@ -126,6 +127,16 @@ def test_no_argument_breaks_the_reader(tmp_path, family, values):
                 assert len(str(error)) < 600, (name, value)
             assert time.process_time() - start < 2, (name, value)
             assert peak_memory() - idle < 300 << 20, (name, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mutated_bytes_of_a_family_never_load_changed(tmp_path, family, record_property):
+    model, n = made(family, first_space(family)), times(100, 20_000)
+    ck.save_pretrained(model, tmp_path / "x")
+    refused = mutations(tmp_path / "x", model, n, forged=False, state={})
+    record_property("figure", f"{family}: {n} mutated folders, {refused} refused, none loaded changed")
+    assert refused > n // 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,6 +20,7 @@ from likeli.checkpoint import disk
 from likeli.checkpoint import disk as locking
 from likeli.errors import LikeliError
 from likeli.spaces import Real
+from torture import times
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def runs(memory, operation, broken_os, step=1):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)])
-def test_every_call_that_fails_is_one_error_and_costs_nothing(memory, broken_os, operation, code):
+def test_every_call_that_fails_is_one_error_and_costs_nothing(memory, broken_os, operation, code, record_property):
     swallowed = []
     for run, k in runs(memory, OPERATIONS[operation], broken_os):
         with broken_os(lambda name, j: code if j == k else None) as calls:
@@ -127,6 +128,7 @@ def test_every_call_that_fails_is_one_error_and_costs_nothing(memory, broken_os,
             else:
                 swallowed.append(calls.log[k])
         check_recovers(run)
+    record_property("figure", f"{operation}: each of {k + 1} file calls failed with {os.strerror(code)}: nothing is lost")
     # losing the close of a file that was only read, or what a lock that the kernel lets go says of its owner, loses nothing
     assert {call[0] for call in swallowed} <= {"close", "ftruncate"}
     assert sum(call[0] == "ftruncate" for call in swallowed) <= 2  # a lock to prepare and a lock to write
@@ -148,7 +150,7 @@ def test_a_disk_that_stays_full_costs_nothing(memory, broken_os, operation):
 @pytest.mark.parametrize(
     "operation", ["save", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overwrite", "resume"))]
 )
-def test_killed_before_every_call(memory, broken_os, operation):
+def test_killed_before_every_call(memory, broken_os, operation, record_property):
     for run, k in runs(memory, OPERATIONS[operation], broken_os):
         child = os.fork()
         if child == 0:
@@ -159,6 +161,7 @@ def test_killed_before_every_call(memory, broken_os, operation):
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         check_recovers(run)
+    record_property("figure", f"{operation}: killed before each of {k + 1} file calls: nothing is lost")
 
 
 def test_interrupted_at_every_call_cleans_up(memory, broken_os):
@@ -271,6 +274,7 @@ def kills(run, count):
     assert inside  # some kills fell into the middle of a save
     assert ck.prepare_folder(run, resume=True)
     assert not temporaries(run)
+    return saved
 
 
 def test_fifty_kills_at_random_instants(memory):
@@ -279,8 +283,9 @@ def test_fifty_kills_at_random_instants(memory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_thousand_kills_at_random_instants(tmp_path):
-    kills(tmp_path / "x", 1000)
+def test_a_thousand_kills_at_random_instants(tmp_path, record_property):
+    saved = kills(tmp_path / "x", times(1000, 10_000))
+    record_property("figure", f"{times(1000, 10_000)} kills while {saved} checkpoints were saved: each one loads")
 
 
 def test_flat_folder_is_whole_or_not_there(tmp_path, broken_os):

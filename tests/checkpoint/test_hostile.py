@@ -20,6 +20,7 @@ from likeli import checkpoint as ck
 from likeli.config import describe
 from likeli.errors import CheckpointError
 from likeli.spaces import Real
+from torture import times
 
 FILES = ("config.json", "model.safetensors", "README.md", "train_state.json", "train_state.safetensors")
 
@@ -372,7 +373,7 @@ def mutate(data, rng):
     return bytes(data)
 
 
-def mutations(folder, model, count, forged):
+def mutations(folder, model, count, forged, state={"best": 0.5}):
     """Load `count` mutated folders; gives how many were refused. Unforged ones must load unchanged or not at all."""
     rng, refused = random.Random(forged), 0
     whole = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -384,7 +385,7 @@ def mutations(folder, model, count, forged):
             sign(folder)
         try:
             got = ck.read(folder)
-            assert forged or (same(got.model.state_dict(), model.state_dict()) and got.state["best"] == 0.5)
+            assert forged or (same(got.model.state_dict(), model.state_dict()) and got.state.items() >= state.items())
             assert forged or data == whole[name] or name == "manifest.json"
             describe(got.model)
         except CheckpointError as error:
@@ -407,8 +408,11 @@ def test_forged_mutations_are_refused_or_load_but_never_break(good, model):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("forged", [False, True])
-def test_twenty_thousand_mutations(good, model, forged):
-    assert mutations(good, model, 20_000, forged) > 5000
+def test_twenty_thousand_mutations(good, model, forged, record_property):
+    refused = mutations(good, model, times(20_000, 200_000), forged)
+    told = f"{times(20_000, 200_000)} mutated folders{', signed again' * forged}: {refused} refused, none broke"
+    record_property("figure", told)
+    assert refused > 5000
 
 
 def test_what_was_checked_is_what_is_used(tmp_path):

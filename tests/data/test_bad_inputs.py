@@ -16,6 +16,7 @@ from PIL import Image
 
 from likeli.data import load_data
 from likeli.errors import InputError
+from torture import times
 
 
 def small_files(tmp):
@@ -46,9 +47,9 @@ def damaged(content, rng):
     return content
 
 
-@pytest.mark.parametrize("mutations", [15, pytest.param(1500, marks=pytest.mark.slow)])
-def test_damaged_bytes_are_read_or_refused_in_one_line(mutations, tmp_path):
-    rng = random.Random(7)
+@pytest.mark.parametrize("mutations", [15, pytest.param(times(1500, 15_000), marks=pytest.mark.slow)])
+def test_damaged_bytes_are_read_or_refused_in_one_line(mutations, tmp_path, record_property):
+    rng, refused = random.Random(7), 0
     for file, source in small_files(tmp_path):
         good = file.read_bytes()
         for _ in range(mutations):
@@ -58,8 +59,10 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(mutations, tmp_path):
             except InputError as error:
                 assert "\n" not in str(error)
                 assert len(str(error)) <= 600
+                refused += 1
         file.write_bytes(good)
         load_data(source)
+    record_property("figure", f"{mutations} damaged copies of each kind of file: {refused} refused in one line, others read")
 
 
 def arguments(made):

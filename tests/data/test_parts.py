@@ -10,7 +10,7 @@ from PIL import Image
 
 import likeli
 from likeli.cli.app import main
-from likeli.data.load import load_rows, rebuild
+from likeli.data import load_rows, rebuild
 from likeli.errors import InputError
 
 RNG = np.random.default_rng(0)

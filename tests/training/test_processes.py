@@ -1,7 +1,9 @@
 """Processes that share rows do what one does: the same noise for each row, the same losses, sums, resumes and refusals."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from likeli.cli import main
 from likeli.errors import Unsupported
 from likeli.random import BatchPart, every_row_of, repeated_rows, seeded
 from likeli.spaces import Real, Tokens
+from torture import times
 
 HERE = Path(__file__).parent
 
@@ -219,6 +222,48 @@ def test_a_killed_process_costs_one_line_and_nothing_that_was_saved(tmp_path):
     assert losses_of(cut) == losses_of(whole)  # to the bit
     same = [v.equal(w) for v, w in zip(likeli.load(cut).state_dict().values(), likeli.load(whole).state_dict().values())]
     assert all(same)
+
+
+KILLS = times(20, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 * KILLS)
+def test_kills_of_either_process_at_any_instant_leave_a_run_that_ends_as_if_there_were_none(tmp_path, record_property):
+    """Of a run that is resumed again and again, process 0 or 1 is killed while they start, meet, step, save or validate."""
+    whole, cut = (str(tmp_path / name) for name in ("whole", "cut"))
+    every = [*FIT, "--steps", str(30 * KILLS), "--train.checkpoint_every", "0", "--processes", "2"]
+    assert command("likeli", *every, "--out", whole).returncode == 0
+    rng, killed, early, last = random.Random(0), 0, 0, 0
+    while killed < KILLS:
+        words = [sys.executable, "-m", "likeli", *every, "--out", cut, "--resume"]
+        launcher = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        while len(found := children.read_text(encoding="ascii").split()) < 2:
+            time.sleep(0.01)
+        goal, delay = (0, rng.uniform(0, 3)) if rng.random() < 0.3 else (last + rng.randrange(1, 20), rng.uniform(0, 0.05))
+        while launcher.poll() is None and steps_of(cut) < goal:
+            time.sleep(0.002)
+        time.sleep(delay)
+        rank = rng.randrange(2)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(found[rank]), signal.SIGKILL)
+        told = launcher.communicate(timeout=250)[1].strip().splitlines()
+        assert told == [f"likeli: process {rank} of 2 was ended by SIGKILL; a run that was saved can be resumed"]
+        assert launcher.returncode == 1
+        killed, early, last = killed + 1, early + (not steps_of(cut)), steps_of(cut)
+        if last:
+            assert likeli.load(cut).kind() == "vae"
+    assert command("likeli", *every, "--out", cut, "--resume").returncode == 0
+    assert losses_of(cut) == losses_of(whole)  # to the bit
+    assert all(v.equal(w) for v, w in zip(likeli.load(cut).state_dict().values(), likeli.load(whole).state_dict().values()))
+    told = f"{killed} kills of one of two processes, {early} before the first step, the last at step {last}: losses equal"
+    record_property("figure", told)
+
+
+def steps_of(folder):
+    path = Path(folder) / "history.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ INFO: dict[str, dict[str, Any]] = {
         "label_dtype": dict[str, Any] | None,
         "seed": int,
         "fractions": list[float],
-        "rows": int,
+        **dict.fromkeys(("rows", "streamed", "files"), int),
         "split": dict[str, int],
         "truth": bool,
         "space": dict[str, Any],

@@ -10,7 +10,7 @@ import re
 import resource
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +149,29 @@ def rows_for(
     y = y if one is None else model.check_condition(one, len(x))
     require(y is not None, "label", f"--label Y, since {model.kind()} is conditional and {source} has no labels", "nothing")
     return x[:first], y if y is None else y[:first]
+
+
+def parts_for(
+    saved: Checkpoint, source: str, label: str | None = None, missing: bool | None = None
+) -> tuple[int, Iterator[tuple[Any, Tensor, Tensor | None]]] | None:
+    """(how many rows, some of them at a time as (columns as they were read, x, y)) of rows that stay in files, else None.
+
+    Arguments:
+        saved, source, label, missing: as for `rows_for`.
+    """
+    from likeli.data import load_parts
+    from likeli.data.readers.shards import find_shards
+
+    shards, model, one = find_shards(source), saved.model, parse_label(label, saved.model)
+    if shards is None:
+        return None
+    known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing if missing is None else missing}
+    if one is None and model.condition is not None:
+        labels = saved.info.get("data", {}).get("labels")
+        require(isinstance(labels, str), "label", f"--label Y, since the labels of {model.kind()} have no column", "nothing")
+        known |= {"labels": labels, "condition": model.condition}
+    found = load_parts(source, model.space, **known)
+    return shards.rows, ((f, x, y if one is None else model.check_condition(one, len(x))) for f, x, y in found)
 
 
 def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:

@@ -2,10 +2,11 @@
 
 from likeli.data.builtin.sources import SOURCES, Source, describe_sources
 from likeli.data.builtin.toys import Toy
+from likeli.data.coded import load_parts, load_rows
 from likeli.data.column_table import load_columns
 from likeli.data.columns import columns_of, write_csv, write_parquet
 from likeli.data.dataset import Data, refuse_missing, split_rows
-from likeli.data.load import load_data, load_rows, rebuild
+from likeli.data.load import load_data, rebuild
 from likeli.data.readers.npy import write_npy
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "describe_sources",
     "load_columns",
     "load_data",
+    "load_parts",
     "load_rows",
     "rebuild",
     "refuse_missing",

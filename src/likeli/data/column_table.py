@@ -10,7 +10,8 @@ from torch import Tensor
 from likeli.data.column_types import ColumnType, read_types
 from likeli.data.dataset import Data
 from likeli.data.frame import Frame, column_kinds
-from likeli.data.load import load_data, read_source, say_types
+from likeli.data.load import load_data, read_source, sample_of_shards, say_types
+from likeli.data.readers.shards import find_shards
 from likeli.errors import InputError, require
 from likeli.spaces import Column, Table
 
@@ -76,8 +77,10 @@ def load_columns(source: Any, types: Any = None, *, kind: str | None = None, see
     Raises:
         InputError: as there; or data without columns.
     """
-    raw, _ = read_source(source, None, seed, {})
-    say_types(raw, read_types(types), kind, "types")
+    said, shards = read_types(types), find_shards(source)
+    split = 0.8, 0.1, 0.1
+    raw = read_source(source, None, seed, {})[0] if shards is None else sample_of_shards(shards, None, said, seed, split)
+    say_types(raw, said, kind, "types")
     if isinstance(raw.values, Tensor) and raw.values.ndim == 2 and raw.space is None:
         raw.values = Frame.of_matrix(raw.values)
     if not isinstance(raw.values, Frame):

@@ -38,14 +38,18 @@ def write_parquet(path: str | Path, frame: Any) -> None:
     frame.to_parquet(path, engine="pyarrow", index=False)
 
 
-def write_csv(path: str | Path, columns: dict[str, Iterable[Any]]) -> None:
+def write_csv(path: str | Path, columns: dict[str, Iterable[Any]], *, append: bool = False) -> None:
     """Columns of one length as a .csv that a spreadsheet will not run: a text that could be a formula gets an apostrophe.
 
     Floats are written so that they read back to the same bits, missing cells (None, NaN) as nothing.
+
+    Arguments:
+        append: whether the rows come after those of a file that is there, which has the header.
     """
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
+    with Path(path).open("a" if append else "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_written(name) for name in columns])
+        if not append:
+            writer.writerow([_written(name) for name in columns])
         writer.writerows([_written(v) for v in row] for row in zip(*columns.values(), strict=True))
 
 

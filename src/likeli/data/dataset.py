@@ -13,6 +13,7 @@ from torch import Tensor
 from likeli.config import describe
 from likeli.data.builtin.toys import Toy
 from likeli.data.infer import locate
+from likeli.data.stream import Stream
 from likeli.errors import InputError, require
 from likeli.random import permutation
 from likeli.spaces import Space
@@ -31,7 +32,8 @@ class Data:
         y: (N, *condition.shape), or None.
         space: what one row of x is; its mean and scale come from the training rows.
         condition: what one row of y is.
-        train, valid, test: row numbers, disjoint and together complete.
+        train, valid, test: row numbers, disjoint and together complete, but for rows of a stream's sample that only show what
+            there is.
         truth: the distribution the rows were drawn from, where it is known.
         seed, fractions: of the split.
         warnings: what may surprise, one line each.
@@ -40,6 +42,7 @@ class Data:
         extras: what else the source knows of each row, such as a scene's factors and captions.
         lines: the line of the file that each row came from.
         reasons: why a table's columns are of their types, by name.
+        stream: where all training rows are, if x is a sample of rows that stay in files.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Data:
     extras: dict[str, Any] = field(default_factory=dict)
     lines: Sequence[int] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    stream: Stream | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -87,6 +91,7 @@ class Data:
             "seed": self.seed,
             "fractions": list(self.fractions),
             "rows": len(self.x),
+            **({"streamed": len(self.stream), "files": len(self.stream.shards.marks)} if self.stream else {}),
             "split": {part: len(self.rows(part)) for part in ("train", "valid", "test")},
             "values": self.kind,
             "space": describe(self.space),
@@ -96,8 +101,8 @@ class Data:
         }
 
     def fingerprint(self) -> str:
-        """sha256 of x's and y's bytes: whether a source still holds what it held."""
-        digest = hashlib.sha256()
+        """sha256 of x's and y's bytes, and of the files that they are a sample of: whether a source holds what it held."""
+        digest = hashlib.sha256(self.stream.digest.encode() if self.stream else b"")
         for tensor in (self.x, self.y):
             if tensor is not None:
                 digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())

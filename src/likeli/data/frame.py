@@ -65,6 +65,24 @@ class Frame:
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
 
+    @classmethod
+    def joined(cls, parts: Sequence[Frame]) -> Frame:
+        """Frames of the same columns under each other; a column has the type of a data frame that all of them say."""
+        columns = [_end_to_end(cells) for cells in zip(*(part.columns for part in parts))]
+        whole = [all(known) for known in zip(*(part.whole for part in parts))]
+        first = parts[0]
+        dtypes = {k: v for k, v in first.dtypes.items() if all(k in p.dtypes and vars(p.dtypes[k]) == vars(v) for p in parts)}
+        zones = {name: zone for part in parts for name, zone in part.zones.items() if zone or name in first.zones}
+        return cls(first.names, columns, whole, None, first.warnings, zones, dtypes=dtypes)
+
+    def rows(self, index: np.ndarray | None = None) -> Frame:
+        """These rows of it, or all, as they were read."""
+        index = np.arange(len(self)) if index is None else index
+        columns = [[c[i] for i in index] if isinstance(c, list) else c[index] for c in self.columns]
+        return Frame(
+            list(self.names), columns, list(self.whole), None, list(self.warnings), dict(self.zones), dtypes=dict(self.dtypes)
+        )
+
     def pop(self, name: str, what: str) -> Cells:
         """Take the column `name` out.
 
@@ -167,6 +185,13 @@ class Frame:
                 where = f"{what}: {place(row, self.lines)}, column {name}"
                 raise InputError(f"{where}: expected a number, got {str(column[row])[:40]!r}")
         return torch.from_numpy(np.stack(self.columns, 1)) if self.columns else torch.empty(len(self), 0)
+
+
+def _end_to_end(cells: Sequence[Cells]) -> Cells:
+    """Parts of one column under each other; one of missing dates only is a list of None."""
+    if all(isinstance(part, list) for part in cells):
+        return [v for part in cells for v in part]
+    return np.concatenate([np.full(len(part), "NaT", "M8[us]") if isinstance(part, list) else part for part in cells])
 
 
 def _dated(column: Cells) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,19 @@ from likeli.config import build, describe
 from likeli.data.builtin import scenes
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.column_types import ColumnType, read_types
-from likeli.data.dataset import Data, Fractions, refuse_missing, split_parts, split_rows
+from likeli.data.dataset import Data, Fractions, split_parts, split_rows
 from likeli.data.frame import Frame, fit_frame
-from likeli.data.infer import Fitted, check_shape, encode_labels, fit_labels, fit_space, relabel
+from likeli.data.infer import Fitted, check_shape, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.idx import idx_parts, is_idx, read_idx, training_images
 from likeli.data.readers.images import captions_of, read_captions, read_folder
 from likeli.data.readers.npy import Archive, read_npy
+from likeli.data.readers.shards import Shards, find_shards
 from likeli.data.readers.tables import from_pandas, read_csv, read_parquet
-from likeli.data.readers.text import read_text, rows_of_text
+from likeli.data.readers.text import read_text
+from likeli.data.stream import survey
 from likeli.errors import InputError, nearest, require
-from likeli.spaces import Alphabet, Labels, Space, Table, Tokens, caption_space
+from likeli.spaces import Alphabet, Labels, Space, caption_space
 from likeli.spaces.arrays import as_tensor
 
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
@@ -50,7 +52,8 @@ def load_data(
 
     Arguments:
         source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet or .txt file or of a
-            folder of pictures, `hf:NAME`, or an array, tensor, data frame or list of texts.
+            folder of pictures, a folder or a pattern of .parquet files, whose rows stay there, `hf:NAME`, or an array, tensor,
+            data frame or list of texts.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
         labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array; of
             a folder of pictures `captions`, for its captions.csv or captions.txt (`file,caption` a line), or the path of such a
@@ -73,7 +76,12 @@ def load_data(
     require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
     given = {k: v if isinstance(v, Alphabet) else str(v) for k, v in options.items() if v is not None}
     said = said_of(types, categorical)
-    raw, canonical = read_source(source, labels, seed, given, fractions)
+    shards = find_shards(source)
+    if shards is not None:
+        require(not given, shards.name, "no such option", ", ".join(given))
+        raw, canonical = sample_of_shards(shards, labels, said, seed, fractions), os.fspath(source)
+    else:
+        raw, canonical = read_source(source, labels, seed, given, fractions)
     say_types(raw, said, kind, "types" if types is not None else "categorical")
     if isinstance(raw.values, Tensor):
         check_shape(raw.values, raw.name)
@@ -81,6 +89,8 @@ def load_data(
     require(n >= 2, raw.name, "at least 2 rows", f"{n} row{'s' * (n != 1)}; need at least 2")
     train, valid, test = raw.split or split_rows(n, seed, fractions)
     fitted = _fit(raw, kind, train)
+    if raw.stream is not None:
+        fitted.space = raw.stream.standardised(fitted.space)
     y, condition, more = _fit_labels(raw, train)
     parts = (("validation", valid, fractions[1]), ("test", test, fractions[2]))
     empty = " and ".join(part for part, rows, f in parts if f > 0 and not len(rows))
@@ -97,6 +107,7 @@ def load_data(
         | _as_it_was(raw, labels)
         | ({"types": {name: t.plain() for name, t in said.items()}} if said else {}),
         extras=raw.extras,
+        stream=raw.stream,
         reasons=raw.values.reasons if isinstance(raw.values, Frame) else {},
         lines=raw.lines,
     )  # fmt: skip
@@ -173,56 +184,12 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     return data
 
 
-def load_rows(
-    source: Any,
-    space: Space,
-    *,
-    labels: Any = None,
-    condition: Space | None = None,
-    missing: bool = True,
-    who: str = "this model",
-) -> tuple[Tensor, Tensor | None]:
-    """Rows for a model that exists: (x, y) as its space and condition code them, nothing split and no space fitted.
-
-    Columns are matched by name and categories by their text; one row is enough.
-
-    Arguments:
-        source: as for `load_data`.
-        space, condition: the model's.
-        labels: what y is; read only when there is a condition.
-        missing: whether the model takes missing cells.
-        who: the model's name, for messages.
-
-    Raises:
-        InputError: rows that do not fit the space.
-    """
-    if space.alphabet is not None and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
-        return rows_of_text(source, cast(Tokens, space)), None
-    if is_texts(source):
-        return space.check(source), None
-    raw, _ = read_source(source, labels if condition is not None else None, 0, {})
-    x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
-    if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:
-        x = x[:, None].expand(-1, 3, -1, -1)  # pictures that happen to be grey, for a model of colours
-    x = space.check(x, what=raw.name, missing=True)
-    if not missing:
-        refuse_missing(x, space, raw.name, who, raw.lines)
-    if condition is None or raw.y is None:
-        return x, None
-    what = f"{raw.name}: labels"
-    y = encode_labels(raw.y, condition, what) if isinstance(condition, Labels) else raw.y
-    return x, condition.check(y, what=what, missing=True)
-
-
-def _as_coded(frame: Frame, space: Space, what: str) -> Any:
-    """Columns as `space.check` takes them, matched by name where the space has names."""
-    columns = frame.by_name()
-    if isinstance(space, Table):
-        return columns
-    if space.names and set(space.names) <= set(frame.names):
-        frame = Frame(list(space.names), [columns[name] for name in space.names], [], frame.lines)
-    x = frame.matrix(what)
-    return x.reshape(len(x), *space.shape) if len(space.shape) > 1 and x.shape[1] == space.dimensions else x
+def sample_of_shards(shards: Shards, labels: Any, said: dict[str, ColumnType], seed: int, fractions: Fractions) -> Raw:
+    """What `load_data` needs of rows that stay in files."""
+    split_rows(2, seed, fractions)  # whether these are three parts of one
+    frame, split, stream, note = survey(shards, labels, said, seed, fractions)
+    raw = Raw(shards.name, frame, split=split, warnings=[note], stream=stream)
+    return raw if labels is None else take_labels(raw, labels)
 
 
 def is_texts(source: Any) -> bool:
@@ -257,13 +224,20 @@ def read_source(
         if not isinstance(source, Raw):
             raw = Raw("frame", from_pandas(source, "frame")) if frame else Raw("array", as_tensor(source, "data"))
     if isinstance(raw.values, Frame) and isinstance(labels, str) and (labels in raw.values.names or not _is_path(labels)):
-        cells = raw.values.pop(labels, raw.name)
-        raw.y, raw.labelled = relabel(cells) if isinstance(cells, np.ndarray) else cells, True
+        take_labels(raw, labels)
     if labels is not None and not raw.labelled:
         named = isinstance(labels, str)
         require(not named or _is_path(labels), "labels", f"a column, array or .npy file that {raw.name} has labels in", labels)
         raw.y, raw.condition = read_npy(labels) if named else labels, None
     return raw, canonical
+
+
+def take_labels(raw: Raw, labels: str) -> Raw:
+    """The column `labels` of a table becomes y."""
+    assert isinstance(raw.values, Frame)
+    cells = raw.values.pop(labels, raw.name)
+    raw.y, raw.labelled = relabel(cells) if isinstance(cells, np.ndarray) else cells, True
+    return raw
 
 
 def _is_path(labels: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from sklearn.utils.validation import _check_feature_names, _check_n_features, validate_data
 from torch import Tensor
 
+from likeli.data.coded import load_rows
 from likeli.data.dataset import refuse_missing
-from likeli.data.load import load_rows
 from likeli.errors import require
 from likeli.spaces import Space
 from likeli.spaces.arrays import as_tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,28 @@ import torch
 from torch import Tensor
 
 from likeli.contract import GenerativeModel
+from likeli.data.builtin.sources import Raw
+from likeli.data.coded import coded
+from likeli.data.dataset import Data
+from likeli.data.frame import Frame
+from likeli.data.stream import Stream
 from likeli.errors import InputError, require
+from likeli.random import derive, permutation
 from likeli.spaces.arrays import as_tensor, row_weights
 from likeli.spaces.labels import unlabelled
+
+
+@dataclass(frozen=True)
+class InFiles:
+    """Where training rows stay.
+
+    Arguments:
+        stream: the files.
+        code: how their rows become the model's.
+    """
+
+    stream: Stream
+    code: Callable[[Frame, Any, str], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -24,18 +43,33 @@ class Examples:
         x: (N, *shape) in the user's units.
         y: (N, *condition.shape), for a conditional model.
         weight: (N,), how often each row counts, for families that take weights; once if not given.
+        files: where the rows are, if there are too many; x and y are a sample of them then.
     """
 
     x: Tensor
     y: Tensor | None = None
     weight: Tensor | None = None
+    files: InFiles | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.files is None else len(self.files.stream)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of `index`."""
         return self.x.index_select(0, index), None if self.y is None else self.y.index_select(0, index)
+
+    def shuffled(self, seed: int, epoch: int) -> Callable[[slice], tuple[Tensor, Tensor | None]]:
+        """Rows a … b − 1 of an epoch's order, a function of (seed, epoch), when asked for `slice(a, b)`.
+
+        Weighted rows are drawn anew in every epoch, so that the mean gradient is that of Σ_i w_i ℓ(x_i) / Σ w.
+        """
+        if self.files is not None:
+            take, device = self.files.stream.shuffled(seed, epoch, self.files.code), self.x.device
+            return lambda rows: _on(device, *take(rows))
+        order = permutation(len(self), seed, epoch).to(self.x.device)
+        if self.weight is not None:
+            order = resampled(self.weight, order, derive(seed, "weights", epoch) / 2**63)
+        return lambda rows: self.rows(order[rows])
 
     def part(self, rows: slice) -> Examples:
         """These rows of them, in their order."""
@@ -44,14 +78,18 @@ class Examples:
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """All rows in order, `size` at a time."""
-        for start in range(0, len(self), size):
+        for start in range(0, len(self.x), size):
             rows = slice(start, start + size)
             yield self.x[rows], None if self.y is None else self.y[rows]
 
     def to(self, device: torch.device) -> Examples:
         """The same rows on `device`."""
-        y, weight = (None if t is None else t.to(device) for t in (self.y, self.weight))
-        return Examples(self.x.to(device), y, weight)
+        weight = None if self.weight is None else self.weight.to(device)
+        return Examples(*_on(device, self.x, self.y), weight, self.files)
+
+
+def _on(device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return x.to(device), None if y is None else y.to(device)
 
 
 def gather(
@@ -83,9 +121,25 @@ def gather(
     rows = [(x, y if wanted else None) for x, y in (train, valid)]
     weight = None if sample_weight is None else row_weights(sample_weight, len(data))
     known = _checked(model, *rows[1], least=1) if len(rows[1][0]) else None
+    if isinstance(data, Data) and data.stream is not None:
+        return _in_files(model, data.stream, _checked(model, *rows[0]), sample_weight), known
     if known is not None and weight is not None:
         known = _repeated(known, weight[data.valid])
     return _weighted(_checked(model, *rows[0]), None if weight is None else weight[data.train]), known
+
+
+def _in_files(model: GenerativeModel, stream: Stream, sample: Examples, sample_weight: Any) -> Examples:
+    in_batches = model.strategy not in ("em", "closed_form", "boosting")
+    told = f"{model.kind()}, which looks at all rows at once; fit it to one file, or to data.split('train'), a sample"
+    require(in_batches, "model", "a family trained in batches, such as flow or vae, for rows that stay in files", told)
+    require(sample_weight is None, "sample_weight", "nothing for rows that stay in files", "weights")
+
+    def code(frame: Frame, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:
+        x, y = coded(Raw(what, frame, labels), model.space, model.condition, missing=model.takes_missing, who=model.kind())
+        found = _checked(model, x, y, least=1)
+        return found.x, found.y
+
+    return replace(sample, files=InFiles(stream, code))
 
 
 def _checked(model: GenerativeModel, x: Any, y: Any, least: int = 2) -> Examples:
@@ -141,6 +195,8 @@ def fingerprint(*examples: Examples | None) -> str:
     """sha256 of the rows' bytes, types and shapes."""
     digest = hashlib.sha256()
     for part in examples:
+        if part is not None and part.files is not None:
+            digest.update(part.files.stream.digest.encode())
         for tensor in (part.x, part.y, part.weight) if part is not None else ():
             if tensor is not None:
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

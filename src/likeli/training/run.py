@@ -15,8 +15,8 @@ from torch import Tensor
 
 from likeli import processes
 from likeli.contract import GenerativeModel, evaluating
-from likeli.random import BatchPart, derive, permutation
-from likeli.training.batches import Examples, resampled
+from likeli.random import BatchPart, derive
+from likeli.training.batches import Examples
 from likeli.training.history import Row
 from likeli.training.settings import Budget, TrainSettings, learning_rate
 
@@ -134,17 +134,14 @@ class Run:
         """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch).
 
         Where processes share a batch, each gets its rows of it: see `rows_of_batch`.
-        Weighted rows are drawn anew in every epoch, so that the mean gradient is that of Σ_i w_i ℓ(x_i) / Σ w.
         """
-        size, epoch, order = min(self.settings.batch, len(self.train)), -1, torch.empty(0)
+        size, epoch = min(self.settings.batch, len(self.train)), -1
         while True:
             if self.epoch != epoch:
                 epoch = self.epoch
-                order = permutation(len(self.train), self.seed, epoch).to(self.train.x.device)
-                if self.train.weight is not None:
-                    order = resampled(self.train.weight, order, derive(self.seed, "weights", epoch) / 2**63)
-            start = self.step % self._epoch_steps * size
-            yield self.train.rows(order[start : start + size][processes.share(size)])
+                rows = self.train.shuffled(self.seed, epoch)
+            start, mine = self.step % self._epoch_steps * size, processes.share(size)
+            yield rows(slice(start + mine.start, start + mine.stop))
 
     @property
     def epoch(self) -> int:

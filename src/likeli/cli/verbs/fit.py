@@ -5,8 +5,8 @@ likeli fit table.csv --model gmm --model.components 5
 likeli fit digits --model vae --minutes 2 --train.lr 3e-4 --out runs/vae
 likeli fit --out runs/x --resume --steps 5000
 
-DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .txt), a folder of images, or
-hf:NAME.
+DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .txt), a folder of images, a
+folder of .parquet files (read block by block, never all in memory), or hf:NAME.
 Ctrl-C saves and exits; --resume goes on from there, on the same trajectory.
 """
 

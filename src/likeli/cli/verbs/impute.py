@@ -3,6 +3,7 @@
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
 likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
 likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
+likeli impute runs/x shards/ --out filled.csv                    a folder of .parquet files, part by part
 likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
 It is said whether the draws are exact, asymptotically exact or approximate, and where they may be off (docs/latent.md; of a
@@ -13,16 +14,21 @@ as they are.  A blank, NA, ? or null is a missing cell.
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from likeli.cli.objects import open_run, parse_label, rows_for
+from likeli.cli.objects import open_run, parse_label, parts_for, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit, new_file, warn
 from likeli.errors import require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from likeli.checkpoint import Checkpoint
+    from likeli.data.frame import Frame
     from likeli.evaluation.imputation import Imputation
 
 
@@ -55,8 +61,12 @@ def run(args: argparse.Namespace) -> None:
         check_new(path, overwrite=args.overwrite, suffixes=suffixes, argument=name)
     saved = open_run(args)
     how = {"samples": args.samples, "seed": args.seed, "batch": args.batch, "method": args.method}
-    found = _of_array(args, saved, how) if array else _of_table(args, saved, how)
-    count, rows = int(found.missing.sum()), len(found.missing)
+    streamed = parts_for(saved, args.data, args.label, missing=True)
+    if streamed is not None:
+        found, count, rows = _of_parts(args, saved, how, streamed)
+    else:
+        found = _of_array(args, saved, how) if array else _of_table(args, saved, how)
+        count, rows = int(found.missing.sum()), len(found.missing)
     warn([f"draws may be off: {found.note}"] if found.note else [])
     about = {"rows": rows, "filled_cells": count, "draws": args.n, "answer": found.answer, "method": found.method or None}
     about |= {"note": found.note, "out": args.out, "cells": args.cells}
@@ -81,40 +91,83 @@ def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) 
 
 def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
     """A file's rows as they are but for their holes, and a line for each of these, written as tables."""
-    import pandas
-
-    from likeli import processes
-    from likeli.data import write_csv
-    from likeli.evaluation.imputation import impute
-
     x, y = rows_for(saved, args.data, label=args.label, missing=True)
     table = read_table(args.data)
     table = saved.model.space.frame(x) if table is None else table
+    with _new_tables(args) as paths:
+        return _filled(args, saved, how, table, y, paths)
+
+
+def _of_parts(
+    args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], streamed: tuple[int, Iterator[tuple[Any, Tensor, Any]]]
+) -> tuple[Imputation, int, int]:
+    """Rows that stay in files, some at a time: (of the last ones what was drawn, how many cells were filled, how many rows)."""
+    from likeli.progress import Gauge
+    from likeli.random import derive
+
+    rows, parts = streamed
+    gauge = Gauge(not args.json, f"filling by {saved.model.kind()}", rows, unit="rows")
+    found, count, first = list[Any](), 0, 0
+    with _new_tables(args) as paths:
+        for frame, x, y in parts:
+            table = as_table(frame).set_axis(range(first, first + len(x)))
+            its_seed = derive(args.seed, "part", first) if first else args.seed
+            found = [_filled(args, saved, how | {"seed": its_seed}, table, y, paths, append=first > 0)]
+            count, first = count + int(found[0].missing.sum()), first + len(x)
+            gauge.advance(first)
+    gauge.close()
+    return found[0], count, rows
+
+
+@contextlib.contextmanager
+def _new_tables(args: argparse.Namespace) -> Iterator[tuple[Path | None, Path | None]]:
+    """Where to write the filled rows and the lines of cells; nowhere what was not asked for, nor in another process."""
+    from likeli import processes
+
+    with contextlib.ExitStack() as stack:
+        wanted = (path if processes.is_first() else None for path in (args.out, args.cells))
+        paths = [path and stack.enter_context(new_file(path, overwrite=args.overwrite)) for path in wanted]
+        yield paths[0], paths[1]
+
+
+def _filled(
+    args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], table: Any, y: Tensor | None,
+    paths: tuple[Path | None, Path | None], *, append: bool = False,
+) -> Imputation:  # fmt: skip
+    """Fill some rows and write them."""
+    import pandas
+
+    from likeli.data import write_csv
+    from likeli.evaluation.imputation import impute
+
     known = [name for name in table.columns if name in saved.model.space.names] or list(table.columns)
     found = impute(saved.model, table[known], args.n, y, **how)
-    if not processes.is_first():
+    if paths[0] is None:
         return found
     filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
     whole = [table.assign(**{name: part[name] for name in known}) for part in filled]
     if args.fill == "draws":
         whole = [part.assign(draw=i)[["draw", *table.columns]] for i, part in enumerate(whole)]
-    for path, frame in ((args.out, pandas.concat(whole)), (args.cells, found.cells(args.level) if args.cells else None)):
-        if frame is not None:
-            with new_file(path, overwrite=args.overwrite) as file:
-                write_csv(file, {name: cells_of(frame[name]) for name in frame.columns})
+    for path, frame in ((paths[0], pandas.concat(whole)), (paths[1], found.cells(args.level) if args.cells else None)):
+        if path is not None and frame is not None:
+            write_csv(path, {name: cells_of(frame[name]) for name in frame.columns}, append=append)
     return found
 
 
 def read_table(path: str) -> Any:
     """A file of named columns as a pandas DataFrame with all of its columns; None for another kind of file."""
-    import pandas
-
     from likeli.data.readers.tables import read_csv, read_parquet
 
     suffix = Path(path).suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
         return None
-    frame = read_parquet(path) if suffix == ".parquet" else read_csv(path)
+    return as_table(read_parquet(path) if suffix == ".parquet" else read_csv(path))
+
+
+def as_table(frame: Frame) -> Any:
+    """Columns as they were read as a pandas DataFrame, whole numbers as such."""
+    import pandas
+
     types = [object if isinstance(c, list) else "Int64" if whole else None for c, whole in zip(frame.columns, frame.whole)]
     columns = zip(frame.names, frame.columns, types)
     return pandas.DataFrame({name: pandas.Series(cells, dtype=dtype) for name, cells, dtype in columns})

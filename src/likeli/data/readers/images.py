@@ -40,7 +40,7 @@ def read_folder(
     root = Path(folder)
     places = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
     places = {p: names for p, names in places.items() if not any(name.startswith(".") for name in names)}
-    require(len(places) > 0, str(folder), f"pictures ({', '.join(sorted(SUFFIXES))})", "a folder without any")
+    require(len(places) > 0, str(folder), f".parquet files or pictures ({', '.join(sorted(SUFFIXES))})", "neither")
     notes, sizes = list[str](), dict[str, int]()
     if {names[0] for names in places.values()} <= PARTS.keys() and any(names[0] == "train" for names in places.values()):
         part = {p: PARTS[names[0]] for p, names in places.items()}

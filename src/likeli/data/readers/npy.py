@@ -31,8 +31,11 @@ def memory_limit() -> int:
 
 
 @contextmanager
-def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
+def open_regular(path: str | Path, *, whole: bool = True) -> Iterator[IO[bytes]]:
     """The file, opened for reading, after it was seen to be a regular file that holds something and fits into memory.
+
+    Arguments:
+        whole: whether all of it is to be read at once, so that it has to fit.
 
     Raises:
         InputError: missing, unreadable, a folder, a device, a pipe, a loop of links, empty, too large.
@@ -47,7 +50,7 @@ def open_regular(path: str | Path) -> Iterator[IO[bytes]]:
         require(not stat.S_ISDIR(status.st_mode), str(path), "a file", "a folder")
         require(stat.S_ISREG(status.st_mode), str(path), "a regular file", "a device or pipe")
         require(status.st_size > 0, str(path), "a file with content", "an empty file (0 bytes)")
-        fits = status.st_size <= memory_limit()
+        fits = not whole or status.st_size <= memory_limit()
         require(fits, str(path), f"at most {memory_limit():,} bytes (half of memory)", f"{status.st_size:,} bytes")
         yield file
 

@@ -16,7 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -287,6 +287,33 @@ def _number(text: str) -> float | None:
         return None
 
 
+@contextmanager
+def open_parquet(path: str | Path, *, whole: bool = True) -> Iterator[Any]:
+    """The pyarrow ParquetFile of a .parquet file, which reads a part of a row group at a time.
+
+    Arguments:
+        whole: whether all of it is to be read at once, so that it has to fit into memory.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        InputError: damaged, also inside the block, or not a file.
+    """
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "data", "reading .parquet files") from error
+    try:
+        with open_regular(path, whole=whole) as file:
+            found = ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+            columns = found.metadata.num_columns
+            require(columns <= MAX_COLUMNS, str(path), f"at most {MAX_COLUMNS:,} columns", f"{columns:,}")
+            yield found
+    except LikeliError:
+        raise
+    except Exception as error:  # hostile bytes meet two libraries in many ways
+        raise InputError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:150]}") from error
+
+
 def read_parquet(path: str | Path) -> Frame:
     """A .parquet file, through pyarrow.
 
@@ -296,19 +323,8 @@ def read_parquet(path: str | Path) -> Frame:
     """
     import pandas
 
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data", "reading .parquet files") from error
-    try:
-        with open_regular(path) as file:
-            info = ParquetFile(file).metadata
-            cells = info.num_rows * info.num_columns
-            require(info.num_columns <= MAX_COLUMNS, str(path), f"at most {MAX_COLUMNS:,} columns", f"{info.num_columns:,}")
-            require(cells * 8 <= memory_limit(), str(path), "a table that fits into memory", f"{cells:,} cells")
-            file.seek(0)
-            return from_pandas(pandas.read_parquet(file), str(path))
-    except LikeliError:
-        raise
-    except Exception as error:  # hostile bytes meet two libraries in many ways
-        raise InputError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())[:150]}") from error
+    with open_parquet(path) as found, open_regular(path) as file:
+        cells = found.metadata.num_rows * found.metadata.num_columns
+        hint = f"{cells:,} cells; files of a folder are read block by block"
+        require(cells * 8 <= memory_limit(), str(path), "a table that fits into memory", hint)
+        return from_pandas(pandas.read_parquet(file), str(path))

@@ -1,0 +1,109 @@
+"""Rows for a model that exists: coded as its space and condition say, nothing fitted and nothing split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from likeli.data.builtin.sources import Raw
+from likeli.data.dataset import refuse_missing
+from likeli.data.frame import Frame
+from likeli.data.infer import encode_labels
+from likeli.data.load import is_texts, read_source
+from likeli.data.readers.shards import find_shards
+from likeli.data.readers.text import rows_of_text
+from likeli.data.stream import with_labels
+from likeli.spaces import Labels, Space, Table, Tokens
+
+
+def load_rows(
+    source: Any,
+    space: Space,
+    *,
+    labels: Any = None,
+    condition: Space | None = None,
+    missing: bool = True,
+    who: str = "this model",
+) -> tuple[Tensor, Tensor | None]:
+    """Rows for a model that exists: (x, y) as its space and condition code them, nothing split and no space fitted.
+
+    Columns are matched by name and categories by their text; one row is enough.
+
+    Arguments:
+        source: as for `load_data`.
+        space, condition: the model's.
+        labels: what y is; read only when there is a condition.
+        missing: whether the model takes missing cells.
+        who: the model's name, for messages.
+
+    Raises:
+        InputError: rows that do not fit the space.
+    """
+    if space.alphabet is not None and isinstance(source, (str, Path)) and str(source).endswith(".txt"):
+        return rows_of_text(source, cast(Tokens, space)), None
+    if is_texts(source):
+        return space.check(source), None
+    if find_shards(source) is not None:
+        known: dict[str, Any] = {"labels": labels, "condition": condition, "missing": missing, "who": who}
+        parts = list(load_parts(source, space, **known))
+        y = [y for _, _, y in parts if y is not None]
+        return torch.cat([x for _, x, _ in parts]), torch.cat(y) if y else None
+    raw, _ = read_source(source, labels if condition is not None else None, 0, {})
+    return coded(raw, space, condition, missing=missing, who=who)
+
+
+def load_parts(
+    source: Any,
+    space: Space,
+    *,
+    labels: Any = None,
+    condition: Space | None = None,
+    missing: bool = True,
+    who: str = "this model",
+) -> Iterator[tuple[Frame | None, Tensor, Tensor | None]]:
+    """(columns as they were read, x, y) of rows that stay in files, some at a time; of another source all, without columns.
+
+    Arguments:
+        source, space, labels, condition, missing, who: as for `load_rows`.
+    """
+    shards = find_shards(source)
+    if shards is None:
+        yield None, *load_rows(source, space, labels=labels, condition=condition, missing=missing, who=who)
+        return
+    for block in shards.blocks:
+        for part in shards.read(block):
+            what = f"{block.path}, row group {block.group}"
+            frame, y, _ = with_labels(part.rows(), labels if condition is not None else None, what)
+            yield part, *coded(Raw(what, frame, y), space, condition, missing=missing, who=who)
+
+
+def coded(
+    raw: Raw, space: Space, condition: Space | None, *, missing: bool, who: str
+) -> tuple[Tensor, Tensor | None]:
+    """(x, y) of rows as they were read; see `load_rows`."""
+    x = _as_coded(raw.values, space, raw.name) if isinstance(raw.values, Frame) else raw.values
+    if isinstance(x, Tensor) and x.ndim == 3 and len(space.shape) == 3 and space.shape[0] == 3:
+        x = x[:, None].expand(-1, 3, -1, -1)  # pictures that happen to be grey, for a model of colours
+    x = space.check(x, what=raw.name, missing=True)
+    if not missing:
+        refuse_missing(x, space, raw.name, who, raw.lines)
+    if condition is None or raw.y is None:
+        return x, None
+    what = f"{raw.name}: labels"
+    y = encode_labels(raw.y, condition, what) if isinstance(condition, Labels) else raw.y
+    return x, condition.check(y, what=what, missing=True)
+
+
+def _as_coded(frame: Frame, space: Space, what: str) -> Any:
+    """Columns as `space.check` takes them, matched by name where the space has names."""
+    columns = frame.by_name()
+    if isinstance(space, Table):
+        return columns
+    if space.names and set(space.names) <= set(frame.names):
+        frame = Frame(list(space.names), [columns[name] for name in space.names], [], frame.lines)
+    x = frame.matrix(what)
+    return x.reshape(len(x), *space.shape) if len(space.shape) > 1 and x.shape[1] == space.dimensions else x
