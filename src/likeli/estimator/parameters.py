@@ -16,7 +16,7 @@ from likeli.training.settings import TrainSettings
 
 MODEL, SCORE = "model__", "score__"  # prefixes: of the family's options alone, and of what its log p takes
 VALIDATION = 0.1  # of the rows, which pick the best weights of a family that is trained in batches
-OWN = {"space", "condition", "trees"}  # what the data decide
+OWN = {"space", "condition", "trees", "features"}  # what the data decide
 SETTINGS = {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING}
 
 

@@ -3,7 +3,9 @@
     p(x) = Π_j p(x_j | x_<j),    P(cell of x_j | ·) = Π over the questions on its path of σ(±f(·)),   f = b + Σ_t tree_t(·)
 
 The cells of a column (its categories, exact values and intervals) are the leaves of a binary tree whose questions halve their
-mass; each question is answered by trees of scikit-learn's histogram gradient boosting, grown on the rows that come to it.
+mass; each question is answered by trees of scikit-learn's histogram gradient boosting, grown on the rows that come to it.  Of
+a number's cells f begins at what a joint Gaussian of the columns says of them, f = b + a·logit P_Gauss + Σ_t tree_t, and its
+E[x_j|·] is one more feature, so that trees need to learn only what is not linear.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
 from likeli.errors import CheckpointError, Unsupported, require
+from likeli.gaussian.baseline import JointGaussian, log_odds
 from likeli.models.symbols import completions
+from likeli.probability.boosting import NODE, Binned, Seen, best_offset, grown_trees
 from likeli.probability.draw import uniform_48
 from likeli.random import Ambient, Noise, Replay, derive, permutation
 from likeli.spaces import Space
@@ -32,7 +35,8 @@ FEWEST, RARER = 20, 4  # rows that come to a question, and of its rarer answer, 
 COPIES, ROWS = 10, 4000  # each row is hidden in part in so many ways at most, while this makes no more rows; in two at least
 SHOWN = 2048  # training rows of which a step's loss is
 PAIRS, STEPS = 2**20, 2**22  # (row, tree) and (row, column, question) at a time
-DISTANT = torch.finfo(torch.float64).max  # in place of an infinite threshold
+ORDERS = 256  # of columns, which rows share: the Gaussian is conditioned on each subset of cells once
+TRUST = tuple(i / 10 for i in range(13))  # a, of which the best for validation rows is taken
 
 
 class BoostedTrees(GenerativeModel):
@@ -52,6 +56,7 @@ class BoostedTrees(GenerativeModel):
         rate: by which each tree's answer is shrunk.
         patience: rounds without a gain on validation rows, after which no more trees are grown.
         trees: how many were grown, which fitting finds.
+        features: of the joint Gaussian, which fitting finds: none where names make too many.
 
     Raises:
         Unsupported: cells that are neither reals nor a table's.
@@ -79,6 +84,7 @@ class BoostedTrees(GenerativeModel):
         rate: float = 0.1,
         patience: int = 8,
         trees: int = 0,
+        features: int = 0,
     ) -> None:
         super().__init__(space)
         if not isinstance(space.coding, Marginals) and space.measure != "density":
@@ -96,8 +102,8 @@ class BoostedTrees(GenerativeModel):
         else:  # reals bring no cells of their own
             for name, values in zip(CELL, stored_cells(unseen(space))):
                 self.register_buffer(name, values)
-            self._see()
-        self.questions = Questions.of(self.coding)
+            self.coding = self._stored()
+        self.questions, self.gaussian = Questions.of(self.coding), JointGaussian(self.coding, features)
         asked = len(self.questions.column)
         self.register_buffer("grown", torch.zeros(d, dtype=torch.bool))
         self.register_buffer("share", self.questions.share.clone())  # of the second answer
@@ -111,6 +117,11 @@ class BoostedTrees(GenerativeModel):
     def trees(self) -> int:
         """How many were grown."""
         return len(self.feature)
+
+    @property
+    def features(self) -> int:
+        """Of the joint Gaussian."""
+        return 0 if self.gaussian.mean is None else len(self.gaussian.mean)
 
     # --- fitting --------------------------------------------------------------------------------------------------------
 
@@ -138,32 +149,68 @@ class BoostedTrees(GenerativeModel):
             rows, weight, known = rows[rest], weight[rest], rows[aside]
         else:
             known = valid.detach().reshape(len(valid), -1).double().cpu()
+        if start == 0:
+            self.gaussian.fit(rows, weight, seed)
         shown = x[permutation(len(x), seed, "shown")[:SHOWN].to(x.device)]
         cells = self.cell_log_prob(shown)
         for j in range(start, self.space.dimensions):
             until = time.perf_counter() + allowance(self.space.dimensions - j)
-            train, held = (Seen.of(self, part, w, j, seed) for part, w in ((rows, weight), (known, torch.ones(len(known)))))
+            train, held = (self._seen(part, w, j, seed) for part, w in ((rows, weight), (known, torch.ones(len(known)))))
             self._grow(j, train, held, derive(seed, "trees", j) % 2**32, until)
             cells[:, j] = self.cell_log_prob(shown, j)[:, j]
             yield {"loss": -cells.sum(1).mean().item(), "trees": self.trees}
 
+    def _seen(self, rows: Tensor, weight: Tensor, j: int, seed: int) -> Seen:
+        """Rows (n, D) whose cell j is seen, with columns before it; or copies, with those that random orders put there."""
+        code, copies = self.coding.symbols(rows)[:, j], 1
+        kept = (code >= 0) & (weight > 0)
+        x, rank, each = rows[kept], self.questions.rank[j, code[kept]].numpy(), weight[kept].double().numpy()
+        if self.order == "natural":
+            hidden = (torch.arange(x.shape[1]) >= j).expand(x.shape)
+        else:
+            copies = max(2, min(COPIES, ROWS // max(len(x), 1)))
+            generator = torch.Generator().manual_seed(derive(seed, "hidden", j))
+            n = copies * len(x)
+            turn = torch.rand(min(n, ORDERS) if self.gaussian.known else n, x.shape[1], generator=generator)
+            turn = turn if len(turn) == n else turn[torch.randint(len(turn), (n,), generator=generator)]
+            hidden = turn >= turn[:, j, None]
+        seen = x.repeat(copies, 1).masked_fill(hidden, torch.nan)
+        mean, spread = self.gaussian.foretell(self.gaussian.values(seen), j, earlier=False)
+        features = torch.cat([seen, mean[:, None]], 1).numpy()
+        return Seen(features, np.tile(rank, copies), np.tile(each / copies, copies), mean.numpy(), spread.numpy())
+
     def _grow(self, j: int, train: Seen, held: Seen, seed: int, until: float) -> None:
-        """Answer the questions of column j, the first that are asked first."""
-        asked, grown, counts = self.questions, [], []
-        options = {"learning_rate": self.rate, "max_iter": self.rounds, "max_leaf_nodes": self.leaves, "random_state": seed}
-        for q in (asked.column == j).nonzero()[:, 0].tolist():
-            low, cut, high = (int(v[q]) for v in (asked.low, asked.cut, asked.high))
-            (x, y, w), (x_held, y_held, _) = train.between(low, cut, high), held.between(low, cut, high)
-            total, second = w.sum(), w[y].sum()
-            share = (second + float(asked.share[q])) / (total + 1)
-            trees = []
-            if min(second, total - second) >= RARER and total >= FEWEST and time.perf_counter() < until:
-                options["n_iter_no_change"] = self.patience
-                trees = grown_trees(x, y, w, x_held, y_held, options) if 0 < y_held.sum() < len(y_held) else []
-            self.share[q], self.escape[q] = share, 1 / (total + 2)
-            self.base[q] = np.log(second / (total - second)) if trees else np.log(share / (1 - share))
-            grown += trees
-            counts.append(len(trees))
+        """Answer the questions of column j, the first that are asked first.
+
+        f = a (logit P_Gauss + c) + (1 − a) logit share + trees: c of each question best for training rows, a of all for `held`.
+        """
+        ends, grown, lost = self.gaussian.ends(j), list[np.ndarray](), np.zeros(len(TRUST))
+        mine, asked, counts = (self.questions.column == j).nonzero()[:, 0], [], list[int]()
+        for q in mine.tolist():
+            cut = int(self.questions.low[q]), int(self.questions.cut[q]), int(self.questions.high[q])
+
+            def odds(mean: np.ndarray, spread: np.ndarray, cut: tuple[int, int, int] = cut) -> np.ndarray:
+                if ends is None:
+                    return np.zeros(len(mean))
+                return log_odds(ends[list(cut)].expand(len(mean), 3), torch.from_numpy(mean), torch.from_numpy(spread)).numpy()
+
+            one, other = (seen.asked(cut, odds) for seen in (train, held))
+            share = (one.weight[one.yes].sum() + float(self.questions.share[q])) / (one.weight.sum() + 1)
+            c, plain = best_offset(one.guess, one.yes, one.weight), math.log(share / (1 - share))
+            lost += [other.loss(a * (other.guess + c) + (1 - a) * plain) for a in TRUST]
+            asked.append((q, one, other, share, c, plain))
+        trust = 0.0 if ends is None else TRUST[int(lost.argmin())]
+        binned = Binned.of(train.x, held.x, seed)
+        for q, one, other, share, c, plain in asked:
+            total, second, base = one.weight.sum(), one.weight[one.yes].sum(), trust * c + (1 - trust) * plain
+            enough = min(second, total - second) >= RARER and total >= FEWEST and 0 < other.yes.sum() < len(other.yes)
+            first, last = (part.guessed(trust, base) for part in (one, other))
+            enough &= time.perf_counter() < until
+            trees = grown_trees(binned, first, last, self.rounds, self.leaves, self.rate, self.patience) if enough else []
+            self.share[q], self.base[q], self.escape[q] = share, base, 1 / (total + 2)
+            grown, counts = grown + trees, [*counts, len(trees)]
+        if self.gaussian.known:
+            self.gaussian.trust[j] = trust
         self._append(j, grown, counts)
 
     def _append(self, j: int, grown: list[np.ndarray], counts: list[int]) -> None:
@@ -190,11 +237,15 @@ class BoostedTrees(GenerativeModel):
         self.share.copy_(self.questions.share)
         self.base.copy_(self.questions.share.logit())
 
-    def _see(self) -> None:
-        """Take the cells of reals as they are stored."""
+    def _stored(self) -> Marginals:
+        """The cells of reals as they are stored."""
         parts = zip(*(getattr(self, name).tolist() for name in CELL))
         cells = [Marginal(tuple(low), tuple(high), tuple(mass), escape) for low, high, mass, escape in parts]
-        self.coding = Marginals(cells, torch.zeros(len(cells), dtype=torch.bool))
+        return Marginals(cells, torch.zeros(len(cells), dtype=torch.bool))
+
+    def _see(self) -> None:
+        """Take the cells of reals as they are stored."""
+        self.coding = self.gaussian.coding = self._stored()
         self.questions = Questions.of(self.coding)
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -204,7 +255,7 @@ class BoostedTrees(GenerativeModel):
             setattr(self, name, old if new is None else old.new_zeros(len(new), old.shape[1]))
         super()._load_from_state_dict(state, prefix, *args)
         least = min(int(self.first[0]), int(self.first.diff().amin()), self.trees - int(self.first[-1]))
-        there = (self.feature < self.space.dimensions) & (self.left.maximum(self.right) < 2 * self.leaves - 1)
+        there = (self.feature <= self.space.dimensions) & (self.left.maximum(self.right) < 2 * self.leaves - 1)
         shares = ((self.share > 0) & (self.share < 1) & (self.escape > 0) & (self.escape <= 1)).all()
         sound = least >= 0 and bool(there.all() & shares)
         require(sound, "boosted_trees", "trees of nodes that are there", "others", CheckpointError)
@@ -231,21 +282,29 @@ class BoostedTrees(GenerativeModel):
             on[:, [j for j in range(x.shape[1]) if only not in (None, j)]] = False
             question, second = path[on] // 2, path[on] % 2
             log_p = torch.zeros(path.shape, dtype=torch.float64, device=x.device)
-            log_p[on] = self._log_answer(x, rows[on.nonzero()[:, 0]], question, earlier=True)[second, torch.arange(len(second))]
+            row, column = on.nonzero()[:, :2].T
+            z, (mean, spread) = self.gaussian.values(x[rows]), x.new_ones(2, *on.shape[:2])
+            for j in range(x.shape[1]) if only is None else [only]:
+                mean[:, j], spread[:, j] = self.gaussian.foretell(z, j, earlier=True)
+            answers = self._log_answer(x, rows[row], question, mean[row, column], spread[row, column], earlier=True)
+            log_p[on] = answers[second, torch.arange(len(second))]
             parts.append(log_p.sum(2))
         return torch.cat(parts) + self.coding.log_within(x).masked_fill(codes < 0, 0)
 
-    def _log_answer(self, x: Tensor, row: Tensor, question: Tensor, *, earlier: bool) -> Tensor:
+    def _log_answer(self, x: Tensor, row: Tensor, question: Tensor, mean: Tensor, spread: Tensor, *, earlier: bool) -> Tensor:
         """log of the probabilities of the first and the second answer, (2, asked).
 
         Arguments:
             x: (B, D), NaN where a cell is not seen.
             row, question: (asked,), who is asked what.
+            mean, spread: (asked,), what the Gaussian foretells of the row and the question's column.
             earlier: whether only columns before the question's are seen.
         """
-        f = self.base[question].double()
+        asked = self.questions
+        column, *cuts = (v.to(x.device)[question] for v in (asked.column, asked.low, asked.cut, asked.high))
+        f = self.base[question].double() + self.gaussian.odds(column, torch.stack(cuts, 1), mean, spread)
         count = self.first[question + 1] - self.first[question]
-        column = self.questions.column.to(x.device)[question] if earlier and self.order == "any" else None
+        limit = column if earlier and self.order == "any" else None
         start, pairs = 0, count.cumsum(0)
         while start < len(row):  # blocks of whole questions
             before = int(pairs[start - 1]) if start else 0
@@ -254,13 +313,13 @@ class BoostedTrees(GenerativeModel):
             at = torch.repeat_interleave(torch.arange(start, stop, device=x.device), n)
             place = torch.arange(len(at), device=x.device) - (pairs[start:stop] - n - before).repeat_interleave(n)
             tree = self.first[question[at]] + place
-            f.index_add_(0, at, self._answers(x, row[at], tree, None if column is None else column[at]).double())
+            f.index_add_(0, at, self._answers(x, row[at], tree, mean[at], None if limit is None else limit[at]).double())
             start = stop
         e, m = self.escape[question].double(), self.share[question].double()
         return torch.stack([((1 - e) * (-f).sigmoid() + e * (1 - m)).log(), ((1 - e) * f.sigmoid() + e * m).log()])
 
-    def _answers(self, x: Tensor, row: Tensor, tree: Tensor, column: Tensor | None) -> Tensor:
-        """What each tree answers of its row, (pairs,)."""
+    def _answers(self, x: Tensor, row: Tensor, tree: Tensor, mean: Tensor, column: Tensor | None) -> Tensor:
+        """What each tree answers of its row and of what the Gaussian expects there, feature D; (pairs,)."""
         nodes, (width, flat) = self.feature.shape[1], (x.shape[1], x.flatten())
         at, active = tree * nodes, torch.arange(len(tree), device=x.device)
         feature, threshold, left, right, hidden_left = (getattr(self, name).flatten() for name in NODE.names[:-1])
@@ -272,8 +331,8 @@ class BoostedTrees(GenerativeModel):
                 active, here, which = active[inner], here[inner], which[inner]
             if not len(active):
                 break
-            v = flat[row[active] * width + which]
-            hidden = v.isnan() if column is None else v.isnan() | (which >= column[active])
+            v = torch.where(which == width, mean[active], flat[row[active] * width + which.clamp(max=width - 1)])
+            hidden = v.isnan() if column is None else v.isnan() | ((which >= column[active]) & (which < width))
             goes_left = torch.where(hidden, hidden_left[here], v <= threshold[here])
             at[active] = tree[active] * nodes + torch.where(goes_left, left[here], right[here])
         return self.value.flatten()[at]
@@ -308,8 +367,9 @@ class BoostedTrees(GenerativeModel):
         code = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         at = torch.full_like(code, int(asked.root[j]))
         onward, found, u = asked.onward.to(x.device), asked.found.to(x.device), u.clone()
+        mean, spread = self.gaussian.foretell(self.gaussian.values(x), j, earlier=self.order == "natural")
         while (rows := (at >= 0).nonzero()[:, 0]).numel():
-            first, second = self._log_answer(x, rows, at[rows], earlier=False).exp()
+            first, second = self._log_answer(x, rows, at[rows], mean[rows], spread[rows], earlier=False).exp()
             v = u[rows]
             is_second = v >= first
             u[rows] = torch.where(is_second, (v - first) / second, v / first)
@@ -323,7 +383,7 @@ class BoostedTrees(GenerativeModel):
 
     @property
     def notes(self) -> list[str]:
-        """Which columns have no trees yet, and what the number of a row with missing cells is."""
+        """Which columns have no trees yet, and what a row with missing cells has."""
         left = int((~self.grown).sum())
         told = [f"{left} of {len(self.grown)} columns are as by themselves, since the budget ended before their turn"]
         holes = "of a row with missing cells the number is log p(observed cells | which are missing)"
@@ -331,68 +391,8 @@ class BoostedTrees(GenerativeModel):
 
     @property
     def facts(self) -> dict[str, str]:
-        """How many trees there are."""
-        return {"trees": f"{self.trees:,} of at most {self.leaves} leaves, for {len(self.questions.column):,} questions"}
-
-
-NODE = np.dtype(
-    [("feature", "i4"), ("threshold", "f8"), ("left", "u1"), ("right", "u1"), ("hidden_left", "?"), ("value", "f8")]
-)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the questions of one column are learned from.
-
-    Arguments:
-        x: (n, features), NaN where a cell is missing or hidden.
-        rank: (n,), of the column's cell.
-        weight: (n,), how often a row counts.
-    """
-
-    x: np.ndarray
-    rank: np.ndarray
-    weight: np.ndarray
-
-    @classmethod
-    def of(cls, model: BoostedTrees, rows: Tensor, weight: Tensor, j: int, seed: int) -> Seen:
-        """Rows (n, D) whose cell j is seen, with columns before it; or copies, with those that random orders put there."""
-        code = model.coding.symbols(rows)[:, j]
-        kept = (code >= 0) & (weight > 0)
-        x, rank, each = rows[kept], model.questions.rank[j, code[kept]].numpy(), weight[kept].double().numpy()
-        if model.order == "natural":
-            return cls(x[:, :j].numpy() if j else np.zeros((len(x), 1)), rank, each)
-        copies = max(2, min(COPIES, ROWS // max(len(x), 1)))
-        generator = torch.Generator().manual_seed(derive(seed, "hidden", j))
-        turn = torch.rand(copies * len(x), x.shape[1], generator=generator)
-        hidden = turn >= turn[:, j, None]
-        seen = x.repeat(copies, 1).masked_fill(hidden, torch.nan).numpy()
-        return cls(seen, np.tile(rank, copies), np.tile(each / copies, copies))
-
-    def between(self, low: int, cut: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows whose rank is in [low, high), whether it is at least cut, and their weights."""
-        rows = (self.rank >= low) & (self.rank < high)
-        return self.x[rows], self.rank[rows] >= cut, self.weight[rows]
-
-
-def grown_trees(
-    x: np.ndarray, y: np.ndarray, w: np.ndarray, x_held: np.ndarray, y_held: np.ndarray, options: Mapping[str, Any]
-) -> list[np.ndarray]:
-    """The trees f = b + Σ_t tree_t(x) of log P(y)/P(not y), as many as held-out rows are best foretold by; nodes as `NODE`."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    empty = np.isnan(x).all(0)
-    x, x_held = np.where(empty, 0, x), np.where(empty, 0, x_held)
-    model = HistGradientBoostingClassifier(early_stopping=True, l2_regularization=1.0, **options)
-    even = bool((w == w[0]).all())  # weighted quantiles, of which the bins are made, take as long as the trees
-    model.fit(x, y, sample_weight=None if even else w, X_val=x_held, y_val=y_held)
-    grown = []
-    for (tree,) in model._predictors[: int(np.argmax(model.validation_score_))]:
-        known = tree.nodes
-        nodes = np.zeros(len(known), NODE)
-        nodes["feature"] = np.where(known["is_leaf"], -1, known["feature_idx"])
-        nodes["threshold"] = known["num_threshold"].clip(-DISTANT, DISTANT)
-        nodes["left"], nodes["right"], nodes["hidden_left"] = known["left"], known["right"], known["missing_go_to_left"]
-        nodes["value"] = known["value"]
-        grown.append(nodes)
-    return grown
+        """How many trees there are, and how far a joint Gaussian is trusted."""
+        trees = f"{self.trees:,} of at most {self.leaves} leaves, for {len(self.questions.column):,} questions"
+        if not self.gaussian.known:
+            return {"trees": trees}
+        return {"trees": trees, "joint Gaussian": f"trusted by {float(self.gaussian.trust.mean()):.2f} in the mean of columns"}

@@ -289,7 +289,8 @@ def _asked_for(model: GenerativeModel) -> dict[str, Any]:
     """The model as it was before the fit: without what training rows decide, the classes' shares and the trees."""
     described = describe(model)
     condition = described.get("condition")
-    described.pop("trees", None)
+    for of_rows in ("trees", "features"):
+        described.pop(of_rows, None)
     return described | {"condition": condition and {k: v for k, v in condition.items() if k != "shares"}}
 
 
