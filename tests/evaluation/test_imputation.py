@@ -43,13 +43,13 @@ def test_linear_models_draw_exactly(problem):
 
 
 def test_resampled_codes_give_the_exact_conditional(problem):
-    """PPCA as a VAE, whose encoder sees 0 in the holes and is wrong there: 3000 draws from 3000 codes at 5 standard errors.
+    """PPCA as a VAE, whose encoder sees 0 in the holes and is wrong there: 1200 draws from 1200 codes at 5 standard errors.
 
     A resampled draw repeats codes, so its error is that of an effective sample of 1/(1/n + 1/ESS)."""
     ppca, vae, holed = problem
-    found = impute(vae, holed, 3000, samples=3000)
+    found = impute(vae, holed, 1200, samples=1200)
     truth = ppca.conditional(holed)
-    n = 1 / (1 / 3000 + 1 / found.diagnostics.ess)
+    n = 1 / (1 / 1200 + 1 / found.diagnostics.ess)
     assert (n > 100).all()
     for row in range(3):
         draws, missing = found.draws[:, row], holed[row].isnan()
@@ -91,7 +91,7 @@ def test_places_in_observed_intervals_are_drawn_too():
     box = [[w * law.cdf([b, 9], lower_limit=[a, 0]) for a, b in pairwise(cuts)] for w, law in zip((0.6, 0.4), laws)]
     truth = np.sum(box, 0) / np.sum(box)
     row = torch.tensor([[math.nan, 1.0]]).double()
-    found = impute(model, row, 4000, samples=4000, seed=1)
+    found = impute(model, row, 4000, samples=2000, seed=1)
     n = 1 / (1 / 4000 + 1 / found.diagnostics.ess.item())
     shares = found.draws[:, 0, 0].long().bincount(minlength=3).numpy() / 4000
     assert (np.abs(shares - truth) < 4.5 * np.sqrt(truth * (1 - truth) / n)).all()
