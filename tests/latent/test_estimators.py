@@ -146,7 +146,7 @@ def test_refinement_reaches_the_best_diagonal_gaussian_which_is_known():
     model = chain(noise=0.7)
     x = data(model, 8)
     posterior = model.true_posterior(x)
-    q = refine(model, x, steps=600, lr=0.1)
+    q = refine(model, x, steps=400, lr=0.1)
     best = posterior.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
     assert (q.base_dist.scale / best - 1).abs().max() < 0.05
     optimum = torch.distributions.MultivariateNormal(posterior.loc, scale_tril=torch.diag_embed(best))
@@ -157,7 +157,7 @@ def test_refinement_within_a_family_that_holds_the_posterior_reaches_it():
     model = chain(latents=1, noise=0.7)  # one latent: the diagonal family holds the posterior, so the noise vanishes there
     x = data(model, 8)
     posterior = model.true_posterior(x)
-    q = refine(model, x, steps=1500, lr=0.1).base_dist
+    q = refine(model, x, steps=500, lr=0.1).base_dist
     assert (q.loc - posterior.loc).abs().max() < 1e-6
     assert (q.scale - posterior.scale_tril[..., 0]).abs().max() < 1e-6
 
@@ -166,7 +166,7 @@ def test_gaps_are_the_closed_ones():
     model = chain(noise=0.7)
     x = data(model, 8)
     posterior, truth = model.true_posterior(x), model.marginal().log_prob(x)
-    result = gaps(model, x, steps=400, lr=0.1, samples=2000, draws=400)
+    result = gaps(model, x, steps=200, lr=0.1, samples=1000, draws=200)
     precision = posterior.precision_matrix
     best = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.logdet(precision))
     assert (result.approximation - best).abs().max() < 5 * result.stderr.max() + 0.05
