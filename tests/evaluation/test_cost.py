@@ -56,7 +56,7 @@ def counted(model, **options):
 
 def built(family, space):
     """A small model that has seen rows, where it draws nothing before it has."""
-    small = {"backbone": DenoiserBackbone(hidden=(8, 8))} if issubclass(FAMILIES[family], DDPM) else {}
+    small = {"backbone": DenoiserBackbone(hidden=(8, 8)), "steps": 30} if issubclass(FAMILIES[family], DDPM) else {}
     with seeded(0, family):
         model = FAMILIES[family](space, **small)
         x = examples(space, 40)
