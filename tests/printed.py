@@ -17,6 +17,7 @@ from likeli import config
 from likeli.cli import main, quality
 from likeli.cli.contest import Contest
 from likeli.diffusion.gaussian import GaussianDiffusion
+from likeli.diffusion.noisy_classifier import fit_noisy_classifier
 from likeli.evaluation import cross_fitted, examination
 from likeli.theory import check
 
@@ -97,6 +98,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "HELD", 60)
     monkeypatch.setattr(cross_fitted, "REFITS", 2)
     monkeypatch.setattr(examination, "LOSSES", 64)
+    monkeypatch.setitem(fit_noisy_classifier.__kwdefaults__, "steps", 3)
     monkeypatch.setattr(config, "_CLASSES", dict(config._CLASSES))
     check.checks()
     monkeypatch.setattr(check, "_CHECKS", dict(check._CHECKS))

@@ -53,7 +53,7 @@ def states(space):
     return torch.cartesian_prod(*[torch.arange(symbols)] * space.dimensions).reshape(-1, *space.shape)
 
 
-def averaged(model, x, repeats=6):
+def averaged(model, x, repeats=4):
     """The mean over seeds of log p, which for a bound is the bound itself, and its standard error."""
     values = torch.stack([model.log_likelihood(x, seed=s).value.double() for s in range(repeats)])
     return values.mean(0), values.std(0) / math.sqrt(repeats)
@@ -102,7 +102,7 @@ def integral(p, axes, stride):
 def test_no_model_beats_the_truth_on_fresh_draws(family, name):
     """E_p log q ≤ E_p log p for every q (Gibbs), so the mean difference exceeds 0 by 4 s.e. once in 30,000."""
     model, space = fitted(family, name), SPACES[name]
-    x = rows(name, 1000, seed=1)
+    x = rows(name, 500, seed=1)
     d = space.dimensions
     covariance = torch.eye(d, dtype=torch.float64) + 1  # `examples` draws u = a + b·1 with a, b standard normal
     truth = torch.distributions.MultivariateNormal(torch.zeros(d, dtype=torch.float64), covariance)

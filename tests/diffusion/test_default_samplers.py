@@ -51,17 +51,13 @@ def test_the_default_is_no_worse_than_euler(family, evaluations):
     assert gaps["own"] <= gaps["euler"] + 2 * math.sqrt(errors) + 0.02
 
 
-FAMILIES = [
-    (DDPM, {}),
+FAMILIES = [(family, {}) for family in (DDPM, EDM, VDM, FlowMatching, ScoreSDE)]
+FAMILIES += [pytest.param(family, options, marks=pytest.mark.slow) for family, options in (
     (DDPM, {"noise": Cosine()}),
     (DDPM, {"noise": VarianceExploding()}),
     (DDPM, {"predict": "v", "noise": LinearBeta()}),
-    (EDM, {}),
-    (VDM, {}),
-    (FlowMatching, {}),
-    (ScoreSDE, {}),
     (ScoreSDE, {"noise": "subvp"}),
-]
+)]  # fmt: skip
 EVALUATIONS = (5, 7, 8, 10, 15, 16, 20, 50)  # both sides of where a default changes
 
 

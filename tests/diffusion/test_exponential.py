@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_solvers import end, mixture, slope
+from test_solvers import end, mixture, slope, start_and_truth
 
 from likeli.diffusion import DDIM, DEIS, DPMSolver, DPMSolverSDE, Euler, Heun, Multistep, UniPC, even_log_snr, karras, uniform
 from likeli.diffusion.denoiser import Denoise, Prediction
@@ -34,9 +34,7 @@ NAMES = [f"{s.kind()}-{s.order}-{order}" for s, order in ORDERS]
 @pytest.mark.parametrize("sampler, order", ORDERS, ids=NAMES)
 def test_order_on_a_mixture(sampler, order, schedule):
     """Slope of log error on log steps over 32 to 128 even steps in log SNR, within 0.35 of the order or better."""
-    denoise = mixture(schedule)
-    z = schedule.prior_std() * torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-    truth, steps = end(denoise, z, even_log_snr(schedule, 600), Multistep(4)), [32, 64, 128]
+    denoise, (z, truth), steps = mixture(schedule), start_and_truth(schedule), [32, 64, 128]
     errors = [(end(denoise, z, even_log_snr(schedule, n), sampler) - truth).norm().item() for n in steps]
     assert slope(errors, steps) > order - 0.35
     assert errors[-1] < 0.1
