@@ -17,6 +17,7 @@ from likeli.data import load_rows
 from likeli.data.stream import part_of_rows
 from likeli.errors import InputError
 from likeli.training.batches import gather
+from torture import times
 
 
 def written(folder, frame, files=3, group=400):
@@ -288,7 +289,7 @@ def test_what_rows_in_files_are_not_for_is_said(tmp_path):
 
 
 USES = {
-    "fit": "likeli.fit(likeli.VAE(data.space), data, steps=150, batch=2000, progress=False, out=sys.argv[2])",
+    "fit": "likeli.fit(likeli.VAE(data.space), data, steps=60, batch=2000, progress=False, out=sys.argv[2])",
     "score": "main(['score', sys.argv[2], sys.argv[1], '--out', sys.argv[2] + '.csv', '--likelihood.samples', '1', '--json'])",
     "impute": "main(['impute', sys.argv[2], sys.argv[1], '--out', sys.argv[2] + '2.csv', '-n', '2', '--samples', '2'])",
 }
@@ -310,34 +311,32 @@ print(peak() - base)
 """
         words = [sys.executable, "-c", script, str(source), str(run)]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=2800, env=env, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=9000, env=env, check=True)
         found[use] = float(done.stdout.split()[-1])
     return found
 
 
-def large(folder, mebibytes, holes=1e-4):
+def large(folder, mebibytes):
     """Parquet files of 32 MiB each, of 16 columns of random numbers, which no coding makes smaller."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(mebibytes // 32):
         x = rng.standard_normal((2**18, 16))
-        x[rng.random(x.shape) < holes / 16] = np.nan
+        x[rng.random(len(x)) < 1e-4, 3] = np.nan
         table = pa.table({f"c{j}": x[:, j] for j in range(16)})
         pq.write_table(table, folder / f"{i:04}.parquet", row_group_size=2**16, compression="none", use_dictionary=False)
     return folder
 
 
+MEBIBYTES = times(128, 2048)
+
+
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_rows(tmp_path):
-    small, big = (peaks(large(tmp_path / str(size), size), tmp_path / f"run{size}") for size in (64, 192))
+@pytest.mark.timeout(900)
+def test_memory_does_not_grow_with_the_rows(tmp_path, record_property):
+    small, big = (peaks(large(tmp_path / str(size), size), tmp_path / f"run{size}") for size in (32, MEBIBYTES))
+    told = ", ".join(f"{use} {big[use]:.0f}" for use in USES)
+    record_property("figure", f"{MEBIBYTES} MiB of Parquet, MiB of memory above the imports: {told}")
     for use in USES:
-        assert big[use] < small[use] + 48, (use, small, big)  # of 128 MiB more
-        assert big[use] < 512
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(9000)
-def test_two_gibibytes_take_less_than_one(tmp_path):
-    found = peaks(large(tmp_path / "rows", 2048, 1e-6), tmp_path / "run")
-    print(found)
-    assert all(above < 1024 for above in found.values()), found
+        assert big[use] < small[use] + 48 + 256 * (MEBIBYTES > 128), (use, small, big)
+        assert big[use] < 1024, (use, small, big)

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import shared_runs
 import torch
@@ -19,6 +21,7 @@ import likeli
 from families import FAMILIES, STOCHASTIC, assert_parts_are_the_whole, examples
 from likeli import processes
 from likeli.cli import main
+from likeli.cli.ending import stopped_by
 from likeli.errors import Unsupported
 from likeli.random import BatchPart, every_row_of, repeated_rows, seeded
 from likeli.spaces import Real, Tokens
@@ -116,6 +119,21 @@ def test_bad_numbers_and_places_are_one_line(monkeypatch, capsys, words, environ
     assert told in lines[0]
 
 
+def test_a_signal_while_torch_is_being_imported_is_one_line(monkeypatch, capsys):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+
+    def interrupted(command):
+        raise stopped_by(signal.SIGTERM)
+
+    monkeypatch.setattr("likeli.cli.app.one_of_several", interrupted)
+    monkeypatch.delitem(sys.modules, "likeli.processes")
+    monkeypatch.delattr(likeli, "processes")
+    monkeypatch.setitem(sys.modules, "torch", None)  # half imported: to import it again is an error
+    assert main(["fit", "ring8", "--model", "gmm"]) == 143
+    assert capsys.readouterr().err == "likeli: stopped by SIGTERM\n"
+
+
 # --- in two processes ---------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +149,7 @@ def started(n, words, **options):
 def found_by_two(folder, *long):
     ranks = started(2, [str(HERE / "shared_runs.py"), str(folder), *long])
     try:
-        assert [rank.wait(timeout=280) for rank in ranks] == [0, 0]
+        assert [rank.wait(timeout=1400) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
@@ -266,21 +284,14 @@ def steps_of(folder):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_one_and_with_three_processes(tmp_path, shared):
-    """Stopped by a signal at step 12 of two processes, then at step 20 of one, and ended by three: the rows in their order."""
-    folder, data = shared["folder"], likeli.load_data("ring8")
-    whole = torch.tensor([loss for loss, _ in shared["interrupted"]["whole"][0]])
-    script = tmp_path / "on.py"
-    script.write_text(
-        f"""
+ON = """
 import os, signal, sys
 import likeli
 from likeli import processes
 from likeli.random import seeded
 from likeli.training.run import Run
 
-stop, rate = int(sys.argv[1]), Run.rate
+stop, source, out, rate = int(sys.argv[1]), *sys.argv[2:], Run.rate
 
 def stopping(run):
     if run.step == stop - 1:
@@ -289,18 +300,42 @@ def stopping(run):
 
 Run.rate = stopping
 with processes.joined_by_launcher():
-    data = likeli.load_data("ring8")
+    data = likeli.load_data(source)
     with seeded(1):
         model = likeli.VAE(data.space, latent_dim=2)
     try:
-        likeli.fit(model, data, steps=30, batch=50, log_every=1, validate_every=10, progress=False, out={folder!r}, resume=True)
+        likeli.fit(model, data, steps=30, batch=50, log_every=1, validate_every=10, progress=False, out=out, resume=True)
     except likeli.Interrupted:
         pass
-""",
-        encoding="utf-8",
-    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_rows_in_files_come_in_one_order_to_two_then_one_then_three_processes(tmp_path):
+    rows, script = tmp_path / "rows", tmp_path / "on.py"
+    rows.mkdir()
+    for i in range(3):
+        x = np.random.default_rng(i).standard_normal((300, 2)) @ [[1, 0.8], [0, 0.6]]
+        pd.DataFrame(x, columns=["a", "b"]).to_parquet(rows / f"{i}.parquet", row_group_size=60)
+    script.write_text(ON, encoding="utf-8")
+    for out, n, stop in (("whole", 1, 1000), ("cut", 2, 12), ("cut", 1, 20), ("cut", 3, 1000)):
+        ranks = started(n, [str(script), str(stop), str(rows), str(tmp_path / out)])
+        assert [rank.wait(timeout=400) for rank in ranks] == [0] * n
+    whole, cut = (torch.tensor([loss for loss, _ in losses_of(tmp_path / out).values()]) for out in ("whole", "cut"))
+    assert len(whole) == 30
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_one_and_with_three_processes(tmp_path, shared):
+    """Stopped by a signal at step 12 of two processes, then at step 20 of one, and ended by three: the rows in their order."""
+    folder, data = shared["folder"], likeli.load_data("ring8")
+    whole = torch.tensor([loss for loss, _ in shared["interrupted"]["whole"][0]])
+    script = tmp_path / "on.py"
+    script.write_text(ON, encoding="utf-8")
     for n, stop in ((1, 20), (3, 1000)):
-        assert [rank.wait(timeout=250) for rank in started(n, [str(script), str(stop)])] == [0] * n
+        assert [rank.wait(timeout=250) for rank in started(n, [str(script), str(stop), "ring8", folder])] == [0] * n
     found = losses_of(folder)
     assert list(found) == list(range(1, 31))
     torch.testing.assert_close(torch.tensor([loss for loss, _ in found.values()]), whole, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from typing import Any
 from likeli import __version__
 from likeli.cli import verbs
 from likeli.cli.ending import ended_by_signals, stopped_by
-from likeli.cli.launch import check_processes, is_one_of_several, launch, one_of_several
+from likeli.cli.launch import check_processes, launch, one_of_several
 from likeli.cli.options import Parser, split_dotted
 from likeli.cli.output import complain, warn
 from likeli.errors import FAILED, INTERRUPTED, OK, InputError, LikeliError, nearest
@@ -97,11 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: str, argv: Sequence[str], code: int, kind: str) -> int:
     """`complain`, unless another of the processes that share this command has told it already."""
-    if is_one_of_several():
-        from likeli import processes
-
-        if processes.is_silent():
-            return code
+    processes = sys.modules.get("likeli.processes")  # not there yet if a signal came while torch was being imported
+    if processes is not None and processes.is_silent():
+        return code
     return complain(message, argv, code, kind)
 
 

@@ -17,7 +17,7 @@ from likeli import __version__
 from likeli.cli.output import log
 from likeli.errors import FAILED, require
 
-GRACE = 20.0  # seconds for the others to end by themselves when one has failed; then as many after SIGTERM
+GRACE = 20.0  # seconds for the others to end by themselves when one has failed; then as many after SIGTERM, if none was killed
 PER_CORE = 4  # processes at most: each holds torch and all rows in memory
 LAUNCHER = "LIKELI_LAUNCHER"  # what a started process finds the launcher's pid under
 
@@ -118,7 +118,8 @@ def _watch(started: Sequence[subprocess.Popen[bytes]]) -> set[int]:
         over = time.monotonic() - failed_at if failed_at else 0.0
         if over > GRACE:
             ended.update(running)
+            killed = any((process.returncode or 0) < 0 for process in started)  # they wait for it, and have nothing to save
             for i in running:
-                (started[i].kill if over > 2 * GRACE else started[i].terminate)()
+                (started[i].kill if killed or over > 2 * GRACE else started[i].terminate)()
         time.sleep(0.02 if over < GRACE else 1.0)
     return ended
