@@ -36,6 +36,7 @@ def rows_of(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", FITTED)
 @pytest.mark.parametrize("name", SETS)
 def test_no_default_fit_of_a_real_table_diverges(name, family):
