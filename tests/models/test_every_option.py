@@ -31,8 +31,9 @@ def choices(cls):
             elif option is bool:
                 yield name, not parameter.default
             elif isinstance(option, type) and issubclass(option, Configurable) and not issubclass(option, (Space, Observation)):
-                for kind in {c for c in registered(Configurable).values() if issubclass(c, option)}:
-                    yield from nested(name, kind)
+                ours = {c for c in registered(Configurable).values() if c.__module__.startswith("likeli.")}
+                for kind in sorted(ours, key=lambda c: c.__qualname__):  # the same cases in every process
+                    yield from nested(name, kind) if issubclass(kind, option) else ()
 
 
 def nested(name, kind):
