@@ -31,6 +31,9 @@ def prepared(tmp_path_factory):
     ring, digits = likeli.load_data("ring8").x[:1500].numpy(), likeli.load_data("digits")
     for name in ("table", "ring", "rows", "other"):
         np.savetxt(folder / f"{name}.csv", ring, delimiter=",", header="a,b", comments="")
+    (folder / "shards").mkdir()
+    for i in range(2):
+        pd.DataFrame(ring[i::2][:100], columns=["a", "b"]).to_parquet(folder / "shards" / f"{i}.parquet")
     (folder / "holes.csv").write_text("a,b\n0.5,\n,1.5\n0.25,0.5\n")
     np.save(folder / "digits.npy", digits.x[:3].numpy())
     np.save(folder / "holes.npy", np.where(np.arange(64).reshape(8, 8) < 20, -1, digits.x[:2].numpy()))
