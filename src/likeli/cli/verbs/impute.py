@@ -3,7 +3,7 @@
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
 likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
 likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
-likeli impute runs/x shards/ --out filled.csv                    a folder of .parquet files, part by part
+likeli impute runs/x shards/ --out all.csv                       a folder of .parquet files, part by part
 likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
 It is said whether the draws are exact, asymptotically exact or approximate, and where they may be off (docs/latent.md; of a

@@ -1,7 +1,7 @@
 """log p(x) of every row of a file
 
 likeli score runs/x rows.csv --out scores.csv
-likeli score runs/x shards/ --out scores.csv          a folder of .parquet files, read and written part by part
+likeli score runs/x shards/ --out all.csv             a folder of .parquet files, read and written part by part
 
 The result has one line a row: row, nats, stderr (Monte Carlo error of that row; empty where there is none), knows (what kind of
 number it is) and measure (density or mass); for symbols also bits_per_symbol and, where they spell text,
