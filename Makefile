@@ -18,7 +18,7 @@ verify: $(STAMP)  ## the long checks too, and the time that each part takes: at 
 	$(BIN)/python -m pytest -n 2 --dist worksteal --parts
 
 TORTURED := tests/checkpoint tests/training/test_resume.py tests/training/test_processes.py tests/training/test_soak.py
-TORTURED += tests/data/test_bad_inputs.py tests/data/test_streams.py tests/cli/test_signals.py
+TORTURED += tests/data/test_bad_inputs.py tests/data/test_streams.py tests/cli/test_signals.py tests/training/test_real_tables.py
 torture: $(STAMP)  ## kills, mutations, failing file calls, endless repetition: hours, or a part of them with SHARE=0.1
 	LIKELI_TORTURE=$(or $(SHARE),1) $(BIN)/python -m pytest -n 2 -m slow $(TORTURED)
 

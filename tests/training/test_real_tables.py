@@ -2,6 +2,7 @@
 
 If the environment variable LIKELI_DATA names a folder, its letter.csv, spam.csv, adult.csv (UCI) and classical sets of ADBench
 (adbench_NAME.npz) are among them, as far as they are there; at most 3,000 rows of each, drawn once.
+One seed; three by `make torture`.
 """
 
 import os
@@ -15,6 +16,7 @@ import sklearn.datasets
 from default_fits import FITTED, default_fit
 
 import likeli
+from torture import times
 
 ROWS = 3000
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes", "linnerud")
@@ -39,8 +41,9 @@ def rows_of(name):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", FITTED)
 @pytest.mark.parametrize("name", SETS)
-def test_no_default_fit_of_a_real_table_diverges(name, family):
+@pytest.mark.parametrize("seed", range(times(1, 3)))
+def test_no_default_fit_of_a_real_table_diverges(name, family, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = likeli.load_data(rows_of(name))
-    default_fit(family, data)
+    default_fit(family, data, seed)
