@@ -42,7 +42,7 @@ def peer(folder, task):
     return found | {"cpu_seconds": time.process_time() - begin}
 
 
-def trained(x, kept, steps, penalty=0.01, **settings):
+def trained(x, kept, steps, penalty=0.001, **settings):
     """A GAN with the weights of the step kept, or of the last; which that is, and the seconds of CPU that it took."""
     import likeli
     from likeli.models.gan import GAN, AdversarialObjective
