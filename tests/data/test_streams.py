@@ -1,6 +1,7 @@
 """Rows that stay in Parquet files: the same types, scale and split however they are cut into files, and one exact order."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from likeli.cli import main
 from likeli.data import load_rows
 from likeli.data.stream import part_of_rows
 from likeli.errors import InputError
+from likeli.evaluation.imputation import Imputation
 from likeli.training.batches import gather
 from torture import times
 
@@ -176,7 +178,7 @@ def test_a_run_resumed_twice_has_the_losses_and_weights_of_one_that_never_stoppe
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_files_are_scored_and_filled_part_by_part(tmp_path, capsys):
+def test_files_are_scored_and_filled_part_by_part(tmp_path, capsys, monkeypatch):
     frame = reals(500)
     source = written(tmp_path / "rows", frame)
     run = str(tmp_path / "run")
@@ -188,7 +190,12 @@ def test_files_are_scored_and_filled_part_by_part(tmp_path, capsys):
     holes = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.01).assign(key=range(len(frame)))
     out, cells = tmp_path / "filled.csv", tmp_path / "cells.csv"
     words = ["impute", run, written(tmp_path / "holes", holes), "--draws", "20", "--out", str(out), "--cells", str(cells)]
+    parts = []
+    monkeypatch.setattr(Imputation, "note", property(lambda part: parts.append(part) or "unsure" * (part is parts[0])))
     assert main([*words, "--samples", "20"]) == 0
+    told = capsys.readouterr().err
+    assert parts[-1] is not parts[0]
+    assert re.search(r"draws may be off: rows 0 to \d+: unsure\n", told)  # said though the last part is sound
     filled = pd.read_csv(out)
     assert list(filled.columns) == list(holes.columns)
     assert filled["key"].tolist() == list(range(len(frame)))

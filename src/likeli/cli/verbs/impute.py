@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> None:
     how = {"samples": args.samples, "seed": args.seed, "batch": args.batch, "method": args.method}
     streamed = parts_for(saved, args.data, args.label, missing=True)
     if streamed is not None:
-        found, count, rows = _of_parts(args, saved, how, streamed)
+        found, note, count, rows = _of_parts(args, saved, how, streamed)
     else:
         found = _of_array(args, saved, how) if array else _of_table(args, saved, how)
-        count, rows = int(found.missing.sum()), len(found.missing)
-    warn([f"draws may be off: {found.note}"] if found.note else [])
+        note, count, rows = found.note, int(found.missing.sum()), len(found.missing)
+    warn([f"draws may be off: {note}"] if note else [])
     about = {"rows": rows, "filled_cells": count, "draws": args.n, "answer": found.answer, "method": found.method or None}
-    about |= {"note": found.note, "out": args.out, "cells": args.cells}
+    about |= {"note": note, "out": args.out, "cells": args.cells}
     by = f", {found.answer}{f' ({found.method})' * bool(found.method)}"
     emit(args, about, f"{count} cells of {rows} rows filled, by {args.n} draws each{by}, in {args.out}")
 
@@ -100,23 +100,26 @@ def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) 
 
 def _of_parts(
     args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], streamed: tuple[int, Iterator[tuple[Any, Tensor, Any]]]
-) -> tuple[Imputation, int, int]:
-    """Rows that stay in files, some at a time: (of the last ones what was drawn, how many cells were filled, how many rows)."""
+) -> tuple[Imputation, str, int, int]:
+    """Rows that stay in files, some at a time: (the draws of the last ones, what is doubtful in any of them, how
+    many cells were filled, how many rows)."""
     from likeli.progress import Gauge
     from likeli.random import derive
 
     rows, parts = streamed
     gauge = Gauge(not args.json, f"filling by {saved.model.kind()}", rows, unit="rows")
-    found, count, first = list[Any](), 0, 0
+    found, doubts, count, first = list[Any](), list[str](), 0, 0
     with _new_tables(args) as paths:
         for frame, x, y in parts:
             table = as_table(frame).set_axis(range(first, first + len(x)))
             its_seed = derive(args.seed, "part", first) if first else args.seed
             found = [_filled(args, saved, how | {"seed": its_seed}, table, y, paths, append=first > 0)]
+            doubts += [f"rows {first} to {first + len(x) - 1}: {found[0].note}"] if found[0].note else []
             count, first = count + int(found[0].missing.sum()), first + len(x)
             gauge.advance(first)
     gauge.close()
-    return found[0], count, rows
+    more = f"; more such parts of the rows: {len(doubts) - 1}" if len(doubts) > 1 else ""
+    return found[0], doubts[0] + more if doubts else "", count, rows
 
 
 @contextlib.contextmanager
