@@ -20,7 +20,7 @@ from likeli.checkpoint import disk
 from likeli.checkpoint import disk as locking
 from likeli.errors import LikeliError
 from likeli.spaces import Real
-from torture import times
+from torture import SHARE, times
 
 
 @pytest.fixture
@@ -150,8 +150,8 @@ def test_a_disk_that_stays_full_costs_nothing(memory, broken_os, operation):
 @pytest.mark.parametrize(
     "operation", ["save", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overwrite", "resume"))]
 )
-def test_killed_before_every_call(memory, broken_os, operation, record_property):
-    for run, k in runs(memory, OPERATIONS[operation], broken_os):
+def test_killed_before_calls(memory, broken_os, operation, record_property):
+    for run, k in runs(memory, OPERATIONS[operation], broken_os, step=1 if SHARE else 2):
         child = os.fork()
         if child == 0:
             try:
@@ -161,7 +161,7 @@ def test_killed_before_every_call(memory, broken_os, operation, record_property)
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         check_recovers(run)
-    record_property("figure", f"{operation}: killed before each of {k + 1} file calls: nothing is lost")
+    record_property("figure", f"{operation}: killed before file calls up to number {k + 1}: nothing is lost")
 
 
 def test_interrupted_at_every_call_cleans_up(memory, broken_os):

@@ -17,14 +17,14 @@ HOW = ("pandas_series", "not_an_array", "list", "shape", "not_overwritten")
 REFUSED = dict.fromkeys([*WEIGHTS, *(f"check_sample_weights_{how}" for how in HOW)], "takes no weights, and says so")
 TINY = {"hidden": 8, "steps": 5, "batch": 32}
 
-QUICK = [  # one of each kind
+QUICK = [  # one of each kind but the classifier
     (Density("gmm", components=2), {}),
     (Embedding("ppca", latent_dim=1), {}),
     (Imputer("gmm", components=2), {}),
     (Outlier("gmm", components=2), UNEVEN),
-    (Classifier("gmm", components=1), LONELY),
 ]
 SLOW = [
+    (Classifier("gmm", components=1), LONELY),
     (Density("independent"), {}),
     (Density("ppca", latent_dim=1), {}),
     (Density("factor_analysis", latent_dim=1), {}),

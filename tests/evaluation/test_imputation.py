@@ -91,7 +91,7 @@ def test_places_in_observed_intervals_are_drawn_too():
     box = [[w * law.cdf([b, 9], lower_limit=[a, 0]) for a, b in pairwise(cuts)] for w, law in zip((0.6, 0.4), laws)]
     truth = np.sum(box, 0) / np.sum(box)
     row = torch.tensor([[math.nan, 1.0]]).double()
-    found = impute(model, row, 4000, samples=2000, seed=1)
+    found = impute(model, row, 4000, samples=1000, seed=1)
     n = 1 / (1 / 4000 + 1 / found.diagnostics.ess.item())
     shares = found.draws[:, 0, 0].long().bincount(minlength=3).numpy() / 4000
     assert (np.abs(shares - truth) < 4.5 * np.sqrt(truth * (1 - truth) / n)).all()

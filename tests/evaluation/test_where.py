@@ -156,7 +156,7 @@ def test_an_autoregressive_model_draws_what_is_held_first(order):
     held_first = {"city=Rome,grade=low": 2, 'city=Rome,"n, of them">=1': 1, "is it=True,grade=high": 2 * (order == "any")}
     for text, held in held_first.items():
         region = read_region(text, SMALL)
-        found, inside = sample_where(model, 1500, text, seed=2), region.contains(ROWS)
+        found, inside = sample_where(model, 600, text, seed=2), region.contains(ROWS)
         assert len(found.held) == held
         assert found.how == ("exact" if held == len(region.allowed) else "rejection")
         first = sorted(region.points) if order == "any" else []

@@ -218,7 +218,7 @@ def quadrature(model, x, points=401, reach=9.0):
 @torch.no_grad()
 def test_every_estimate_holds_for_a_chain_inferred_from_the_bottom_up():
     model = nudged_bottom_up()
-    x = model.sample(6, seed=1).double()
+    x = model.sample(3, seed=1).double()
     truth = quadrature(model, x)
     assert torch.allclose(truth, quadrature(model, x, points=201), atol=1e-6)  # the rule has converged
     for estimate in (
@@ -227,10 +227,11 @@ def test_every_estimate_holds_for_a_chain_inferred_from_the_bottom_up():
         annealed(model, x, chains=32, temperatures=40),
     ):
         error = (estimate.likelihood.value - truth).abs() / estimate.likelihood.stderr
-        assert error.max() < 4.5  # 18 comparisons, each beyond 4.5 s.e. with less than 1e-5
+        assert error.max() < 4.5  # 9 comparisons, each beyond 4.5 s.e. with less than 1e-5
     assert (model.elbo(x, context=model.infer(x), noise=Ambient(x)).kl[:, 1] >= 0).all()
 
 
+@pytest.mark.slow
 def test_refinement_of_a_chain_inferred_from_the_bottom_up_never_loses():
     model = nudged_bottom_up()
     x = model.sample(6, seed=1).double()

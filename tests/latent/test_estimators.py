@@ -205,7 +205,7 @@ def test_bad_arguments_are_named(call, message):
 MAKERS = [lambda s: VAE(s, 2, CoderBackbone((8,))), lambda s: HVAE(s, (2, 1), LadderBackbone(8))]
 
 
-@pytest.mark.parametrize("make", MAKERS, ids=["vae", "hvae"])
+@pytest.mark.parametrize("make", [MAKERS[0], pytest.param(MAKERS[1], marks=pytest.mark.slow)], ids=["vae", "hvae"])
 def test_every_estimator_of_a_nonlinear_model_says_the_same(make):
     """Naive and annealed values agree at 4.5 s.e.; importance with an untrained encoder, which misses whole regions without
     its weights showing it, may only be lower; refinement raises the bound."""

@@ -17,16 +17,18 @@ from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
 from likeli.models.autoregressive import Autoregressive, CausalBackbone, last
 from likeli.nn.causal import CausalTransformer
+from likeli.nn.pixel_cnn import GatedPixelCNN
+from likeli.nn.recurrence import CausalLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, MixtureDensity, Pixels, Real, Table, Tokens
 from likeli.training import fit
 
-SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8)}
+SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8), "lstm": (8, 8)}
 CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) for n, k in (("p", 2), ("q", 3), ("r", 4))))
 MIXED = Table((Column("a", scale=3.0), Column("b", "integer"), Column("c", "categorical", categories=("x", "y", "z"))))
 CASES = [("made", "natural"), ("made", "any"), ("transformer", "natural"), ("transformer", "any")]
-CONV = [("conv", "natural")]
+NATURAL = [("conv", "natural"), ("lstm", "natural")]
 every_case = pytest.mark.parametrize("network, order", CASES)
 
 
@@ -48,7 +50,7 @@ def mean_total(model, x):
     return model.log_likelihood(x).value.exp().sum().item()
 
 
-@pytest.mark.parametrize("network, order", CASES + CONV)
+@pytest.mark.parametrize("network, order", CASES + NATURAL)
 @pytest.mark.parametrize("ensemble", [1, 3])
 def test_masses_of_all_binary_vectors_sum_to_one(network, order, ensemble):
     if order == "natural" and ensemble > 1:
@@ -73,6 +75,17 @@ def test_masses_of_tiny_vocabularies_sum_to_one(network, order, space, x):
     assert mean_total(made(space, network, order), x) == pytest.approx(1, abs=1e-6)
 
 
+def test_masses_of_rows_that_are_remembered_sum_to_one():
+    for space in (Tokens(4, 3), Pixels((2, 2), 3)):
+        rows = states(3, 3, 3, 3).reshape(-1, *space.shape)
+        assert mean_total(made(space, "lstm"), rows) == pytest.approx(1, abs=1e-6)
+    for other in (Real((4,)), CATEGORIES, Counts((4,))):
+        with pytest.raises(InputError, match="network: expected transformer or made for what is no row of symbols, got lstm"):
+            made(other, "lstm")
+    with pytest.raises(InputError, match="order: expected natural with network lstm"):
+        made(Tokens(4, 3), "lstm", "any")
+
+
 @pytest.mark.parametrize("space", [Pixels((2, 2), 4), Pixels((1, 2, 2), 4)], ids=["plane", "channel"])
 def test_masses_of_tiny_images_sum_to_one(space):
     assert mean_total(made(space, "conv"), states(4, 4, 4, 4).reshape(-1, *space.shape)) == pytest.approx(1, abs=1e-6)
@@ -81,9 +94,11 @@ def test_masses_of_tiny_images_sum_to_one(space):
             made(other, "conv")
     with pytest.raises(InputError, match="order: expected natural with network conv"):
         made(space, "conv", "any")
+    nets = [type(Autoregressive(space, CausalBackbone(hidden=(8,)), order).net) for order in ("natural", "any")]
+    assert nets == [GatedPixelCNN, CausalTransformer]  # convolutions see one order alone
 
 
-@pytest.mark.parametrize("network", ["made", "transformer"])
+@pytest.mark.parametrize("network", ["made", "transformer", "lstm"])
 def test_rows_that_end_are_one_vocabulary(network):
     """Σ over what stands before the first end; what stands after it changes nothing."""
     space = Tokens(4, 3, ends=True)
@@ -118,7 +133,9 @@ def test_a_factor_of_numbers_is_normalised(network, space):
 
 
 @pytest.mark.parametrize("network, order, space", [
-    *((n, o, s) for n, o in CASES for s in (Tokens(5, 3), Pixels((2, 3), 4), MIXED)), ("conv", "natural", Pixels((3, 5), 4))
+    *((n, o, s) for n, o in CASES for s in (Tokens(5, 3), Pixels((2, 3), 4), MIXED)),
+    ("conv", "natural", Pixels((3, 5), 4)),
+    ("lstm", "natural", Tokens(5, 3)),
 ])  # fmt: skip
 def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, order, space):
     model, cells = made(space, network, order), space.dimensions
@@ -129,7 +146,7 @@ def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, o
         seen.append(output.detach().requires_grad_())
         return seen[-1]
 
-    by_order = isinstance(model.net, CausalTransformer) and space.symbols > 0
+    by_order = isinstance(model.net, (CausalTransformer, CausalLSTM)) and space.symbols > 0
     with (model.net.values if by_order else model.net.features).register_forward_hook(catch):
         out = model.net(x, torch.zeros(1, 0, dtype=torch.float64), path)[0]
     rank = path.argsort()
@@ -144,6 +161,7 @@ def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, o
 @pytest.mark.parametrize("network, order, space", [
     *((n, o, s) for n, o in CASES for s in (Tokens(9, 5), Pixels((3, 3), 4), MIXED, Counts((4,)))),
     ("conv", "natural", Pixels((3, 5), 4)),
+    *(("lstm", "natural", s) for s in (Tokens(9, 5), Pixels((3, 3), 4))),
 ])  # fmt: skip
 def test_cell_by_cell_gives_the_numbers_of_one_pass(network, order, space):
     """To rounding: 1e−12 of numbers of order one, in double precision."""

@@ -45,7 +45,7 @@ def two_modes(n):
     return x, torch.trapezoid(density * density.clamp(min=1e-300).log(), grid).item()
 
 
-QUICK = ("vp", "edm", "flow_matching")
+QUICK = ("vp",)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])

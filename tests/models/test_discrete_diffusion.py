@@ -470,7 +470,7 @@ def test_spaces_of_finitely_many_symbols_are_taken_and_others_refused():
     ({"schedule": "ordered", "steps": 3}, "steps: expected nothing, or 4"),
     ({"steps": 0}, "steps: expected at least 1"),
     ({"backbone": SymbolBackbone("unet")}, "network: expected transformer or lstm"),
-    ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths"),
+    ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths, which one nn.LSTM has"),
     ({"corruption": "absorbin"}, "corruption"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(options, told):
@@ -567,14 +567,14 @@ CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) 
 
 
 def test_missing_cells_of_a_table_are_filled_by_the_mean_over_orders_of_the_rest():
-    """Five standard errors of a share of 20,000 draws."""
+    """Five standard errors of a share of 5,000 draws."""
     with seeded(0):
         model = DiscreteDiffusion(CATEGORIES, backbone=SymbolBackbone(hidden=(16,)))
         for parameter in model.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
     model = model.double().eval()
     holes = pd.DataFrame({"p": ["b", "a"], "q": [None, "c"], "r": [None, None]})
-    found, n = impute(model, holes, 20_000, seed=3), 20_000
+    found, n = impute(model, holes, 5_000, seed=3), 5_000
     every = torch.tensor([[1.0, q, r] for q in range(3) for r in range(4)], dtype=torch.float64)
     along = [model.log_likelihood(every, method="chain_rule", order=o, fixed=(0,)).value for o in ((0, 1, 2), (0, 2, 1))]
     law = torch.stack(along).exp().mean(0)

@@ -74,7 +74,7 @@ def linear_chain(**options):
     return model.double()
 
 
-@pytest.mark.parametrize("markov", [True, False])
+@pytest.mark.parametrize("markov", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_linear_ladder_reaches_the_exact_log_likelihood(markov):
     """R51, R54: with linear maps the model is one flat Gaussian and the ladder's q can be its exact posterior, so the bound at
     the optimum is the maximum likelihood of a full 2-D Gaussian.  The expectation over q is taken on a Gauss–Hermite grid.
@@ -338,7 +338,7 @@ def test_codes_of_a_wrong_shape_or_level_are_named():
         model.sample(2, fixed={2: torch.full((1, 3), math.nan)})
 
 
-@pytest.mark.parametrize("inference", ["direct", "residual", "ladder"])
+@pytest.mark.parametrize("inference", ["ladder", *(pytest.param(n, marks=pytest.mark.slow) for n in ("direct", "residual"))])
 def test_every_level_starts_at_its_prior_and_a_short_fit_of_any_seed_gains(inference):
     """A fresh ladder's KL is below 0.15 nats a level of 16 latents; 25 steps of the product's own training diverge nowhere."""
     generator = torch.Generator().manual_seed(0)

@@ -333,7 +333,7 @@ def bimodal(n, seed=0):
         return torch.cat([z, z / 2], 1) + 0.3 * torch.randn(n, 2)
 
 
-@pytest.mark.parametrize("family", ["mixture", "vamp", "flow"])
+@pytest.mark.parametrize("family", ["mixture", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vamp", "flow"))])
 def test_a_learned_prior_beats_the_normal_one_on_two_clusters(family):
     """The paired difference of the bounds on held-out rows exceeds 4 standard errors, and stays below the truth."""
     space, train, test = Real((2,), scale=4.0), bimodal(1000), bimodal(1000, 1)

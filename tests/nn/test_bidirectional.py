@@ -2,7 +2,8 @@
 
 import torch
 
-from likeli.nn.bidirectional import SymbolRecurrence, SymbolTransformer
+from likeli.nn.bidirectional import SymbolTransformer
+from likeli.nn.recurrence import SymbolRecurrence
 from likeli.nn.transformer import attend, turned, turns
 from likeli.random import seeded
 

@@ -9,8 +9,9 @@ from torch import nn
 from likeli.config import Configurable
 from likeli.discrete.corruption import Corruption
 from likeli.errors import require
-from likeli.nn.bidirectional import SymbolImage, SymbolRecurrence, SymbolTransformer
+from likeli.nn.bidirectional import SymbolImage, SymbolTransformer
 from likeli.nn.embedding import Conditioner
+from likeli.nn.recurrence import SymbolRecurrence
 from likeli.spaces import Space
 
 
@@ -58,7 +59,8 @@ class SymbolBackbone(Configurable):
         if network == "unet":
             return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
         hidden = self.hidden or ((128, 128) if network == "lstm" else (128, 128, 128, 128))
-        require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
+        why = "which one nn.LSTM has" if network == "lstm" else "since the blocks are residual"
+        require(len(set(hidden)) == 1, "hidden", f"equal widths, {why}", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
         outputs = corruption.states - corruption.masks
         if network == "lstm":

@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from likeli.evaluation.permutations import nearest_rows
-from likeli.evaluation.two_sample import roc_area
+from likeli.evaluation.two_sample import balanced_trees, roc_area
 
 FOLDS = 5
 REFITS = 10  # of boosting, on permuted labels: as many degrees of freedom
@@ -86,9 +85,7 @@ def cross_fitted_area(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[floa
 
 def boosted(rows: np.ndarray, labels: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     """Rows → how far boosted trees believe them to be of the set whose label is true; both sets weigh the same."""
-    model = HistGradientBoostingClassifier(
-        max_iter=40, max_leaf_nodes=15, early_stopping=False, class_weight="balanced", random_state=seed
-    )
+    model = balanced_trees(seed, max_iter=40, max_leaf_nodes=15)
     decide: Callable[[np.ndarray], np.ndarray] = model.fit(rows, labels).decision_function
     return decide
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy import stats
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -104,9 +105,41 @@ def _fit(x: np.ndarray, label: np.ndarray, classifier: Classifier, seed: int) ->
     if classifier == "logistic":
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     else:
-        model = HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False, random_state=seed)
+        model = balanced_trees(seed)
     model.fit(x, label)
     return lambda rows: model.predict_proba(rows)[:, 1]
+
+
+class QuantileBins(TransformerMixin, BaseEstimator):
+    """Columns → the number of the interval between quantiles of its column that a cell lies in; NaN stays.
+
+    The trees would put cells into such bins themselves, but look for each quantile of weighted rows by itself, which takes far
+    longer than all that they do afterwards.
+    """
+
+    bins = 255
+
+    def fit(self, rows: np.ndarray, labels: np.ndarray | None = None) -> QuantileBins:
+        """Find the quantiles, or midpoints between values where these are few."""
+        inner, self.cuts_ = np.linspace(0, 1, self.bins + 1)[1:-1], list[np.ndarray]()
+        for column in rows.T:
+            seen = column[~np.isnan(column)]
+            values = np.unique(seen)
+            many = len(values) > self.bins
+            quantiles = np.quantile(seen, inner, method="averaged_inverted_cdf") if many else (values[1:] + values[:-1]) / 2
+            self.cuts_.append(np.unique(quantiles))
+        return self
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """(N, D) → (N, D)."""
+        places = np.stack([np.searchsorted(cuts, column) for cuts, column in zip(self.cuts_, rows.T)], 1)
+        return np.where(np.isnan(rows), np.nan, places)
+
+
+def balanced_trees(seed: int, **options: Any) -> Pipeline:
+    """Boosted trees for which both sets weigh the same."""
+    trees = HistGradientBoostingClassifier(class_weight="balanced", early_stopping=False, random_state=seed, **options)
+    return make_pipeline(QuantileBins(), trees)
 
 
 def roc_area(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

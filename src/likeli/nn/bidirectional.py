@@ -1,4 +1,4 @@
-"""Networks from symbols to a guess of every cell that sees all the others: a transformer, LSTMs, or for images a U-Net."""
+"""Networks from symbols to a guess of every cell that sees all the others: a transformer, or for images a U-Net."""
 
 from __future__ import annotations
 
@@ -66,49 +66,6 @@ class SymbolTransformer(nn.Module):
         if self.alike:
             return h @ self.weight[0] + self.bias
         return (h[:, :, None] @ self.weight)[:, :, 0] + self.bias
-
-
-class SymbolRecurrence(nn.Module):
-    """The same for a row of symbols, by LSTMs that run over it from either end and meet at each cell.
-
-    What is known of a gap passes from cell to cell, as in the forward-backward recursion of a Markov chain, so that sources of
-    short memory are learned in a fraction of the steps that attention needs.
-
-    Arguments:
-        states: what z can be in each cell, (D,), of one meaning everywhere.
-        outputs: logits of each cell.
-        hidden: width of each layer, all equal.
-        condition: what y is, or None.
-        dropout: probability of zeroing a feature between two layers in training.
-        timed: whether γ is heard.
-
-    Source: Graves & Schmidhuber (2005), Neural Networks 18.
-    """
-
-    def __init__(
-        self,
-        states: Sequence[int],
-        outputs: int,
-        hidden: tuple[int, ...],
-        condition: Space | Conditioner | None = None,
-        dropout: float = 0.0,
-        timed: bool = False,
-    ) -> None:
-        super().__init__()
-        width, self.timed = hidden[0], timed
-        self.embed, self.place = nn.Embedding(max(states), width), nn.Parameter(0.02 * torch.randn(len(states), width))
-        self.level = NoiseLevel(width, condition) if timed or condition is not None else None
-        between = dropout if len(hidden) > 1 else 0.0
-        self.run = nn.LSTM(width, width, len(hidden), batch_first=True, dropout=between, bidirectional=True)
-        self.leave = nn.Linear(2 * width, outputs)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.embed(z.long()) + self.place
-        if self.level is not None:
-            h = h + self.level(gamma if self.timed else torch.zeros_like(gamma), y)[:, None]
-        return self.leave(self.run(h)[0])
 
 
 class SymbolImage(nn.Module):
