@@ -53,7 +53,10 @@ def exact(name, rows):
 
 
 @pytest.mark.parametrize("rows, draws", [(300, 80), pytest.param(1000, 1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["ddpm reals", "vdm reals", "edm reals", "vdm tokens", "ddpm tokens"])
+@pytest.mark.parametrize(
+    "name",
+    ["ddpm reals", "vdm tokens", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vdm reals", "edm reals", "ddpm tokens"))],
+)
 def test_the_error_of_a_rows_bound_holds(name, rows, draws):
     """At most 1 % of rows lie beyond the quantile that a t variable of 15 degrees passes in 0.27 %, of 16 draws each."""
     model, x = exact(name, rows)
