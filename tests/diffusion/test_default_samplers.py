@@ -32,8 +32,11 @@ def drawn_from(known, at, n, seed):
     return at.alpha * x + at.sigma * torch.randn(n, 2, dtype=F64, generator=g)
 
 
+OTHERS = (DDPM, EDM, ScoreSDE)
+
+
 @pytest.mark.parametrize("evaluations", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 20, 50))])
-@pytest.mark.parametrize("family", [VDM, FlowMatching, *(pytest.param(f, marks=pytest.mark.slow) for f in (DDPM, EDM, ScoreSDE))])
+@pytest.mark.parametrize("family", [VDM, FlowMatching, *(pytest.param(f, marks=pytest.mark.slow) for f in OTHERS)])
 def test_the_default_is_no_worse_than_euler(family, evaluations):
     """|E log p(sample) − E log p(x)| over four mixtures: at most two standard errors (and 0.02 nats) above Euler's."""
     model, gaps, errors = family(Real((2,))).double(), {"own": 0.0, "euler": 0.0}, 0.0
