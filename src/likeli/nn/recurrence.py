@@ -41,10 +41,9 @@ class LSTMs(nn.Module):
         Arguments:
             states: of each layer, to begin with, which are replaced by those at the end; all zeros if the list is empty.
         """
-        before = list[State | None](states or [None] * len(self.layers))
-        after = []
-        for i, (layer, state) in enumerate(zip(self.layers, before)):
-            h, last = layer(self.dropout(h) if i else h, state)
+        after = list[State]()
+        for i, layer in enumerate(self.layers):
+            h, last = layer(self.dropout(h) if i else h, states[i] if states else None)
             after.append(last)
         if states is not None:
             states[:] = after
