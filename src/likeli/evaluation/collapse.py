@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ from torch import distributions as D
 from likeli.contract import GenerativeModel, evaluating
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.errors import Unsupported, require, require_draws
-from likeli.evaluation.two_sample import FEWEST, ClassifierTest, classifier_test
 from likeli.latent.chain import LatentVariableModel, Step, log_q_table
 from likeli.probability.information import gaussian_kl
 from likeli.random import Ambient, derive, permutation, seeded
+
+if TYPE_CHECKING:
+    from likeli.evaluation.two_sample import ClassifierTest
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2015): a latent is active if the variance of its posterior mean is above this
 COLLAPSED_KL = 0.01  # nats
@@ -205,6 +207,8 @@ def _prior_reads_y(model: LatentVariableModel, x: Tensor, y: Tensor | None) -> b
 
 def _tests(levels: list[Step], fresh: list[Tensor], seed: int) -> list[ClassifierTest]:
     """Codes against draws of the prior, level by level."""
+    from likeli.evaluation.two_sample import FEWEST, classifier_test  # scikit-learn's seconds, which an evaluation does not need
+
     if len(fresh[0]) < 2 * 2 * FEWEST:
         return []
     pairs = [(level.z.flatten(1), drawn.flatten(1)) for level, drawn in zip(levels, fresh)]
