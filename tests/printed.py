@@ -33,6 +33,7 @@ BUDGETS = [
     (r"^(likeli compare .*\bvdm\b.*)$", r"\1 --likelihood.vdm.samples 1 --model.vdm.network mlp --model.vdm.hidden 8"),
     (r"-n \d+", "-n 4"),
     (r"\bverify( --slow)?$", "verify --only jensen"),
+    (r"\bchains=\d+, temperatures=\d+", "chains=10, temperatures=10"),
     (r"--likelihood.probes \d+", "--likelihood.probes 1"),
     (r"--method both", "--method both --likelihood.rtol 0.1 --likelihood.probes 1 --likelihood.samples 2"),
     (r"\bschedule_variance\(model, x\)", "schedule_variance(model, x, draws=2)"),

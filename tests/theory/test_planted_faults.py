@@ -590,7 +590,23 @@ def a_reader_that_takes_violet_for_blue(m):
     m.setattr(guided, "read_scenes", lambda x: original(x).clamp(max=4))
 
 
-@pytest.mark.parametrize("name", FAULTS)
+LONG = {  # checks of more than a second and a half
+    "bounds-rise",
+    "held-out-bounds-keep-their-order",
+    "latent-information",
+    "learned-prior-marginal",
+    "mass-of-a-network",
+    "masses-sum-to-one",
+    "means-are-blind-to-scale",
+    "naive-monte-carlo",
+    "naive-monte-carlo-warns",
+    "p-values-are-uniform",
+    "quick-families-keep-their-order",
+    "samplers-draw-from-their-density",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (FAULTS[n][0] in LONG)) for n in FAULTS])
 def test_the_fault_is_seen(name, monkeypatch):
     check, plant = FAULTS[name]
     try:
