@@ -207,7 +207,7 @@ def _prior_reads_y(model: LatentVariableModel, x: Tensor, y: Tensor | None) -> b
 
 def _tests(levels: list[Step], fresh: list[Tensor], seed: int) -> list[ClassifierTest]:
     """Codes against draws of the prior, level by level."""
-    from likeli.evaluation.two_sample import FEWEST, classifier_test  # scikit-learn's seconds, which an evaluation does not need
+    from likeli.evaluation.two_sample import FEWEST, classifier_test  # scikit-learn's seconds, for these alone
 
     if len(fresh[0]) < 2 * 2 * FEWEST:
         return []
