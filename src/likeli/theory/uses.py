@@ -237,7 +237,7 @@ def _trained() -> VAE:
     x, y, _, _ = _strokes(3000, 0)
     with seeded(0, "strokes"):
         model = VAE(Real((SIDE, SIDE)), 2, CoderBackbone((64, 64)), head=Gaussian("learned"), condition=Labels(KINDS))
-    fit(model, x, y, steps=1800, batch=128, progress=False)
+    fit(model, x, y, steps=900, batch=128, progress=False)
     return model.eval()
 
 
