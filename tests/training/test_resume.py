@@ -196,8 +196,8 @@ def check(report, count):
         assert seen["slowest"] < 2
 
 
-def test_four_kills_and_four_signals_at_random_instants_cost_nothing():
-    check(hunt(4, "sgd:SIGKILL", "em:SIGKILL", "sgd:SIGINT", "sgd:SIGTERM"), 4)
+def test_kills_and_signals_at_random_instants_cost_nothing():
+    check(hunt(2, "sgd:SIGKILL", "em:SIGKILL", "sgd:SIGINT", "sgd:SIGTERM"), 2)
 
 
 @pytest.mark.slow
