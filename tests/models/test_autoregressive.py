@@ -82,6 +82,8 @@ def test_masses_of_rows_that_are_remembered_sum_to_one():
     for other in (Real((4,)), CATEGORIES, Counts((4,))):
         with pytest.raises(InputError, match="network: expected transformer or made for what is no row of symbols, got lstm"):
             made(other, "lstm")
+    for order, network in (("natural", CausalLSTM), ("any", CausalTransformer)):
+        assert isinstance(Autoregressive(Tokens(4, 3, "abc"), CausalBackbone(hidden=(8,)), order).net, network)
     with pytest.raises(InputError, match="order: expected natural with network lstm"):
         made(Tokens(4, 3), "lstm", "any")
 

@@ -18,6 +18,8 @@ from likeli.evaluation.imputation import impute
 from likeli.evaluation.one_model import log_conditional
 from likeli.models import discrete_diffusion as family
 from likeli.models.discrete_diffusion import DiscreteDiffusion, SymbolBackbone
+from likeli.nn.bidirectional import SymbolTransformer
+from likeli.nn.recurrence import SymbolRecurrence
 from likeli.random import seeded
 from likeli.spaces import Binary, Column, Marginal, Pixels, Real, Table, Tokens
 
@@ -476,6 +478,11 @@ def test_spaces_of_finitely_many_symbols_are_taken_and_others_refused():
 def test_options_that_do_not_fit_are_refused(options, told):
     with pytest.raises(InputError, match=told):
         DiscreteDiffusion(Tokens(4, 3), **options)
+
+
+def test_text_is_read_from_both_ends_and_other_symbols_are_attended_to():
+    for space, network in ((Tokens(4, 3, "abc"), SymbolRecurrence), (Tokens(4, 3), SymbolTransformer)):
+        assert isinstance(DiscreteDiffusion(space, backbone=SymbolBackbone(hidden=(8,))).net, network)
 
 
 def test_columns_in_no_order_are_refused_by_a_network_that_runs_over_a_row():

@@ -19,8 +19,9 @@ class SymbolBackbone(Configurable):
     """The network of a diffusion of symbols.
 
     Arguments:
-        network: transformer over all cells; lstm from both ends of a row of symbols, which learns sources of short memory
-            sooner; for images a unet; auto takes that for images of at least 8 × 8 cells, else the transformer.
+        network: transformer over all cells; lstm from both ends of a row of symbols, which learns text and sources of short
+            memory sooner; for images a unet; auto takes unet for images of at least 8 × 8 cells, lstm for text, and else the
+            transformer.
         hidden: equal widths of a transformer's blocks or of LSTM layers, or a U-Net's channels at each resolution; chosen if
             not given.
         dropout: probability of zeroing a hidden feature in training.
@@ -52,13 +53,14 @@ class SymbolBackbone(Configurable):
         given = Conditioner(condition, self.condition_dropout) if condition is not None else None
         image = len(space.shape) in (2, 3) and bool(space.symbols)
         large = image and min(space.shape[-2:]) >= 8
-        network = ("unet" if large else "transformer") if self.network == "auto" else self.network
+        suited = "lstm" if space.alphabet is not None else "unet" if large else "transformer"
+        network = suited if self.network == "auto" else self.network
         alike = bool(space.symbols)
         require(network != "unet" or image, "network", "transformer or lstm, since x is not an image", network)
         require(network != "lstm" or alike, "network", "transformer, since columns stand in no order", network)
         if network == "unet":
             return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
-        hidden = self.hidden or ((128, 128) if network == "lstm" else (128, 128, 128, 128))
+        hidden = self.hidden or ((192,) if network == "lstm" else (128, 128, 128, 128))
         why = "which one nn.LSTM has" if network == "lstm" else "since the blocks are residual"
         require(len(set(hidden)) == 1, "hidden", f"equal widths, {why}", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
