@@ -115,7 +115,11 @@ def test_loss_does_not_depend_on_the_mode_apart_from_dropout(family, name):
     assert torch.equal(*losses)
 
 
-@every_case
+# an energy's chains are tuned for a second before their first draw
+DRAWN = [pytest.param(f, s, marks=[pytest.mark.slow] * (f == "ebm" and s != "real"), id=f"{f}-{s}") for f, s in CASES]
+
+
+@pytest.mark.parametrize("family, name", DRAWN)
 def test_samples_are_rows_of_one_endless_table(family, name):
     model = made(family, name)
     if not can_sample(model):

@@ -36,7 +36,7 @@ def rows(name, n=ROWS, seed=0):
 def cases(*, spaces, knows, jumps=True):
     """Each family on each space it takes; all but its first discrete space, and the line, are left to the slow run.
 
-    So are the diffusions whose bound is another's with other weights: `vdm` and `ddpm` stand for them.
+    So are the diffusions whose bound is that of `vdm` with other weights, which stands for them.
 
     Without `jumps`, no densities of intervals, whose edges no grid resolves; theirs is summed over the intervals elsewhere.
     """
@@ -45,7 +45,7 @@ def cases(*, spaces, knows, jumps=True):
         taken = [s for s in spaces if takes(family, SPACES[s])]
         quick = {"line", next((s for s in taken if s in TINY), "line")}
         quick |= {"plane"} if FAMILIES[family].knows is Knows.EXACT else set()
-        quick = set() if family in ("edm", "flow_matching", "score_sde") else quick
+        quick = set() if family in ("ddpm", "edm", "flow_matching", "score_sde") else quick
         found += [pytest.param(family, s, marks=[] if s in quick else pytest.mark.slow, id=f"{family}-{s}") for s in taken]
     return pytest.mark.parametrize("family, name", found)
 

@@ -67,7 +67,10 @@ def test_the_error_of_a_rows_bound_holds(name, rows, draws):
     assert error.mean() < 4 * (found.value - truth.value).square().mean().sqrt()  # nor is it hidden behind a wide claim
 
 
-@pytest.mark.parametrize("family", [likeli.VAE, likeli.VDM, likeli.HVAE, likeli.Flow])
+OTHERS = [pytest.param(family, marks=pytest.mark.slow) for family in (likeli.HVAE, likeli.Flow)]
+
+
+@pytest.mark.parametrize("family", [likeli.VAE, likeli.VDM, *OTHERS])
 def test_a_rows_number_is_its_own(family):
     """Order, subsets, neighbours and batches change no bit."""
     x = torch.randint(5, (90, 3, 4), generator=torch.Generator().manual_seed(1))

@@ -54,8 +54,9 @@ def test_the_default_is_no_worse_than_euler(family, evaluations):
     assert gaps["own"] <= gaps["euler"] + 2 * math.sqrt(errors) + 0.02
 
 
-FAMILIES = [(family, {}) for family in (DDPM, EDM, VDM, FlowMatching, ScoreSDE)]
+FAMILIES = [(family, {}) for family in (VDM, FlowMatching)]
 FAMILIES += [pytest.param(family, options, marks=pytest.mark.slow) for family, options in (
+    *((family, {}) for family in OTHERS),
     (DDPM, {"noise": Cosine()}),
     (DDPM, {"noise": VarianceExploding()}),
     (DDPM, {"predict": "v", "noise": LinearBeta()}),

@@ -55,7 +55,7 @@ def test_each_level_holds_its_share_of_the_information(steps):
 
 
 @pytest.mark.parametrize("space", [Pixels((2, 3), 5), Tokens(3, 4), Real((4,), mean=1.0, scale=3.0)])
-@pytest.mark.parametrize("steps", [None, 7])
+@pytest.mark.parametrize("steps", [7, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_levels_sum_to_the_bound(space, steps):
     """Against the model's own bound: difference of the means of a row's draws within 4.5 of its errors."""
     model = trained_on_nothing(space, steps=steps)

@@ -169,6 +169,7 @@ def test_options_that_do_not_go_together_are_one_line():
         likeli.EBM(Tokens(4, 3))
 
 
+@pytest.mark.slow
 def test_noise_may_be_a_mixture_fitted_in_place_or_a_model_that_stays_as_it_is(ring, tmp_path):
     """q is normalised, its draws are what the data is told from, and the bracket holds the mass that quadrature finds."""
     with seeded(0, "noise"):
@@ -195,6 +196,7 @@ def test_noise_may_be_a_mixture_fitted_in_place_or_a_model_that_stays_as_it_is(r
     assert again.log_likelihood(x).knows is Knows.UNNORMALIZED
 
 
+@pytest.mark.slow
 def test_noise_contrastive_estimation_against_the_truth_itself_learns_nothing():
     """q = p: the best classifier is ½ everywhere, loss 2 log 2 and log Z = 0, within its bracket's width."""
     with seeded(0, "truth"):

@@ -89,6 +89,7 @@ def q_full(q):
     return torch.distributions.MultivariateNormal(q.base_dist.loc, scale_tril=torch.diag_embed(q.base_dist.scale))
 
 
+@pytest.mark.slow
 def test_annealing_reaches_log_p_where_the_encoder_is_poor():
     model = chain(6, latents=4, noise=0.2)
     x = data(model, 5)
@@ -153,6 +154,7 @@ def test_refinement_reaches_the_best_diagonal_gaussian_which_is_known():
     assert (kl(q_full(q), posterior) - kl(optimum, posterior)).abs().max() < 0.01
 
 
+@pytest.mark.slow
 def test_refinement_within_a_family_that_holds_the_posterior_reaches_it():
     model = chain(latents=1, noise=0.7)  # one latent: the diagonal family holds the posterior, so the noise vanishes there
     x = data(model, 8)

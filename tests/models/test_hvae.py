@@ -226,6 +226,7 @@ def test_kl_recursion_over_groups():
     assert abs(joint - nested.item()) < 1e-6
 
 
+@pytest.mark.slow
 def test_convolutional_ladder_trains_at_depth_twelve():
     """R51: twelve levels start as the identity, get finite gradients everywhere, and the loss falls."""
     with seeded(0):

@@ -67,7 +67,10 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for():
     assert net(z, torch.zeros(3)).requires_grad and not z.requires_grad
 
 
-@pytest.mark.parametrize("family", ["ddpm", "edm", "flow_matching", "score_sde", "vdm"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("edm", "flow_matching", "score_sde")]
+
+
+@pytest.mark.parametrize("family", ["ddpm", "vdm", *OTHERS])
 def test_every_diffusion_family_takes_it(family, tmp_path):
     """Trained, saved and loaded, sampled, and its flow's density measured, which differentiates the score once more."""
     with seeded(1, family):

@@ -590,11 +590,16 @@ def a_reader_that_takes_violet_for_blue(m):
     m.setattr(guided, "read_scenes", lambda x: original(x).clamp(max=4))
 
 
-LONG = {  # checks of more than a second and a half
+LONG = {  # checks of more than a second
+    "annealing-brackets-log-z",
     "bounds-rise",
+    "factors-of-scenes-are-read-back",
+    "gaussian-machine-integrates-to-one",
+    "guided-samples-are-of-the-class",
     "held-out-bounds-keep-their-order",
     "latent-information",
     "learned-prior-marginal",
+    "loss-is-any-order-on-average",
     "mass-of-a-network",
     "masses-sum-to-one",
     "means-are-blind-to-scale",

@@ -50,7 +50,11 @@ def run(family, space, **options):
     return model, [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
 
 
-@pytest.mark.parametrize("family, space", [(f, s) for f in FAMILIES for s in SPACES if takes(f, s)])
+CASES = [(f, s) for f in FAMILIES for s in SPACES if takes(f, s)]
+RESUMED = [pytest.param(*c, marks=[pytest.mark.slow] * (c == ("distilled", "pixels"))) for c in CASES]
+
+
+@pytest.mark.parametrize("family, space", RESUMED)
 def test_resumed_equals_straight(monkeypatch, tmp_path, family, space):
     straight, expected = run(family, space)
     real = Session.take
