@@ -472,7 +472,7 @@ def test_spaces_of_finitely_many_symbols_are_taken_and_others_refused():
     ({"schedule": "ordered", "steps": 3}, "steps: expected nothing, or 4"),
     ({"steps": 0}, "steps: expected at least 1"),
     ({"backbone": SymbolBackbone("unet")}, "network: expected transformer or lstm"),
-    ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths, which one nn.LSTM has"),
+    ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths, one for all layers"),
     ({"corruption": "absorbin"}, "corruption"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(options, told):

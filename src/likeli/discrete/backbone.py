@@ -61,7 +61,7 @@ class SymbolBackbone(Configurable):
         if network == "unet":
             return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
         hidden = self.hidden or ((192,) if network == "lstm" else (128, 128, 128, 128))
-        why = "which one nn.LSTM has" if network == "lstm" else "since the blocks are residual"
+        why = "one for all layers" if network == "lstm" else "since the blocks are residual"
         require(len(set(hidden)) == 1, "hidden", f"equal widths, {why}", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
         outputs = corruption.states - corruption.masks
