@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_hostile import mutations, peak_memory, reset_peak, resident, sign
+from test_hostile import argument, mutations, peak_memory, reset_peak, resident, sign
 from tiny_models import fill, raw, same
 
 from families import FAMILIES, examples, quick, takes
 from likeli import checkpoint as ck
-from likeli.config import describe, parameters_of
+from likeli.config import Configurable, build, describe, parameters_of
 from likeli.errors import CheckpointError, Unsupported
 from likeli.random import seeded
 from likeli.spaces import Binary, Counts, Labels, Pixels, Real, Tokens
@@ -157,3 +157,18 @@ def test_tensors_of_a_family_are_strict(tmp_path, family):
     with ck.lock(tmp_path / "x"):
         ck.save(other, tmp_path / "x")
     assert same(ck.load(tmp_path / "x").state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("family, unnamed", [("autoregressive", None), ("discrete_diffusion", "auto")])
+@pytest.mark.parametrize("whole", [True, False])
+def test_text_of_a_time_without_named_networks_is_read_by_attention(tmp_path, family, unnamed, whole):
+    """Its config names no network, or has no backbone at all; what is saved today has a name."""
+    kind = {"autoregressive": "causal_backbone", "discrete_diffusion": "symbol_backbone"}[family]
+    space = Tokens(4, 3, "abc")
+    old = FAMILIES[family](space, backbone=build({"class": kind, "network": "transformer"}, Configurable)).eval()
+    ck.save(old, tmp_path / "x")
+    backbone = {"class": kind, "network": unnamed} if whole else None
+    argument("backbone", backbone)(next((tmp_path / "x").rglob("config.json")).parent)
+    assert same(ck.read(tmp_path / "x").model.state_dict(), old.state_dict())
+    ck.save(FAMILIES[family](space), tmp_path / "y")
+    assert json.loads(next((tmp_path / "y").rglob("config.json")).read_text())["model"]["backbone"]["network"] == "lstm"

@@ -176,7 +176,7 @@ def build_model(
     """
     try:
         with seeded(0, "build"), bounded(SPARE_BYTES + 4 * weight_bytes, SPARE_CALLS + 20 * count, where):
-            model = build(config["model"], base, where="model")
+            model = build(as_it_was(config["model"]), base, where="model")
     except CheckpointError:
         raise
     except Exception as error:  # whatever a constructor says to a stranger's arguments
@@ -188,6 +188,16 @@ def build_model(
         raise CheckpointError(message) from error
     dtype = FLOATS[config["dtype"]]
     return model if model.dtype == dtype else model.to(dtype)
+
+
+def as_it_was(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's config, with a name for the network of text where it is of the time when none was written: attention."""
+    space, backbone = model.get("space"), model.get("backbone")
+    kind = {"autoregressive": "causal_backbone", "discrete_diffusion": "symbol_backbone"}.get(str(model.get("class")))
+    unnamed = backbone is None or (isinstance(backbone, dict) and backbone.get("network") in (None, "auto"))
+    if kind is None or not unnamed or not isinstance(space, dict) or space.get("alphabet") is None:
+        return model
+    return model | {"backbone": {"class": kind} | (backbone or {}) | {"network": "transformer"}}
 
 
 @contextmanager

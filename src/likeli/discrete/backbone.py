@@ -44,6 +44,13 @@ class SymbolBackbone(Configurable):
         self.network, self.hidden, self.dropout, self.timed = network, hidden, dropout, timed
         self.condition_dropout = condition_dropout
 
+    def suited(self, space: Space) -> SymbolBackbone:
+        """The same with the network by name, as it is saved, whatever later versions may choose."""
+        large = bool(space.symbols) and len(space.shape) in (2, 3) and min(space.shape[-2:]) >= 8
+        chosen = "lstm" if space.alphabet is not None else "unet" if large else "transformer"
+        network = chosen if self.network == "auto" else self.network
+        return SymbolBackbone(network, self.hidden, self.dropout, self.timed, self.condition_dropout)
+
     def on(self, space: Space, corruption: Corruption, condition: Space | None, timed: bool) -> nn.Module:
         """The network for cells of a space.
 
@@ -52,10 +59,7 @@ class SymbolBackbone(Configurable):
         """
         given = Conditioner(condition, self.condition_dropout) if condition is not None else None
         image = len(space.shape) in (2, 3) and bool(space.symbols)
-        large = image and min(space.shape[-2:]) >= 8
-        suited = "lstm" if space.alphabet is not None else "unet" if large else "transformer"
-        network = suited if self.network == "auto" else self.network
-        alike = bool(space.symbols)
+        network, alike = self.suited(space).network, bool(space.symbols)
         require(network != "unet" or image, "network", "transformer or lstm, since x is not an image", network)
         require(network != "lstm" or alike, "network", "transformer, since columns stand in no order", network)
         if network == "unet":

@@ -89,12 +89,12 @@ class DiscreteDiffusion(LatentVariableModel):
         self.coding = coding_of(space, self.kind())
         require(steps is None or steps >= 1, "steps", "at least 1, or nothing for continuous time", steps)
         self.__dict__["corruption"], self.__dict__["schedule"] = corruption, schedule  # what acts is made from them below
+        backbone = (backbone or SymbolBackbone()).suited(space)
         self.steps, self.backbone, self.condition = steps, backbone, condition
         sizes = [k - (space.end is not None) for k in self.coding.sizes]
         self.kernel = (CORRUPTIONS[corruption]() if isinstance(corruption, str) else corruption).on(sizes)
         self.lengths = None if space.end is None else Lengths(space.dimensions)
         self.survival = (SURVIVALS[schedule]() if isinstance(schedule, str) else schedule).on(space.dimensions, steps)
-        backbone = backbone or SymbolBackbone()
         timed = not self.kernel.masks if backbone.timed is None else backbone.timed
         require(timed or self.kernel.masks, "timed", "true, since without [MASK] z does not say how noisy it is", timed)
         require(self.kernel.masks or not self.survival.by_cell, "schedule", "one for all cells without [MASK]", "ordered")
