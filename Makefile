@@ -7,15 +7,20 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles everything anew
 
-.PHONY: demo test test-isa verify torture lint docs bench peers clean
+.PHONY: demo test test-isa verify oldest torture lint docs bench peers clean
 demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with a report in runs/demo
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
 test: $(STAMP) lint  ## style, types and the default test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-verify: $(STAMP)  ## the long checks too, and the time that each part takes: at most 45 minutes on two quiet cores
+verify: $(STAMP) oldest  ## the long checks too, and the time that each part takes: at most 45 minutes on two quiet cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal --parts
+
+BY_PANDAS := tests/data tests/spaces tests/estimator/test_every_estimator.py tests/cli/test_h5ad.py
+BY_PANDAS += "tests/test_docs.py::test_every_block_runs[counts]" "tests/cli/test_help_examples.py::test_every_example_runs[encode]"
+oldest: .venv-oldest/.installed  ## tables under the oldest pandas that is supported, and AnnData, which asks for one below 3
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(BY_PANDAS)
 
 TORTURED := tests/checkpoint tests/training/test_resume.py tests/training/test_processes.py tests/training/test_soak.py
 TORTURED += tests/data/test_bad_inputs.py tests/data/test_streams.py tests/cli/test_signals.py tests/training/test_real_tables.py
@@ -41,6 +46,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+.venv-oldest/.installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install -q --disable-pip-version-check -c tests/oldest.txt -e ".[dev,anndata]"
+	touch $@
+
 peers: .venv-peers/.installed
 .venv-peers/.installed: benchmarks/peers.txt benchmarks/peers-no-deps.txt constraints.txt
 	$(PYTHON) -m venv .venv-peers
@@ -49,4 +59,4 @@ peers: .venv-peers/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-peers runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-peers .venv-oldest runs .pytest_cache .mypy_cache .ruff_cache

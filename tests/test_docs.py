@@ -3,12 +3,13 @@
 The blocks of a page run one after the other and share names and a folder.  What a block needs and no reader wants to see stands
 before it, in a block within an HTML comment.  `printed.py` cuts the budgets.  `python` blocks are executed (`>>>` ones as
 doctests), each line of a `sh` block is a command, a `yaml` block is a `--config` file, `text` is output; a block in any other
-language, or in none, is an error.
+language, or in none, is an error.  `sh needs PACKAGE` runs where the package is installed.
 """
 
 import doctest
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -44,6 +45,9 @@ def test_every_block_runs(page, place):
     names = {"__name__": f"page_{page.stem}"}
     for language, code, line in blocks(page):
         where = f"{page.name}:{line}"
+        language, _, package = language.partition(" needs ")
+        if package and find_spec(package) is None:
+            continue
         if language == "python":
             python(code, line, names, page)
         elif language == "sh":

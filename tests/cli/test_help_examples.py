@@ -3,6 +3,7 @@
 import re
 import shutil
 from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 import likeli
 from likeli.cli import main
 from likeli.cli.app import commands
+from likeli.data.readers.h5ad import write_h5ad
 from printed import place, shell
 
 __all__ = ["place"]
@@ -21,7 +23,8 @@ HIDDEN = likeli.DenoiserBackbone(network="mlp", hidden=(8,))
 def examples(verb):
     """The commands of a verb's description, without what is said beside them, one set of spaces to the right."""
     doc = import_module(f"likeli.cli.verbs.{verb}").__doc__
-    return [re.split(r" {2,}", line)[0] for line in doc.splitlines() if line.startswith("likeli ")]
+    commands = [re.split(r" {2,}", line)[0] for line in doc.splitlines() if line.startswith("likeli ")]
+    return [command for command in commands if find_spec("anndata") or ".h5ad" not in command]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,8 @@ def prepared(tmp_path_factory):
     likeli.fit(text, book, steps=2, out=folder / "runs" / "book", valid_rows=8)
     for name, model in models.items():
         likeli.fit(model, digits, steps=2, out=folder / "runs" / name, valid_rows=8)
+    if find_spec("anndata"):
+        prepare_cells(folder)
     colour = likeli.load_data(np.random.default_rng(0).integers(0, 256, (200, 3, 4, 4), dtype=np.uint8))
     flat = likeli.DenoiserBackbone(network="mlp", hidden=(8, 8))
     for name, data in (("colour", colour), ("digits", digits)):
@@ -66,6 +71,18 @@ def prepared(tmp_path_factory):
     for name, x in pictures.items():
         Image.fromarray(x.astype(np.uint8)).save(folder / f"{name}.png")
     return folder
+
+
+def prepare_cells(folder):
+    """An AnnData of two batches, and a run on it."""
+    import anndata
+
+    counts, batch = np.random.default_rng(0).poisson(1, (60, 5)), {"batch": ["b1", "b2"] * 30}
+    genes, cells = [f"g{i}" for i in range(5)], [f"c{i}" for i in range(60)]
+    obs, var = pd.DataFrame(batch, cells), pd.DataFrame(index=genes)
+    write_h5ad(folder / "cells.h5ad", anndata.AnnData(counts, obs, var, layers={"counts": counts}))
+    data = likeli.load_data(folder / "cells.h5ad", labels="batch")
+    likeli.fit(likeli.VAE(data.space, condition=data.condition), data, steps=2, out=folder / "runs" / "cells")
 
 
 @pytest.fixture

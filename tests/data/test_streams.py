@@ -196,7 +196,7 @@ def test_files_are_scored_and_filled_part_by_part(tmp_path, capsys, monkeypatch)
     told = capsys.readouterr().err
     assert parts[-1] is not parts[0]
     assert re.search(r"draws may be off: rows 0 to \d+: unsure\n", told)  # said though the last part is sound
-    filled = pd.read_csv(out)
+    filled = pd.read_csv(out, float_precision="round_trip")
     assert list(filled.columns) == list(holes.columns)
     assert filled["key"].tolist() == list(range(len(frame)))
     assert not filled.isna().any().any()

@@ -41,7 +41,7 @@ Best = dict[str, float | int] | None
 INFO: dict[str, dict[str, Any]] = {
     "data": {
         **dict.fromkeys(("name", "values", "fingerprint", "seal"), str),
-        **dict.fromkeys(("source", "kind"), str | None),
+        **dict.fromkeys(("source", "kind", "layer"), str | None),
         "labels": str | int | bool | list[int] | None,
         "categorical": list[str | int] | bool | None,
         "types": dict[str, Any] | None,
@@ -49,7 +49,7 @@ INFO: dict[str, dict[str, Any]] = {
         "label_dtype": dict[str, Any] | None,
         "seed": int,
         "fractions": list[float],
-        **dict.fromkeys(("rows", "streamed", "files"), int),
+        **dict.fromkeys(("rows", "streamed", "files", "nonzero"), int),
         "split": dict[str, int],
         "truth": bool,
         "space": dict[str, Any],

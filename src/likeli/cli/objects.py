@@ -81,7 +81,7 @@ def read_data(plan: Plan) -> Data:
 
     given: dict[str, Any] = {"kind": plan.kind, "labels": plan.labels if isinstance(plan.labels, str) else None}
     given["categorical"] = plan.categorical.split(",") if plan.categorical else None
-    given |= {name: getattr(plan, name) for name in (*TEXT, "size", "types")}
+    given |= {name: getattr(plan, name) for name in (*TEXT, "size", "types", "layer")}
     data = likeli.load_data(plan.data, seed=plan.seed, **{k: v for k, v in given.items() if v is not None})
     warn(data.warnings)
     return data
@@ -130,7 +130,7 @@ def rows_for(
     from likeli.data import load_rows
 
     model, labels = saved.model, saved.info.get("data", {}).get("labels")
-    one = parse_label(label, model)
+    one, source = parse_label(label, model), of_layer(saved, source)
     part = None if source is None or Path(source).exists() else PART.fullmatch(source)
     if source is None:
         x, y = stored_data(saved.info).split(split)
@@ -154,24 +154,33 @@ def rows_for(
 def parts_for(
     saved: Checkpoint, source: str, label: str | None = None, missing: bool | None = None
 ) -> tuple[int, Iterator[tuple[Any, Tensor, Tensor | None]]] | None:
-    """(how many rows, some of them at a time as (columns as they were read, x, y)) of rows that stay in files, else None.
+    """(how many rows, some of them at a time as (columns as they were read, x, y)) of rows in files or sparse, else None.
 
     Arguments:
         saved, source, label, missing: as for `rows_for`.
     """
     from likeli.data import load_parts
+    from likeli.data.annotated import find_annotated
     from likeli.data.readers.shards import find_shards
 
-    shards, model, one = find_shards(source), saved.model, parse_label(label, saved.model)
-    if shards is None:
+    model, one, where = saved.model, parse_label(label, saved.model), of_layer(saved, source)
+    shards, found = find_shards(source), find_annotated(where)
+    if shards is None and (found is None or not found.sparse):
         return None
     known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing if missing is None else missing}
     if one is None and model.condition is not None:
         labels = saved.info.get("data", {}).get("labels")
         require(isinstance(labels, str), "label", f"--label Y, since the labels of {model.kind()} have no column", "nothing")
         known |= {"labels": labels, "condition": model.condition}
-    found = load_parts(source, model.space, **known)
-    return shards.rows, ((f, x, y if one is None else model.check_condition(one, len(x))) for f, x, y in found)
+    rows = shards.rows if shards is not None else len(found) if found is not None else 0
+    parts = load_parts(found or source, model.space, **known)
+    return rows, ((f, x, y if one is None else model.check_condition(one, len(x))) for f, x, y in parts)
+
+
+def of_layer(saved: Checkpoint, source: str | None) -> str | None:
+    """A .h5ad with the layer that the run was fitted on, where it does not name one."""
+    layer = saved.info.get("data", {}).get("layer")
+    return f"{source}:layer={layer}" if layer and source is not None and source.lower().endswith(".h5ad") else source
 
 
 def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:

@@ -29,15 +29,59 @@ def emit(args: argparse.Namespace, payload: Mapping[str, Any], text: str) -> Non
 def emit_rows(
     args: argparse.Namespace, about: Mapping[str, Any], columns: Mapping[str, list[Any]], done: str, below: str
 ) -> None:
-    """A result with a line a row: in the CSV file `--out`, saying `done`, or printed with `below` under it."""
+    """A result with a line a row: in the CSV file `--out`, saying `done`, or printed with `below` under it.
+
+    In a .h5ad, of which the rows are, they are columns of obs called likeli_NAME.
+    """
     if not args.out:
         emit(args, {**about, **columns}, f"{aligned(list(columns), zip(*columns.values()))}{below}")
+        return
+    if is_h5ad(args.out):
+        numbers = {f"likeli_{name}": values for name, values in columns.items() if name not in ("row", *about)}
+        add_to_h5ad(args, {"run": args.run_folder, **about}, obs=numbers)
+        emit(args, {**about, "out": args.out}, f"{done} in {args.out}")
         return
     from likeli.data import write_csv
 
     with new_file(args.out, overwrite=args.overwrite) as path:
         write_csv(path, columns)
     emit(args, {**about, "out": args.out}, f"{done} in {args.out}")
+
+
+def is_h5ad(path: str) -> bool:
+    """Whether a file is an AnnData, by its name."""
+    return Path(path).suffix.lower() == ".h5ad"
+
+
+def check_rows_out(args: argparse.Namespace, suffixes: Sequence[str] = ()) -> bool:
+    """Refuse an output of rows that cannot be written, before any work; whether it is a .h5ad, which has to come from one.
+
+    Raises:
+        InputError: as for `check_new`; a .h5ad for rows of another kind; anndata is not installed.
+    """
+    annotated = args.out is not None and is_h5ad(args.out)
+    check_new(args.out, overwrite=args.overwrite, suffixes=[*suffixes, ".h5ad"] if suffixes else ())
+    if annotated:
+        from likeli.data.annotated import FILE
+        from likeli.data.readers.h5ad import need_anndata
+
+        found = FILE.fullmatch(args.data)
+        fits = found is not None and Path(found["path"]).is_file()
+        require(fits, "out", "a .h5ad only for the rows of a .h5ad, to which it adds", f"{args.out} for {args.data}")
+        need_anndata("writing .h5ad files")
+    return annotated
+
+
+def add_to_h5ad(args: argparse.Namespace, about: Mapping[str, Any], **more: Any) -> None:
+    """Write `--out`: all that is in the .h5ad of the rows, and more; see `with_annotations`."""
+    from likeli.data.annotated import FILE
+    from likeli.data.readers.h5ad import read_h5ad, with_annotations, write_h5ad
+
+    found = FILE.fullmatch(args.data)
+    assert found is not None
+    adata = with_annotations(read_h5ad(found["path"]), about, **more)
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_h5ad(path, adata)
 
 
 def to_json(value: Any) -> str:

@@ -22,7 +22,7 @@ class Plan:
 
     Arguments:
         data: a source for `load_data`.
-        kind, labels, categorical, types, size: how to read the source.
+        kind, labels, categorical, types, size, layer: how to read the source.
         context, unit, cut, vocab, unknown, stride: how to read a text.
         model: `{"class": family, option: value}`.
         train: training settings that were given.
@@ -37,6 +37,7 @@ class Plan:
     categorical: str | None = None
     types: str | dict[str, Any] | None = None
     size: int | None = None
+    layer: str | None = None
     context: int | None = None
     unit: str | None = None
     cut: bool | None = None

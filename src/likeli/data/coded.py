@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from likeli.data.annotated import Annotated, find_annotated
 from likeli.data.builtin.sources import Raw
 from likeli.data.dataset import refuse_missing
 from likeli.data.frame import Frame
@@ -17,7 +18,9 @@ from likeli.data.load import is_texts, read_source
 from likeli.data.readers.shards import find_shards
 from likeli.data.readers.text import rows_of_text
 from likeli.data.stream import with_labels
+from likeli.errors import require
 from likeli.spaces import Labels, Space, Table, Tokens
+from likeli.spaces.arrays import MAX_DENSE_CELLS
 
 
 def load_rows(
@@ -47,7 +50,11 @@ def load_rows(
         return rows_of_text(source, cast(Tokens, space)), None
     if is_texts(source):
         return space.check(source), None
-    if find_shards(source) is not None:
+    source = find_annotated(source, kind=space.kind()) or source
+    if isinstance(source, Annotated):
+        cells = len(source) * space.dimensions
+        require(cells <= MAX_DENSE_CELLS, source.name, f"at most {MAX_DENSE_CELLS} cells at once", f"{cells}")
+    if isinstance(source, Annotated) or find_shards(source) is not None:
         known: dict[str, Any] = {"labels": labels, "condition": condition, "missing": missing, "who": who}
         parts = list(load_parts(source, space, **known))
         y = [y for _, _, y in parts if y is not None]
@@ -65,12 +72,17 @@ def load_parts(
     missing: bool = True,
     who: str = "this model",
 ) -> Iterator[tuple[Frame | None, Tensor, Tensor | None]]:
-    """(columns as they were read, x, y) of rows that stay in files, some at a time; of another source all, without columns.
+    """(columns as they were read, x, y) of rows that stay in files or sparse, some at a time; of another source all, without
+    columns.
 
     Arguments:
         source, space, labels, condition, missing, who: as for `load_rows`.
     """
-    shards = find_shards(source)
+    shards, found = find_shards(source), find_annotated(source, kind=space.kind())
+    if found is not None:
+        for raw in found.parts(space, labels if condition is not None else None):
+            yield None, *coded(raw, space, condition, missing=missing, who=who)
+        return
     if shards is None:
         yield None, *load_rows(source, space, labels=labels, condition=condition, missing=missing, who=who)
         return

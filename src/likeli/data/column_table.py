@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from likeli.data.annotated import FILE, is_anndata
 from likeli.data.column_types import ColumnType, read_types
 from likeli.data.dataset import Data
 from likeli.data.frame import Frame, column_kinds
@@ -78,6 +80,8 @@ def load_columns(source: Any, types: Any = None, *, kind: str | None = None, see
         InputError: as there; or data without columns.
     """
     said, shards = read_types(types), find_shards(source)
+    annotated = is_anndata(source) or (isinstance(source, (str, os.PathLike)) and FILE.fullmatch(os.fspath(source)))
+    require(not annotated, "columns", "a table", "an AnnData, all of whose columns are of one kind")
     split = 0.8, 0.1, 0.1
     raw = read_source(source, None, seed, {})[0] if shards is None else sample_of_shards(shards, None, said, seed, split)
     say_types(raw, said, kind, "types")

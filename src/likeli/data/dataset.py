@@ -13,7 +13,7 @@ from torch import Tensor
 from likeli.config import describe
 from likeli.data.builtin.toys import Toy
 from likeli.data.infer import locate
-from likeli.data.stream import Stream
+from likeli.data.stream import Streamed
 from likeli.errors import InputError, require
 from likeli.random import permutation
 from likeli.spaces import Space
@@ -42,7 +42,7 @@ class Data:
         extras: what else the source knows of each row, such as a scene's factors and captions.
         lines: the line of the file that each row came from.
         reasons: why a table's columns are of their types, by name.
-        stream: where all training rows are, if x is a sample of rows that stay in files.
+        stream: where all training rows are, if x is a sample of rows that stay in files, or sparse.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Data:
     extras: dict[str, Any] = field(default_factory=dict)
     lines: Sequence[int] | None = None
     reasons: dict[str, str] = field(default_factory=dict)
-    stream: Stream | None = None
+    stream: Streamed | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -87,11 +87,11 @@ class Data:
         return {
             "name": self.name,
             **{k: self.origin.get(k) for k in ("source", "kind", "labels")},
-            **{k: self.origin[k] for k in ("types", "columns", "label_dtype") if k in self.origin},
+            **{k: self.origin[k] for k in ("types", "columns", "label_dtype", "layer") if k in self.origin},
             "seed": self.seed,
             "fractions": list(self.fractions),
             "rows": len(self.x),
-            **({"streamed": len(self.stream), "files": len(self.stream.shards.marks)} if self.stream else {}),
+            **({"streamed": len(self.stream), **self.stream.facts} if self.stream else {}),
             "split": {part: len(self.rows(part)) for part in ("train", "valid", "test")},
             "values": self.kind,
             "space": describe(self.space),

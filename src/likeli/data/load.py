@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from likeli.config import build, describe
+from likeli.data.annotated import find_annotated, read_annotated
 from likeli.data.builtin import scenes
 from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.column_types import ColumnType, read_types
@@ -34,7 +35,7 @@ from likeli.spaces.arrays import as_tensor
 OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
 _PART, _ROLE = "train|valid|val|test", "x|images?|data|y|labels?|targets?"
 ROLE = re.compile(f"(?P<first>{_PART})_(?P<of>{_ROLE})|(?P<role>{_ROLE})_(?P<last>{_PART})|(?P<only>{_PART})", re.IGNORECASE)
-SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt")
+SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt", ".h5ad")
 
 
 def load_data(
@@ -51,20 +52,20 @@ def load_data(
     """Examples from anywhere, with their space and a split that is a function of the seed.
 
     Arguments:
-        source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet or .txt file or of a
-            folder of pictures, a folder or a pattern of .parquet files, whose rows stay there, `hf:NAME`, or an array, tensor,
-            data frame or list of texts.
+        source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet, .h5ad or .txt file or
+            of a folder of pictures, a folder or a pattern of .parquet files, whose rows stay there, `hf:NAME`, or an array,
+            tensor, sparse matrix, data frame, AnnData or list of texts.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
-        labels: what y is: the name of a column, of an array in the same .npz or of a scene's factor, a path, or an array; of
-            a folder of pictures `captions`, for its captions.csv or captions.txt (`file,caption` a line), or the path of such a
-            file.  A row without a label has −1 there, NaN in a vector, or a caption without a word.
+        labels: what y is: the name of a column (of an AnnData's obs), of an array in the same .npz or of a scene's factor, a
+            path, or an array; of a folder of pictures `captions`, for its captions.csv or captions.txt (`file,caption` a line),
+            or the path of such a file.  A row without a label has −1 there, NaN in a vector, or a caption without a word.
         categorical: columns of numbers whose values are names, such as 404 and 500: each becomes a category.
         types: of columns, by name or as the path of a YAML or JSON file: real, integer, ordinal, categorical, boolean, date,
             drop (leaves it out), or `{type, categories, low, high}`; what is not said is guessed.  See `read_types`.
         seed: of the split, and of a drawn source.
         fractions: of the rows for training, validation and test.
-        options: of the source, such as n=2000 for a drawn one or context=64 for text (see `read_text`); `"ring8:n=2000"` says
-            the same.
+        options: of the source, such as n=2000 for a drawn one, context=64 for text (see `read_text`) or layer="counts" of an
+            AnnData; `"ring8:n=2000"` says the same.
 
     Raises:
         InputError: not found, damaged, or values that do not fit; file, line and column are named.
@@ -76,10 +77,14 @@ def load_data(
     require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
     given = {k: v if isinstance(v, Alphabet) else str(v) for k, v in options.items() if v is not None}
     said = said_of(types, categorical)
-    shards = find_shards(source)
+    shards, found = find_shards(source), find_annotated(source, given.get("layer"), kind)
     if shards is not None:
         require(not given, shards.name, "no such option", ", ".join(given))
         raw, canonical = sample_of_shards(shards, labels, said, seed, fractions), os.fspath(source)
+    elif found is not None:
+        require(given.keys() <= {"layer"}, found.name, "no option but layer", ", ".join(given))
+        require(not said or kind not in (None, "counts"), "types", "kind='table' beside them", "counts")
+        raw, canonical = read_annotated(found, labels, kind, seed, fractions), found.source
     else:
         raw, canonical = read_source(source, labels, seed, given, fractions)
     say_types(raw, said, kind, "types" if types is not None else "categorical")
@@ -105,6 +110,7 @@ def load_data(
         kind=fitted.kind,
         origin={"source": canonical, "kind": kind, "labels": labels if isinstance(labels, str) else None}
         | _as_it_was(raw, labels)
+        | ({"layer": found.layer} if found is not None and found.layer else {})
         | ({"types": {name: t.plain() for name, t in said.items()}} if said else {}),
         extras=raw.extras,
         stream=raw.stream,
@@ -158,7 +164,7 @@ def _fit_labels(raw: Raw, train: Tensor) -> tuple[Tensor | None, Space | None, l
         return None, None, []
     what = f"{raw.name}: labels"
     if raw.condition is not None:
-        return raw.condition.check(raw.y, what=what), raw.condition, []
+        return raw.condition.check(raw.y, what=what, missing=raw.stream is not None), raw.condition, []
     return fit_labels(raw.y, len(raw.values), train, what, raw.lines)
 
 
@@ -174,7 +180,7 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     """
     place = description.get("source") if source is None else source
     require(place is not None, "data", "the data themselves, since they were given in memory", "nothing")
-    asked = ("kind", "labels", "categorical", "types", "seed")
+    asked = ("kind", "labels", "categorical", "types", "layer", "seed")
     options = {k: description[k] for k in asked if description.get(k) is not None}
     if isinstance(description.get("space", {}).get("alphabet"), dict):
         options["vocab"] = build(description["space"]["alphabet"], Alphabet)  # type: ignore[type-abstract]

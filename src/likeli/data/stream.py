@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,34 @@ FEWEST_SAMPLED, MOST_SAMPLED = 2_000, 100_000  # rows
 SHARES = (0.5, 0.25, 0.25)  # of the sample, for training, validation and testing
 MOST_VALUES = 10 * MAX_CATEGORIES  # of a column, up to which each is in the sample
 Rows = tuple[Tensor, Tensor | None]
+
+
+class Streamed(Protocol):
+    """Rows of which no more than a batch, or a window, is there as a tensor.
+
+    Attributes:
+        digest: sha256 of them.
+        place: how they are kept, in words: in files, or sparse.
+        facts: what a run says of them.
+    """
+
+    place: ClassVar[str]
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def facts(self) -> dict[str, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def shuffled(self, seed: int, epoch: int, code: Callable[[Any, Any, str], Rows]) -> Callable[[slice], Rows]:
+        """Training rows a … b − 1 of an epoch's order when asked for `slice(a, b)`; `code` makes them rows of a model."""
+        ...
+
+    def standardised(self, space: Space) -> Space:
+        """The space with mean and scale of all training rows, where it was fitted to a sample of them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,12 @@ class Stream:
     digest: str
     mean: dict[str, float]
     scale: dict[str, float]
+    place: ClassVar[str] = "in files"
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What a run says of it."""
+        return {"files": len(self.shards.marks)}
 
     def __len__(self) -> int:
         return sum(self.training)

@@ -44,7 +44,7 @@ class Classifier(ClassifierMixin, FamilyEstimator):
         """Fit p(x|y) and p(y).
 
         Arguments:
-            X: (rows, columns), an array, data frame or sparse matrix.
+            X: (rows, columns), an array, data frame or sparse matrix, or an AnnData.
             y: (rows,), the class of each row.
             sample_weight: (rows,), how often each row counts, in p(y) too.
 
@@ -63,6 +63,8 @@ class Classifier(ClassifierMixin, FamilyEstimator):
             raise Unsupported(f"per_class=False: {self.family} is not conditional; one model a class is")
         data = self._load(X, labels=codes, weight=weight)
         require(len(self.classes_) > 1, "y", "at least two classes", f"one class, {self.classes_[0]!r}")
+        together = "per_class=False, or fewer cells, for counts that stay sparse"
+        require(not alone or data.stream is None, "per_class", together, "one model a class")
         self.priors_ = self._shares(codes, weight)
         self.models_ = [self._of_class(data, codes, k, weight) for k in range(len(self.classes_))] if alone else [
             self._fitted(data, weight, condition=data.condition)

@@ -21,8 +21,9 @@ class Density(DensityMixin, FamilyEstimator):
 
     Arguments:
         family: its name, see `likeli list`.
-        kind: what the values are: None for reals, and for a table where a data frame has texts or categories; else as in
-            `likeli.load_data`: `real`, `table`, `counts`, `binary`, `pixels`, `tokens`; `auto` finds it.
+        kind: what the values are: None for reals, for a table where a data frame has texts or categories, and for counts of an
+            AnnData (`counts:LAYER` takes a layer); else as in `likeli.load_data`: `real`, `table`, `counts`, `binary`,
+            `pixels`, `tokens`; `auto` finds it.
         steps, minutes: the budget, at most one of the two; by default as `likeli.fit` has it.
         random_state: as in scikit-learn.
         options: the family's (`components`, `latent_dim` …), settings of training (`lr`, `batch` …), `validation` (the share of
@@ -35,7 +36,7 @@ class Density(DensityMixin, FamilyEstimator):
         """Fit p(x) to the rows of X.
 
         Arguments:
-            X: (rows, columns), an array, data frame or sparse matrix.
+            X: (rows, columns), an array, data frame or sparse matrix, or an AnnData.
             y: not looked at.
             sample_weight: (rows,), how often each row counts: a whole number stands for so many equal rows.
 

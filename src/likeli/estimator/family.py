@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -132,16 +132,21 @@ class FamilyEstimator(BaseEstimator, ABC):
         check_is_fitted(self)
         return self._reader.again(self, X, self._space)
 
+    def _row_parts(self, X: Any) -> Iterator[Tensor]:
+        """As `_rows`, some at a time where X is sparse."""
+        check_is_fitted(self)
+        return self._reader.parts(self, X, self._space)
+
     @property
     def _space(self) -> Any:
         return self.model_.space
 
     def _log_p(self, X: Any) -> np.ndarray:
         """What the model knows of log p of each row, in nats of the user's units; a function of the row alone."""
-        x = self._rows(X)
+        rows = self._row_parts(X)
         if self.model_.knows is Knows.NOTHING:
             raise Unsupported(f"{self.family} has no log p(x); Outlier takes its error of reconstruction, Embedding its code")
-        parts = score(self.model_, x, seed=self.seed_, **self._chosen.scoring)
+        parts = [part for x in rows for part in score(self.model_, x, seed=self.seed_, **self._chosen.scoring)]
         return torch.cat([part.value.double() for part in parts]).cpu().numpy()
 
     def _drawn(self, n: Any, y: Any, random_state: Any) -> Any:

@@ -36,7 +36,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FamilyEstimat
         """Fit the family to the rows of X.
 
         Arguments:
-            X: (rows, columns), an array, data frame or sparse matrix.
+            X: (rows, columns), an array, data frame or sparse matrix, or an AnnData.
             y: not looked at.
             sample_weight: (rows,), how often each row counts.
 
@@ -55,7 +55,8 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FamilyEstimat
 
     def transform(self, X: Any) -> np.ndarray:
         """The code of each row, deterministic, (rows, columns of the code)."""
-        return self._blocks(self._coder.encode, self._rows(X)).double().flatten(1).numpy()
+        codes = [self._blocks(self._coder.encode, x) for x in self._row_parts(X)]
+        return torch.cat(codes).double().flatten(1).numpy()
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The row of each code in the user's units, as the family decodes it; a mean may be fractional."""

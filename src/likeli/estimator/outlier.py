@@ -62,7 +62,7 @@ class Outlier(OutlierMixin, FamilyEstimator):
         """Fit what is ordinary, and set the threshold.
 
         Arguments:
-            X: (rows, columns), an array, data frame or sparse matrix; most of them ordinary.
+            X: (rows, columns), an array, data frame or sparse matrix, or an AnnData; most of them ordinary.
             y: not looked at.
             sample_weight: (rows,), how often each row counts in the fit; the threshold counts rows.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sklearn.utils.validation import _check_feature_names, _check_n_features, validate_data
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array, validate_data
 from torch import Tensor
 
+from likeli.data.annotated import CELLS_AT_ONCE, Annotated, find_annotated, is_anndata
 from likeli.data.coded import load_rows
 from likeli.data.dataset import refuse_missing
 from likeli.errors import require
@@ -22,12 +26,14 @@ class Reader:
     """How X was read when the estimator was fitted, and is read from then on.
 
     Arguments:
-        kind: what the values are, as `load_data` takes it; None for reals, and for a table where a data frame has texts,
-            categories or truth values; `auto` for what `load_data` finds by itself.
+        kind: what the values are, as `load_data` takes it; None for reals, for a table where a data frame has texts, categories
+            or truth values, and for counts of an AnnData, of which `counts:LAYER` takes a layer; `auto` for what `load_data`
+            finds by itself.
         missing: whether the family takes missing cells.
         like: no rows of the data frame that was fitted, for its columns and types; None for an array.
         typed: whether its columns were read by their types.
         plain: the kind that numbers have if nothing is said.
+        layer: of an AnnData, from which it is read.
     """
 
     kind: str | None
@@ -35,6 +41,7 @@ class Reader:
     like: Any = None
     typed: bool = False
     plain: str = "real"
+    layer: str | None = None
 
     def first(self, estimator: Any, X: Any) -> tuple[Any, str | None]:
         """(what `load_data` takes, the kind): X to fit, whose number and names of columns the estimator remembers.
@@ -42,6 +49,9 @@ class Reader:
         Raises:
             ValueError: anything but a matrix of at least two rows, in scikit-learn's words.
         """
+        if self.kind is not None and self.kind.startswith("counts:"):
+            self.kind, _, self.layer = self.kind.partition(":")
+        X = self._matrix(estimator, X, reset=True)
         self.like = X.iloc[:0].reset_index(drop=True) if _is_frame(X) else None
         texts = _is_frame(X) and any(getattr(d, "kind", "O") not in "biuf" for d in X.dtypes)
         self.typed = _is_frame(X) and ((self.kind is None and texts) or self.kind in TYPED)
@@ -64,18 +74,43 @@ class Reader:
         Raises:
             ValueError: other columns or values that do not fit.
         """
+        return torch.cat(list(self.parts(estimator, X, space)))
+
+    def parts(self, estimator: Any, X: Any, space: Space) -> Iterator[Tensor]:
+        """As `again`, some rows at a time where X is sparse."""
+        X = self._matrix(estimator, X, reset=False)
         if self.typed:
             require(_is_frame(X), "X", "a data frame, as in fit", type(X).__name__)
             self._check_columns(estimator, X, reset=False)
-            return load_rows(X, space, missing=self.missing, who=estimator.family)[0]
-        x = as_tensor(self._checked(estimator, X, reset=False), "X")
-        if not self.missing:
-            refuse_missing(x, space, "X", estimator.family)
-        return space.check(x, what="X", missing=self.missing)
+            yield load_rows(X, space, missing=self.missing, who=estimator.family)[0]
+            return
+        x = self._checked(estimator, X, reset=False)
+        step = max(CELLS_AT_ONCE // x.shape[1], 1) if hasattr(x, "tocsr") else len(x)
+        x = x.tocsr() if hasattr(x, "tocsr") else x
+        for first in range(0, x.shape[0], step):
+            part = as_tensor(x[first : first + step], "X")
+            if not self.missing:
+                refuse_missing(part, space, "X", estimator.family)
+            yield space.check(part, what="X", missing=self.missing)
+
+    def _matrix(self, estimator: Any, X: Any, *, reset: bool) -> Any:
+        """The matrix of an AnnData, its genes being the columns; anything else as it is."""
+        if not is_anndata(X):
+            require(self.layer is None, "X", f"an AnnData with the layer {self.layer}", type(X).__name__)
+            return X
+        import pandas
+
+        found = find_annotated(X, self.layer)
+        assert found is not None
+        self.kind = self.kind or "counts"
+        self._check_columns(estimator, pandas.DataFrame(np.empty((0, len(found.columns))), columns=found.columns), reset=reset)
+        return found.counts() if self.kind == "counts" else found
 
     def _checked(self, estimator: Any, X: Any, **options: Any) -> Any:
-        options |= {"accept_sparse": ["csr", "csc", "coo"], "allow_nd": self.kind is not None}
-        return validate_data(estimator, X, ensure_all_finite="allow-nan" if self.missing else True, **options)
+        options |= {"accept_sparse": ["csr", "csc", "coo"], "ensure_all_finite": "allow-nan" if self.missing else True}
+        if isinstance(X, Annotated):  # whose columns have been compared
+            return check_array(X.x, **{k: v for k, v in options.items() if k != "reset"})
+        return validate_data(estimator, X, allow_nd=self.kind is not None, **options)
 
     @staticmethod
     def _check_columns(estimator: Any, X: Any, *, reset: bool) -> None:

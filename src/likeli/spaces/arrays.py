@@ -103,7 +103,10 @@ def pandas_column(series: Any, what: str) -> np.ndarray:
     if kind == "O" or kind not in "biuf":
         text = kind == "O" and any(isinstance(v, str) for v in series)
         raise _not_numbers(what, "text" if text else _KINDS.get(kind, str(series.dtype)))
-    return series.to_numpy(np.float64, na_value=np.nan) if series.isna().any() else np.asarray(series.to_numpy())
+    if series.isna().any():
+        return series.to_numpy(np.float64, na_value=np.nan)
+    plain = getattr(series.dtype, "numpy_dtype", None)  # before pandas 2.2 the array of a nullable type is one of objects
+    return np.asarray(series.to_numpy(plain))
 
 
 def _to_numpy(x: Any, what: str) -> np.ndarray:

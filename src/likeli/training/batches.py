@@ -15,7 +15,7 @@ from likeli.data.builtin.sources import Raw
 from likeli.data.coded import coded
 from likeli.data.dataset import Data
 from likeli.data.frame import Frame
-from likeli.data.stream import Stream
+from likeli.data.stream import Streamed
 from likeli.errors import InputError, require
 from likeli.random import derive, permutation
 from likeli.spaces.arrays import as_tensor, row_weights
@@ -24,15 +24,15 @@ from likeli.spaces.labels import unlabelled
 
 @dataclass(frozen=True)
 class InFiles:
-    """Where training rows stay.
+    """Where training rows stay: in files, or sparse.
 
     Arguments:
-        stream: the files.
+        stream: they.
         code: how their rows become the model's.
     """
 
-    stream: Stream
-    code: Callable[[Frame, Any, str], tuple[Tensor, Tensor | None]]
+    stream: Streamed
+    code: Callable[[Frame | Tensor, Any, str], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,14 @@ def gather(
     return _weighted(_checked(model, *rows[0]), None if weight is None else weight[data.train]), known
 
 
-def _in_files(model: GenerativeModel, stream: Stream, sample: Examples, sample_weight: Any) -> Examples:
+def _in_files(model: GenerativeModel, stream: Streamed, sample: Examples, sample_weight: Any) -> Examples:
     in_batches = model.strategy not in ("em", "closed_form", "boosting")
-    told = f"{model.kind()}, which looks at all rows at once; fit it to one file, or to data.split('train'), a sample"
-    require(in_batches, "model", "a family trained in batches, such as flow or vae, for rows that stay in files", told)
-    require(sample_weight is None, "sample_weight", "nothing for rows that stay in files", "weights")
+    whole = "fit it to data.split('train'), a sample, or to one file or array of them"
+    told = f"{model.kind()}, which looks at all rows at once; {whole}"
+    require(in_batches, "model", f"a family trained in batches, such as flow or vae, for rows that stay {stream.place}", told)
+    require(sample_weight is None, "sample_weight", f"nothing for rows that stay {stream.place}", "weights")
 
-    def code(frame: Frame, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:
+    def code(frame: Frame | Tensor, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:
         x, y = coded(Raw(what, frame, labels), model.space, model.condition, missing=model.takes_missing, who=model.kind())
         found = _checked(model, x, y, least=1)
         return found.x, found.y

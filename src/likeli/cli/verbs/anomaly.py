@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from likeli.cli.objects import call_options, open_run, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit_rows, new_file
+from likeli.cli.output import check_new, check_rows_out, emit_rows, new_file
 from likeli.cli.pages import anomaly_sheet
 from likeli.cli.verbs import score
 from likeli.errors import InputError
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from likeli.data import columns_of
     from likeli.evaluation.rows import anomaly
 
-    check_new(args.out, overwrite=args.overwrite)
+    check_rows_out(args)
     check_new(args.html, overwrite=args.overwrite, suffixes=[".html"], argument="html")
     saved = open_run(args)
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")

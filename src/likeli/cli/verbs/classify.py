@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from likeli.cli.objects import call_options, open_run
+from likeli.cli.objects import call_options, of_layer, open_run
 from likeli.cli.options import Parser, read_value
-from likeli.cli.output import check_new, emit_rows
+from likeli.cli.output import check_rows_out, emit_rows
 from likeli.cli.verbs.evaluate import add_likelihood_arguments
 
 
@@ -34,12 +34,12 @@ def run(args: argparse.Namespace) -> None:
     from likeli.data import load_rows
     from likeli.evaluation.rows import classify
 
-    check_new(args.out, overwrite=args.overwrite)
+    check_rows_out(args)
     prior: Any = args.prior if args.prior in (None, "uniform") else read_value(args.prior, list[float], "prior")
     saved = open_run(args)
     model = saved.model
     options = call_options(model.measure_likelihood, args.dotted["likelihood"], "likelihood")
-    x, _ = load_rows(args.data, model.space, who=model.kind(), missing=model.takes_missing)
+    x, _ = load_rows(of_layer(saved, args.data), model.space, who=model.kind(), missing=model.takes_missing)
     found = classify(model, x, prior=prior, batch=args.batch, seed=args.seed, **options)
     names = found.frame.columns
     columns = {"row": list(range(len(x))), "class": [names[k] for k in found.best.tolist()]}

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     asked = list(known.models) if args.models is None else args.models
     options = {f: own_options(known, asked, f, args.dotted) for f in asked}
     load_plugins(args.plugin)
-    reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", "types", "size", *TEXT)}
+    reading = {name: getattr(args, name) for name in ("kind", "labels", "categorical", "types", "size", "layer", *TEXT)}
     plan = Plan(args.data, **reading, seed=args.seed or 0)
     data = read_data(plan)
     refused = {} if args.models is not None else without_part(plan, data, known)
@@ -155,8 +155,8 @@ def own_options(known: Catalogue, families: list[str], family: str, given: dict[
 
 def fit_arguments(args: argparse.Namespace, family: str, own: dict[str, Pairs]) -> tuple[str, ...]:
     """The arguments of `likeli fit` for one family."""
-    plain = ("kind", "categorical", "types", "size", "steps", "minutes", "seed", *(name for name in TEXT if name != "cut"))
-    given = {name: getattr(args, name) for name in plain}
+    plain = ("kind", "categorical", "types", "size", "layer", "steps", "minutes", "seed", *TEXT)
+    given = {name: getattr(args, name) for name in plain if name != "cut"}
     words = [args.data, "--model", family, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
     words += ["--cut"] if args.cut else []
     if args.labels is not None:

@@ -2,10 +2,11 @@
 
 likeli fit digits --model vdm --out runs/x
 likeli fit table.csv --model gmm --model.components 5
+likeli fit cells.h5ad --model vae --labels batch --layer counts
 likeli fit digits --model vae --minutes 2 --train.lr 3e-4 --out runs/vae
 likeli fit --out runs/x --resume --steps 5000
 
-DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .txt), a folder of images, a
+DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .h5ad .txt), a folder of images, a
 folder of .parquet files (read block by block, never all in memory), or hf:NAME.
 Ctrl-C saves and exits; --resume goes on from there, on the same trajectory.
 """
@@ -56,6 +57,7 @@ def add_plan_arguments(parser: Parser) -> None:
     parser.share("--types")
     parser.add_argument("--labels", nargs="?", const=True, metavar="COLUMN", help=labels)
     parser.add_argument("--size", type=int, metavar="N", help="scale and crop a folder's pictures to N x N")
+    parser.add_argument("--layer", metavar="NAME", help="the matrix of a .h5ad that is fitted, in place of X")
     text = parser.add_argument_group("for text")
     text.add_argument("--context", type=int, metavar="N", help="symbols of a window, or of the longest line [64]")
     unit = "what a symbol is: char, byte, bpe; whole lines as rows: line, line-byte, line-bpe"

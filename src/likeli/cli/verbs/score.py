@@ -2,6 +2,7 @@
 
 likeli score runs/x rows.csv --out scores.csv
 likeli score runs/x shards/ --out all.csv             a folder of .parquet files, read and written part by part
+likeli score runs/cells cells.h5ad --out scored.h5ad  all that was in it, and likeli_nats, likeli_stderr in obs
 
 The result has one line a row: row, nats, stderr (Monte Carlo error of that row; empty where there is none), knows (what kind of
 number it is) and measure (density or mass); for symbols also bits_per_symbol and, where they spell text,
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from likeli.cli.objects import call_options, open_run, parts_for, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit, emit_rows, new_file
+from likeli.cli.output import check_rows_out, emit, emit_rows, is_h5ad, new_file
 from likeli.cli.verbs.evaluate import add_likelihood_arguments
 from likeli.errors import require
 from likeli.progress import Gauge
@@ -34,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options of everything that says something of each row."""
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
-    parser.add_argument("--out", metavar="FILE.csv", help="where to write; a table on standard output if not given")
+    parser.add_argument("--out", metavar="FILE.csv", help="where to write [standard output]; a .h5ad of the rows is kept whole")
     parser.share("--overwrite", "--label", "--processes")
     add_likelihood_arguments(parser)
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Score, batch by batch, and write."""
     from likeli import processes
 
-    check_new(args.out, overwrite=args.overwrite)
+    check_rows_out(args)
     saved = open_run(args)
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
     options |= {"batch": args.batch, "seed": args.seed}
@@ -90,8 +91,16 @@ def score_parts(
     from likeli import processes
     from likeli.data import write_csv
 
-    require(args.out is not None, "out", f"--out FILE.csv for the {rows:,} rows, which stay in files", "nothing")
+    require(args.out is not None, "out", f"--out FILE.csv for the {rows:,} rows, which are not all in memory", "nothing")
     gauge, first, kind = Gauge(not args.json, f"scoring with {saved.model.kind()}", rows, unit="rows"), 0, dict[str, Any]()
+    if is_h5ad(args.out):
+        scored = [row_scores(saved.model, x, y, 0, gauge, options) for _, x, y in parts]
+        gauge.close()
+        columns = {name: [v for part in scored for v in part[name]] for name in scored[0]}
+        kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": rows}
+        if processes.is_first():
+            emit_rows(args, kind, columns, f"{rows} rows ({kind['knows']}, nats, {kind['measure']})", "")
+        return
     with new_file(args.out, overwrite=args.overwrite) if processes.is_first() else nullcontext() as path:
         for _, x, y in parts:
             columns = row_scores(saved.model, x, y, first, gauge, options)

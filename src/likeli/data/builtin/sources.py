@@ -16,7 +16,7 @@ from torch import Tensor
 
 from likeli.data.builtin import scenes, toys
 from likeli.data.readers.tables import Frame
-from likeli.data.stream import Stream
+from likeli.data.stream import Streamed
 from likeli.errors import InputError, nearest, require
 from likeli.spaces import Labels, Pixels, Space
 
@@ -37,7 +37,7 @@ class Raw:
         split: the rows for training, validation and test, where the source has its own; by the seed if None.
         warnings: what was odd.
         extras: what else is known of each row.
-        stream: where all training rows are, if the values are a sample of rows that stay in files.
+        stream: where all training rows are, if the values are a sample of rows that stay in files, or sparse.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Raw:
     split: tuple[Tensor, ...] | None = None
     warnings: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
-    stream: Stream | None = None
+    stream: Streamed | None = None
 
     @property
     def lines(self) -> Sequence[int] | None:
