@@ -1,4 +1,4 @@
-"""A gated masked-convolution model in 900 CPU seconds of one core on statically binarised MNIST: exact nats on all test digits.
+"""An LSTM over rows in 900 CPU seconds of one core on statically binarised MNIST: exact nats on all test digits.
 
 The peer is pythae's VampPrior in the same CPU seconds, its number a bound by 5,000 draws on 1,000 test digits.  Published on
 the same split, without a limit of time: NADE 88.33, EoNADE 84.68 (Uria et al. 2014, arXiv:1310.1757), PixelCNN 81.30 (van den
@@ -18,7 +18,7 @@ from benchmarks.vae_quality import prepare as prepare_thousand
 
 METRIC, HIGHER = "negative_log_likelihood", False
 VARIANTS = [{"seconds": 900}]
-HIDDEN = (32,) * 5
+BACKBONE = {"network": "rows", "hidden": (384,), "dropout": 0.15}
 TRAINING = {"batch": 64, "lr": 4e-3, "ema": 0.998}
 
 
@@ -43,7 +43,7 @@ def ours(folder, seconds):
 
     def trained(steps):
         torch.manual_seed(0)
-        model = Autoregressive(Binary((28, 28)), CausalBackbone("conv", HIDDEN))
+        model = Autoregressive(Binary((28, 28)), CausalBackbone(**BACKBONE))
         begin = time.process_time()
         fit(model, train, steps=steps, progress=False, **settings)
         return model, time.process_time() - begin

@@ -1,5 +1,6 @@
 """Autoregressive models against enumeration, gradients and each other."""
 
+import itertools
 import math
 import signal
 import warnings
@@ -17,18 +18,18 @@ from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
 from likeli.models.autoregressive import Autoregressive, CausalBackbone, last
 from likeli.nn.causal import CausalTransformer
-from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.nn.recurrence import CausalLSTM
+from likeli.nn.row_lstm import RowLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, MixtureDensity, Pixels, Real, Table, Tokens
 from likeli.training import fit
 
-SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8), "lstm": (8, 8)}
+SMALL = {"made": (24, 24), "transformer": (16, 16), "conv": (8, 8), "rows": (8, 8), "lstm": (8, 8)}
 CATEGORIES = Table(tuple(Column(n, "categorical", categories=tuple("abcd"[:k])) for n, k in (("p", 2), ("q", 3), ("r", 4))))
 MIXED = Table((Column("a", scale=3.0), Column("b", "integer"), Column("c", "categorical", categories=("x", "y", "z"))))
 CASES = [("made", "natural"), ("made", "any"), ("transformer", "natural"), ("transformer", "any")]
-NATURAL = [("conv", "natural"), ("lstm", "natural")]
+NATURAL = [("conv", "natural"), ("rows", "natural"), ("lstm", "natural")]
 every_case = pytest.mark.parametrize("network, order", CASES)
 
 
@@ -91,13 +92,24 @@ def test_masses_of_rows_that_are_remembered_sum_to_one():
 @pytest.mark.parametrize("space", [Pixels((2, 2), 4), Pixels((1, 2, 2), 4)], ids=["plane", "channel"])
 def test_masses_of_tiny_images_sum_to_one(space):
     assert mean_total(made(space, "conv"), states(4, 4, 4, 4).reshape(-1, *space.shape)) == pytest.approx(1, abs=1e-6)
-    for other in (Tokens(4, 3), Pixels((3, 2, 2), 4), Real((4, 4))):
-        with pytest.raises(InputError, match="network: expected transformer or made"):
-            made(other, "conv")
-    with pytest.raises(InputError, match="order: expected natural with network conv"):
-        made(space, "conv", "any")
+    assert mean_total(made(space, "rows"), states(4, 4, 4, 4).reshape(-1, *space.shape)) == pytest.approx(1, abs=1e-6)
+    for network, other in itertools.product(("conv", "rows"), (Tokens(4, 3), Pixels((3, 2, 2), 4), Real((4, 4)))):
+        if network == "conv" or not isinstance(other, Pixels):
+            with pytest.raises(InputError, match="network: expected transformer or made"):
+                made(other, network)
+    for network in ("conv", "rows"):
+        with pytest.raises(InputError, match=f"order: expected natural with network {network}"):
+            made(space, network, "any")
     nets = [type(Autoregressive(space, CausalBackbone(hidden=(8,)), order).net) for order in ("natural", "any")]
-    assert nets == [GatedPixelCNN, CausalTransformer]  # convolutions see one order alone
+    assert nets == [RowLSTM, CausalTransformer]  # memories of rows follow one order alone
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (2, 3, 2)])
+def test_masses_of_tiny_pictures_of_several_planes_sum_to_one(shape):
+    """Every plane is read after the ones before, in which rows beside the present one are seen."""
+    cells = states(*[2] * 12).reshape(-1, *shape)
+    assert mean_total(made(Binary(shape), "rows"), cells) == pytest.approx(1, abs=1e-6)
+    assert isinstance(Autoregressive(Pixels(shape, 4)).net, RowLSTM)
 
 
 @pytest.mark.parametrize("network", ["made", "transformer", "lstm"])
@@ -163,6 +175,7 @@ def test_gradients_flow_from_earlier_cells_alone_and_from_all_of_them(network, o
 @pytest.mark.parametrize("network, order, space", [
     *((n, o, s) for n, o in CASES for s in (Tokens(9, 5), Pixels((3, 3), 4), MIXED, Counts((4,)))),
     ("conv", "natural", Pixels((3, 5), 4)),
+    *(("rows", "natural", s) for s in (Pixels((4, 3), 4), Pixels((3, 4, 2), 4))),
     *(("lstm", "natural", s) for s in (Tokens(9, 5), Pixels((3, 3), 4))),
 ])  # fmt: skip
 def test_cell_by_cell_gives_the_numbers_of_one_pass(network, order, space):
@@ -296,12 +309,13 @@ def test_draws_follow_the_masses(network, order):
 
 
 @pytest.mark.parametrize("network, order, given", [
-    ("made", "natural", [2, 1, -1, -1]), ("conv", "natural", [2, 1, -1, -1]), ("transformer", "natural", [2, 1, -1, -1]),
+    ("made", "natural", [2, 1, -1, -1]), ("conv", "natural", [2, 1, -1, -1]), ("rows", "natural", [2, 1, -1, -1]),
+    ("transformer", "natural", [2, 1, -1, -1]),
     ("made", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, 2, -1, 0]), ("transformer", "any", [-1, -1, -1, 1]),
 ])  # fmt: skip
 def test_free_cells_follow_their_conditional(network, order, given):
     """Fails by chance once in 10,000 seeds."""
-    space = Pixels((1, 4), 3) if network == "conv" else Tokens(4, 3)
+    space = {"conv": Pixels((1, 4), 3), "rows": Pixels((2, 2), 3)}.get(network, Tokens(4, 3))
     model, held = made(space, network, order), torch.tensor(given)
     x = model.sample(3000, given=held.reshape(space.shape), seed=3).flatten(1).long()
     assert torch.equal(x[:, held >= 0], held[held >= 0].expand(3000, -1))

@@ -23,6 +23,7 @@ from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
 from likeli.nn.pixel_cnn import GatedPixelCNN
+from likeli.nn.row_lstm import RowLSTM
 from likeli.probability import information, mcmc
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify
@@ -405,6 +406,12 @@ def convolutions_that_miss_a_column(m):
         return original(self, x.index_fill(1, order[:1], 0), c, order)
 
     m.setattr(GatedPixelCNN, "forward", blind)
+
+
+@fault("only-earlier-cells-are-read")
+def a_memory_that_starts_a_row_late(m):
+    original = RowLSTM.forward
+    m.setattr(RowLSTM, "forward", lambda self, x, c, order: original(self, x.index_fill(1, order[:1], 0), c, order))
 
 
 @fault("kept-is-computed")

@@ -191,13 +191,22 @@ def build_model(
 
 
 def as_it_was(model: dict[str, Any]) -> dict[str, Any]:
-    """A model's config, with a name for the network of text where it is of the time when none was written: attention."""
+    """A model's config, with a name for the network where it is of the time when none was written.
+
+    Attention on text; of autoregressive models, convolutions on images of one plane.
+    """
     space, backbone = model.get("space"), model.get("backbone")
     kind = {"autoregressive": "causal_backbone", "discrete_diffusion": "symbol_backbone"}.get(str(model.get("class")))
     unnamed = backbone is None or (isinstance(backbone, dict) and backbone.get("network") in (None, "auto"))
-    if kind is None or not unnamed or not isinstance(space, dict) or space.get("alphabet") is None:
+    if kind is None or not unnamed or not isinstance(space, dict):
         return model
-    return model | {"backbone": {"class": kind} | (backbone or {}) | {"network": "transformer"}}
+    shape = space.get("shape")
+    plane = space.get("class") in ("pixels", "binary") and isinstance(shape, list) and len(shape[shape[:1] == [1] :]) == 2
+    convolved = plane and kind == "causal_backbone" and model.get("order") != "any"
+    if space.get("alphabet") is None and not convolved:
+        return model
+    network = "conv" if convolved else "transformer"
+    return model | {"backbone": {"class": kind} | (backbone or {}) | {"network": network}}
 
 
 @contextmanager

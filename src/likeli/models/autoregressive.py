@@ -21,19 +21,21 @@ from likeli.nn.embedding import Conditioner
 from likeli.nn.masked import MADE, CausalNetwork
 from likeli.nn.pixel_cnn import GatedPixelCNN
 from likeli.nn.recurrence import CausalLSTM
+from likeli.nn.row_lstm import RowLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
-from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Space
+from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Pixels, Space
 from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {
     "made": MADE,
     "conv": GatedPixelCNN,
+    "rows": RowLSTM,
     "transformer": CausalTransformer,
     "lstm": CausalLSTM,
 }
-HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "transformer": (128,) * 4, "lstm": (256,)}
+HIDDEN = {"made": (512, 512), "conv": (32,) * 4, "rows": (256,), "transformer": (128,) * 4, "lstm": (256,)}
 MOST_COLUMNS = 64  # up to here attention over columns costs seconds, and gains nats
 MOST_WEIGHTS = 2**24  # of a perceptron from all cells to all cells, which then costs more than attention
 COMPONENTS = 5  # of the mixtures that describe a number
@@ -43,8 +45,9 @@ class CausalBackbone(Configurable):
     """The network that reads the cells before a cell.
 
     Arguments:
-        network: made (masked perceptron), conv (gated masked convolutions, for images), transformer, or lstm (for symbols, in
-            their natural order); chosen from the space if not given.
+        network: made (masked perceptron), rows (LSTMs down the rows of an image, a masked perceptron along each), conv (gated
+            masked convolutions, for images of one plane), transformer, or lstm (for symbols, in their natural order); chosen
+            from the space if not given.
         hidden: width of each layer or block; chosen with the network if not given.
         dropout: probability of zeroing a hidden feature in training; None for 0.2 on images of several levels and 0 elsewhere.
 
@@ -54,7 +57,7 @@ class CausalBackbone(Configurable):
 
     def __init__(
         self,
-        network: Literal["made", "conv", "transformer", "lstm"] | None = None,
+        network: Literal["made", "conv", "rows", "transformer", "lstm"] | None = None,
         hidden: tuple[int, ...] | None = None,
         dropout: float | None = None,
     ) -> None:
@@ -115,7 +118,7 @@ class Autoregressive(GenerativeModel, Sequential):
         usual_hidden = HIDDEN[name] if space.symbols or name == "made" else (64,) * 3
         hidden, network = self.backbone.hidden or usual_hidden, NETWORKS[name]
         require(self.follows == "natural" or network.any_order, "order", f"natural with network {name}", order)
-        usual = 0.2 if name == "conv" and space.symbols > 2 else 0.0
+        usual = 0.2 if name in ("conv", "rows") and space.symbols > 2 else 0.0
         rate = usual if self.backbone.dropout is None else self.backbone.dropout
         self.backbone = CausalBackbone(name, hidden, rate)  # as it is saved, whatever later versions may choose
         told = {"presence": self.follows == "any"} if network.any_order else {}
@@ -318,11 +321,11 @@ class Autoregressive(GenerativeModel, Sequential):
 
 
 def suited(space: Space, channels: int, order: str) -> str:
-    """The network that did best on such data: LSTMs on text, convolutions on images, attention on symbols, MADE on columns."""
+    """The network that did best on such data: LSTMs on text and rows of images, attention on symbols, MADE on columns."""
     if space.alphabet is not None and order == "natural":
         return "lstm"
-    if space.symbols and len(space.shape) - (space.shape[0] == 1) == 2 and space.model_shape == space.shape:
-        return "conv" if order == "natural" else "transformer"
+    if isinstance(space, Pixels) and len(space.shape) in (2, 3):
+        return "rows" if order == "natural" else "transformer"
     weights = math.prod(space.model_shape) * space.dimensions * channels
     return "transformer" if (space.symbols and space.model_shape != space.shape) or weights > MOST_WEIGHTS else "made"
 

@@ -21,22 +21,23 @@ class LSTMs(nn.Module):
     """LSTM layers of one width, one on top of the other, with dropout between them.
 
     Arguments:
-        width: features that come in, and of each layer.
+        width: features of each layer.
         layers: how many.
         dropout: probability of zeroing a feature between two layers in training.
         both: whether each layer runs from either end, so that twice the width comes out.
+        inputs: features that come in; as many as `width` if not given.
 
     Source: Hochreiter & Schmidhuber (1997), Neural Computation 9; Graves & Schmidhuber (2005), Neural Networks 18.
     """
 
-    def __init__(self, width: int, layers: int, dropout: float, both: bool = False) -> None:
+    def __init__(self, width: int, layers: int, dropout: float, both: bool = False, inputs: int | None = None) -> None:
         super().__init__()
-        wide = [width, *[(1 + both) * width] * (layers - 1)]
+        wide = [inputs or width, *[(1 + both) * width] * (layers - 1)]
         self.layers = nn.ModuleList(nn.LSTM(w, width, batch_first=True, bidirectional=both) for w in wide)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, states: list[State] | None = None) -> Tensor:
-        """(B, D, width) → (B, D, width), or twice the width.
+        """(B, D, inputs) → (B, D, width), or twice the width.
 
         Arguments:
             states: of each layer, to begin with, which are replaced by those at the end; all zeros if the list is empty.
