@@ -159,16 +159,19 @@ def test_tensors_of_a_family_are_strict(tmp_path, family):
     assert same(ck.load(tmp_path / "x").state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("family, unnamed", [("autoregressive", None), ("discrete_diffusion", "auto")])
+@pytest.mark.parametrize("family, unnamed, space, then, now", [
+    ("autoregressive", None, Tokens(4, 3, "abc"), "transformer", "lstm"),
+    ("discrete_diffusion", "auto", Tokens(4, 3, "abc"), "transformer", "lstm"),
+    ("autoregressive", None, Pixels((1, 4, 4), 3), "conv", "rows"),
+])  # fmt: skip
 @pytest.mark.parametrize("whole", [True, False])
-def test_text_of_a_time_without_named_networks_is_read_by_attention(tmp_path, family, unnamed, whole):
-    """Its config names no network, or has no backbone at all; what is saved today has a name."""
+def test_runs_of_a_time_without_named_networks_are_read_by_those_of_then(tmp_path, family, unnamed, space, then, now, whole):
+    """Their config names no network, or has no backbone at all; what is saved today has a name."""
     kind = {"autoregressive": "causal_backbone", "discrete_diffusion": "symbol_backbone"}[family]
-    space = Tokens(4, 3, "abc")
-    old = FAMILIES[family](space, backbone=build({"class": kind, "network": "transformer"}, Configurable)).eval()
+    old = FAMILIES[family](space, backbone=build({"class": kind, "network": then}, Configurable)).eval()
     ck.save(old, tmp_path / "x")
     backbone = {"class": kind, "network": unnamed} if whole else None
     argument("backbone", backbone)(next((tmp_path / "x").rglob("config.json")).parent)
     assert same(ck.read(tmp_path / "x").model.state_dict(), old.state_dict())
     ck.save(FAMILIES[family](space), tmp_path / "y")
-    assert json.loads(next((tmp_path / "y").rglob("config.json")).read_text())["model"]["backbone"]["network"] == "lstm"
+    assert json.loads(next((tmp_path / "y").rglob("config.json")).read_text())["model"]["backbone"]["network"] == now
