@@ -18,8 +18,7 @@ from likeli.errors import InputError, Interrupted, Unsupported
 from likeli.evaluation.imputation import impute
 from likeli.models.autoregressive import Autoregressive, CausalBackbone, last
 from likeli.nn.causal import CausalTransformer
-from likeli.nn.recurrence import CausalLSTM
-from likeli.nn.row_lstm import RowLSTM
+from likeli.nn.recurrence import CausalLSTM, RowLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.random import Streams, seeded
 from likeli.spaces import Binary, Column, Counts, Labels, MixtureDensity, Pixels, Real, Table, Tokens

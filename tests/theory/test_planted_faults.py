@@ -23,7 +23,7 @@ from likeli.models import discrete_diffusion as symbols
 from likeli.nn.causal import CausalBlock
 from likeli.nn.masked import MADE
 from likeli.nn.pixel_cnn import GatedPixelCNN
-from likeli.nn.row_lstm import RowLSTM
+from likeli.nn.recurrence import RowLSTM
 from likeli.probability import information, mcmc
 from likeli.probability.importance import Diagnostics
 from likeli.theory import check as verify

@@ -20,8 +20,7 @@ from likeli.nn.causal import CausalTransformer
 from likeli.nn.embedding import Conditioner
 from likeli.nn.masked import MADE, CausalNetwork
 from likeli.nn.pixel_cnn import GatedPixelCNN
-from likeli.nn.recurrence import CausalLSTM
-from likeli.nn.row_lstm import RowLSTM
+from likeli.nn.recurrence import CausalLSTM, RowLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
