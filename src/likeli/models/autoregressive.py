@@ -24,7 +24,7 @@ from likeli.nn.recurrence import CausalLSTM, RowLSTM
 from likeli.probability.draw import draw_symbols, tempered
 from likeli.probability.importance import diagnose
 from likeli.random import Ambient, Noise, permutation
-from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Pixels, Space
+from likeli.spaces import Cells, DiscretisedLogistic, Gaussian, MixtureDensity, Observation, Space
 from likeli.spaces.head import MassCells
 
 NETWORKS: dict[str, type[CausalNetwork]] = {
@@ -323,7 +323,7 @@ def suited(space: Space, channels: int, order: str) -> str:
     """The network that did best on such data: LSTMs on text and rows of images, attention on symbols, MADE on columns."""
     if space.alphabet is not None and order == "natural":
         return "lstm"
-    if isinstance(space, Pixels) and len(space.shape) in (2, 3):
+    if space.symbols and len(space.shape) > 1:
         return "rows" if order == "natural" else "transformer"
     weights = math.prod(space.model_shape) * space.dimensions * channels
     return "transformer" if (space.symbols and space.model_shape != space.shape) or weights > MOST_WEIGHTS else "made"

@@ -118,14 +118,13 @@ class RowLSTM(CausalNetwork):
 
     def __init__(self, space: Space, given: int, channels: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
-        picture = isinstance(space, Pixels) and len(space.shape) in (2, 3)
+        picture = space.symbols > 0 and len(space.shape) in (2, 3)
         require(picture, "network", "transformer or made for what is not an image", "rows")
-        assert isinstance(space, Pixels)
         planes, height, self.width = (1, *space.shape)[-3:]
         self.rows, wide = planes * height, hidden[0]
         across = [plane * height + r for plane in range(1, planes) for r in (-1, 0, 1)]
         self.back = sorted({*range(1, ABOVE + 1), *(b for b in across if b >= 1)})
-        row = Pixels((self.width,), space.levels)
+        row = Pixels((self.width,), space.symbols)
         self.features = CellFeatures(row)
         seen = self.width * self.features.width
         self.run, self.dropout = LSTMs(wide, len(hidden), dropout, inputs=seen + given), nn.Dropout(dropout)
