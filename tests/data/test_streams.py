@@ -58,8 +58,8 @@ def order_of(data, model, epoch, batch=128, seed=0):
 @pytest.fixture
 def small_windows(monkeypatch):
     monkeypatch.setattr("likeli.data.stream.CELLS_OF_A_WINDOW", 2500)
-    monkeypatch.setattr("likeli.data.stream.FEWEST_SAMPLED", 600)
-    monkeypatch.setattr("likeli.data.stream.CELLS_OF_THE_SAMPLE", 600)
+    monkeypatch.setattr("likeli.data.table_stream.FEWEST_TABLE_ROWS", 600)
+    monkeypatch.setattr("likeli.data.table_stream.CELLS_OF_THE_SAMPLE", 600)
     monkeypatch.setattr("likeli.data.readers.shards.CELLS_AT_ONCE", 700)
 
 

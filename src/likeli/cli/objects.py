@@ -152,29 +152,32 @@ def rows_for(
 
 
 def parts_for(
-    saved: Checkpoint, source: str, label: str | None = None, missing: bool | None = None
+    saved: Checkpoint, source: str, label: str | None = None, missing: bool | None = None, tables: bool = False
 ) -> tuple[int, Iterator[tuple[Any, Tensor, Tensor | None]]] | None:
     """(how many rows, some of them at a time as (columns as they were read, x, y)) of rows in files or sparse, else None.
 
     Arguments:
         saved, source, label, missing: as for `rows_for`.
+        tables: whether only tables will do.
     """
     from likeli.data import load_parts
     from likeli.data.annotated import find_annotated
-    from likeli.data.readers.shards import find_shards
+    from likeli.data.in_files import find_files, is_table
 
-    model, one, where = saved.model, parse_label(label, saved.model), of_layer(saved, source)
-    shards, found = find_shards(source), find_annotated(where)
-    if shards is None and (found is None or not found.sparse):
+    model, one, labels = saved.model, parse_label(label, saved.model), saved.info.get("data", {}).get("labels")
+    own = not Path(source).exists() and PART.fullmatch(source)
+    files, found = None if own else find_files(source, labels), find_annotated(of_layer(saved, source))
+    rows: Any = found if found is not None and found.sparse else files
+    pictures = files is not None and not is_table(files)
+    if rows is None or (tables and pictures):
         return None
     known: dict[str, Any] = {"who": model.kind(), "missing": model.takes_missing if missing is None else missing}
     if one is None and model.condition is not None:
-        labels = saved.info.get("data", {}).get("labels")
-        require(isinstance(labels, str), "label", f"--label Y, since the labels of {model.kind()} have no column", "nothing")
+        there = isinstance(labels, str) or (pictures and bool(rows.classes))
+        require(there, "label", f"--label Y, since the labels of {model.kind()} have no column or folder there", "nothing")
         known |= {"labels": labels, "condition": model.condition}
-    rows = shards.rows if shards is not None else len(found) if found is not None else 0
-    parts = load_parts(found or source, model.space, **known)
-    return rows, ((f, x, y if one is None else model.check_condition(one, len(x))) for f, x, y in parts)
+    parts = load_parts(rows, model.space, **known)
+    return len(rows), ((f, x, y if one is None else model.check_condition(one, len(x))) for f, x, y in parts)
 
 
 def of_layer(saved: Checkpoint, source: str | None) -> str | None:

@@ -13,11 +13,13 @@ from likeli.data.annotated import Annotated, find_annotated
 from likeli.data.builtin.sources import Raw
 from likeli.data.dataset import refuse_missing
 from likeli.data.frame import Frame
+from likeli.data.in_files import FiledPictures, FiledTable, bytes_of, find_files
 from likeli.data.infer import encode_labels
 from likeli.data.load import is_texts, read_source
-from likeli.data.readers.shards import find_shards
+from likeli.data.picture_stream import parts_of_pictures
+from likeli.data.readers.npy import memory_limit
 from likeli.data.readers.text import rows_of_text
-from likeli.data.stream import with_labels
+from likeli.data.table_stream import with_labels
 from likeli.errors import require
 from likeli.spaces import Labels, Space, Table, Tokens
 from likeli.spaces.arrays import MAX_DENSE_CELLS
@@ -51,12 +53,16 @@ def load_rows(
     if is_texts(source):
         return space.check(source), None
     source = find_annotated(source, kind=space.kind()) or source
+    files = None if isinstance(source, Annotated) else find_files(source, labels)
     if isinstance(source, Annotated):
         cells = len(source) * space.dimensions
         require(cells <= MAX_DENSE_CELLS, source.name, f"at most {MAX_DENSE_CELLS} cells at once", f"{cells}")
-    if isinstance(source, Annotated) or find_shards(source) is not None:
+    if files is not None:
+        fits, many = bytes_of(files) <= memory_limit(), f"{len(files):,} rows"
+        require(fits, str(source), "rows that fit into memory together; `score` takes them part by part", many)
+    if isinstance(source, Annotated) or files is not None:
         known: dict[str, Any] = {"labels": labels, "condition": condition, "missing": missing, "who": who}
-        parts = list(load_parts(source, space, **known))
+        parts = list(load_parts(files or source, space, **known))
         y = [y for _, _, y in parts if y is not None]
         return torch.cat([x for _, x, _ in parts]), torch.cat(y) if y else None
     raw, _ = read_source(source, labels if condition is not None else None, 0, {})
@@ -72,25 +78,29 @@ def load_parts(
     missing: bool = True,
     who: str = "this model",
 ) -> Iterator[tuple[Frame | None, Tensor, Tensor | None]]:
-    """(columns as they were read, x, y) of rows that stay in files or sparse, some at a time; of another source all, without
-    columns.
+    """(columns as they were read, x, y) of rows that stay in files or sparse, some at a time; else of all, and no columns.
 
     Arguments:
-        source, space, labels, condition, missing, who: as for `load_rows`.
+        source: as there, or what `find_files` has found.
+        space, labels, condition, missing, who: as there.
     """
-    shards, found = find_shards(source), find_annotated(source, kind=space.kind())
+    known: dict[str, Any] = {"missing": missing, "who": who}
+    found = find_annotated(source, kind=space.kind())
     if found is not None:
         for raw in found.parts(space, labels if condition is not None else None):
-            yield None, *coded(raw, space, condition, missing=missing, who=who)
+            yield None, *coded(raw, space, condition, **known)
         return
-    if shards is None:
-        yield None, *load_rows(source, space, labels=labels, condition=condition, missing=missing, who=who)
-        return
-    for block in shards.blocks:
-        for part in shards.read(block):
-            what = f"{block.path}, row group {block.group}"
-            frame, y, _ = with_labels(part.rows(), labels if condition is not None else None, what)
-            yield part, *coded(Raw(what, frame, y), space, condition, missing=missing, who=who)
+    files = source if isinstance(source, (FiledTable, FiledPictures)) else find_files(source, labels)
+    if files is None:
+        yield None, *load_rows(source, space, labels=labels, condition=condition, **known)
+    elif isinstance(files, FiledPictures):
+        for pictures, y, what in parts_of_pictures(files, space):
+            yield None, *coded(Raw(what, pictures, y), space, condition, **known)
+    else:
+        for block in files.blocks:
+            for part in files.read(block):
+                frame, y, _ = with_labels(part.rows(), labels if condition is not None else None, block.what)
+                yield part, *coded(Raw(block.what, frame, y), space, condition, **known)
 
 
 def coded(

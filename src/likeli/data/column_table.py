@@ -12,8 +12,8 @@ from likeli.data.annotated import FILE, is_anndata
 from likeli.data.column_types import ColumnType, read_types
 from likeli.data.dataset import Data
 from likeli.data.frame import Frame, column_kinds
-from likeli.data.load import load_data, read_source, sample_of_shards, say_types
-from likeli.data.readers.shards import find_shards
+from likeli.data.in_files import find_files
+from likeli.data.load import load_data, read_source, sample_of_rows, say_types
 from likeli.errors import InputError, require
 from likeli.spaces import Column, Table
 
@@ -79,11 +79,11 @@ def load_columns(source: Any, types: Any = None, *, kind: str | None = None, see
     Raises:
         InputError: as there; or data without columns.
     """
-    said, shards = read_types(types), find_shards(source)
+    said, files = read_types(types), find_files(source)
     annotated = is_anndata(source) or (isinstance(source, (str, os.PathLike)) and FILE.fullmatch(os.fspath(source)))
     require(not annotated, "columns", "a table", "an AnnData, all of whose columns are of one kind")
     split = 0.8, 0.1, 0.1
-    raw = read_source(source, None, seed, {})[0] if shards is None else sample_of_shards(shards, None, said, seed, split)
+    raw = read_source(source, None, seed, {})[0] if files is None else sample_of_rows(files, None, said, seed, split)
     say_types(raw, said, kind, "types")
     if isinstance(raw.values, Tensor) and raw.values.ndim == 2 and raw.space is None:
         raw.values = Frame.of_matrix(raw.values)

@@ -19,20 +19,19 @@ from likeli.data.builtin.sources import SOURCES, Raw, make_source
 from likeli.data.column_types import ColumnType, read_types
 from likeli.data.dataset import Data, Fractions, split_parts, split_rows
 from likeli.data.frame import Frame, fit_frame
+from likeli.data.in_files import find_files, named_options, sample_of_files, size_option
 from likeli.data.infer import Fitted, check_shape, fit_labels, fit_space, relabel
 from likeli.data.readers.hub import read_hub
 from likeli.data.readers.idx import idx_parts, is_idx, read_idx, training_images
 from likeli.data.readers.images import captions_of, read_captions, read_folder
 from likeli.data.readers.npy import Archive, read_npy
-from likeli.data.readers.shards import Shards, find_shards
 from likeli.data.readers.tables import from_pandas, read_csv, read_parquet
 from likeli.data.readers.text import read_text
-from likeli.data.stream import survey
+from likeli.data.stream import Split
 from likeli.errors import InputError, nearest, require
 from likeli.spaces import Alphabet, Labels, Space, caption_space
 from likeli.spaces.arrays import as_tensor
 
-OPTIONS = re.compile(r"(?P<base>.+):(?P<options>\w+=[^:=,]+(?:,\w+=[^:=,]+)*)")
 _PART, _ROLE = "train|valid|val|test", "x|images?|data|y|labels?|targets?"
 ROLE = re.compile(f"(?P<first>{_PART})_(?P<of>{_ROLE})|(?P<role>{_ROLE})_(?P<last>{_PART})|(?P<only>{_PART})", re.IGNORECASE)
 SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt", ".h5ad")
@@ -54,7 +53,7 @@ def load_data(
     Arguments:
         source: a built-in name (see `describe_sources`), the path of a .npy, .npz, .csv, .tsv, .parquet, .h5ad or .txt file or
             of a folder of pictures, a folder or a pattern of .parquet files, whose rows stay there, `hf:NAME`, or an array,
-            tensor, sparse matrix, data frame, AnnData or list of texts.
+            tensor, sparse matrix, data frame, AnnData or list of texts.  Above 256 MiB pictures stay there too.
         kind: real, pixels, binary, tokens, counts or table (`pixels:LEVELS`, `tokens:VOCAB`); inferred from the values if None.
         labels: what y is: the name of a column (of an AnnData's obs), of an array in the same .npz or of a scene's factor, a
             path, or an array; of a folder of pictures `captions`, for its captions.csv or captions.txt (`file,caption` a line),
@@ -77,10 +76,10 @@ def load_data(
     require(numbers, "fractions", "three numbers (train, valid, test)", fractions)
     given = {k: v if isinstance(v, Alphabet) else str(v) for k, v in options.items() if v is not None}
     said = said_of(types, categorical)
-    shards, found = find_shards(source), find_annotated(source, given.get("layer"), kind)
-    if shards is not None:
-        require(not given, shards.name, "no such option", ", ".join(given))
-        raw, canonical = sample_of_shards(shards, labels, said, seed, fractions), os.fspath(source)
+    files, found = find_files(source, labels, given), find_annotated(source, given.get("layer"), kind)
+    canonical: str | None
+    if files is not None:
+        raw, canonical = sample_of_rows(files, labels, said, seed, fractions), named_options(source, given)[2]
     elif found is not None:
         require(given.keys() <= {"layer"}, found.name, "no option but layer", ", ".join(given))
         require(not said or kind not in (None, "counts"), "types", "kind='table' beside them", "counts")
@@ -184,18 +183,19 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
     options = {k: description[k] for k in asked if description.get(k) is not None}
     if isinstance(description.get("space", {}).get("alphabet"), dict):
         options["vocab"] = build(description["space"]["alphabet"], Alphabet)  # type: ignore[type-abstract]
+    if "streamed" not in description and isinstance(place, (str, os.PathLike)) and find_files(place) is not None:
+        options["stream"] = 0  # large pictures were in memory once, in another split
     data = load_data(place, fractions=tuple(description["fractions"]), **options)
     same = data.fingerprint() == description["fingerprint"]
     require(same, str(description.get("name")), "the rows that the run was fitted on", "other rows: the source has changed")
     return data
 
 
-def sample_of_shards(shards: Shards, labels: Any, said: dict[str, ColumnType], seed: int, fractions: Fractions) -> Raw:
-    """What `load_data` needs of rows that stay in files."""
+def sample_of_rows(files: Any, labels: Any, said: dict[str, ColumnType], seed: int, fractions: Fractions) -> Raw:
+    """What `load_data` needs of rows that stay in files; see `find_files`."""
     split_rows(2, seed, fractions)  # whether these are three parts of one
-    frame, split, stream, note = survey(shards, labels, said, seed, fractions)
-    raw = Raw(shards.name, frame, split=split, warnings=[note], stream=stream)
-    return raw if labels is None else take_labels(raw, labels)
+    raw = sample_of_files(files, labels, said, Split(seed, fractions))
+    return take_labels(raw, labels) if isinstance(raw.values, Frame) and labels is not None else raw
 
 
 def is_texts(source: Any) -> bool:
@@ -208,16 +208,8 @@ def read_source(
 ) -> tuple[Raw, str | None]:
     """(rows, the text that reads them again or None for data in memory)."""
     if isinstance(source, (str, os.PathLike)):
-        base = os.fspath(source)
-        require(0 < len(base) <= 4096 and "\0" not in base, "data", "a name or a path", repr(base[:80]))
-        match, given = OPTIONS.fullmatch(base), dict[str, Any]()
-        if match and not os.path.exists(base):
-            base, given = match["base"], dict[str, Any](pair.split("=", 1) for pair in match["options"].split(","))
-        written = given | {k: v for k, v in options.items() if not isinstance(v, Alphabet)}
-        given |= {k.lower() if k == "N" else k: v for k, v in options.items()}
+        base, given, canonical = named_options(source, options)
         raw = _named(base, labels, seed, given, fractions)
-        listed = ",".join(f"{'n' if k == 'N' else k}={v}" for k, v in written.items())
-        canonical = f"{base}:{listed}" if listed else base
     elif isinstance(tensors := getattr(source, "tensors", None), tuple):  # torch's TensorDataset
         require(not options and len(tensors) in (1, 2), "data", "a TensorDataset of rows, or of rows and labels", len(tensors))
         canonical, raw = None, Raw("tensors", as_tensor(tensors[0], "data"), *tensors[1:])
@@ -265,7 +257,7 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
             raw.condition = Labels(len(factors[labels]), tuple(factors[labels]))
         return raw
     if base.startswith("hf:"):
-        return read_hub(base[3:], given)
+        return read_hub(base[3:], {k: v for k, v in given.items() if k != "stream"})
     path, _, key = base.partition(".npz:")
     if key:
         return _from_archive(f"{path}.npz", key, labels, seed, fractions)
@@ -278,13 +270,11 @@ def _named(base: str, labels: Any, seed: int, given: dict[str, Any], fractions: 
         given |= {"context": given.pop("length")} if "length" in given else {}  # as earlier versions wrote it
         return read_text(base, given, seed, fractions)
     folder = os.path.isdir(base)
-    require(given.keys() <= ({"size"} if folder else set()), base, "no such option", ", ".join(given))
+    require(given.keys() <= ({"size", "stream"} if folder else set()), base, "no such option", ", ".join(given))
     if is_idx(base) or (folder and training_images(Path(base))):
         return _from_idx(Path(base), seed, fractions)
     if folder:
-        size = str(given.get("size", "1"))
-        require(size.isdecimal(), "size", "a whole number of pixels", size)
-        pictures, files, classes, sizes, notes = read_folder(base, int(size) if "size" in given else None)
+        pictures, files, classes, sizes, notes = read_folder(base, size_option(given))
         raw = Raw(os.path.basename(os.path.normpath(base)), torch.from_numpy(pictures), classes, warnings=notes)
         captions = captions_of(base, labels)
         if captions is not None:

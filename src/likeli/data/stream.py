@@ -7,7 +7,8 @@ training rows are permuted.  So a place in the order is one integer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -15,20 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likeli.data.column_types import ColumnType
-from likeli.data.frame import MAX_CATEGORIES, Cells, Frame
-from likeli.data.readers.shards import CELLS_OF_A_BLOCK, Shards
-from likeli.errors import InputError, nearest
+from likeli.data.readers.shards import CELLS_OF_A_BLOCK
 from likeli.random import permutation, uniform_of_rows
 from likeli.spaces import Real, Space
-from likeli.spaces.dates import UNITS
 
 CELLS_OF_A_WINDOW = CELLS_OF_A_BLOCK >> 3  # 32 MiB of float64; a larger block is a window by itself
-CELLS_OF_THE_SAMPLE = 1 << 21
-FEWEST_SAMPLED, MOST_SAMPLED = 2_000, 100_000  # rows
 SHARES = (0.5, 0.25, 0.25)  # of the sample, for training, validation and testing
-MOST_VALUES = 10 * MAX_CATEGORIES  # of a column, up to which each is in the sample
+PARTS = ("train", "valid", "test")
 Rows = tuple[Tensor, Tensor | None]
+Code = Callable[[Any, Any, str], Rows]  # values, labels and their name for messages as rows of a model
 
 
 class Streamed(Protocol):
@@ -60,22 +56,49 @@ class Streamed(Protocol):
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A table that stays in files, and its training rows in a shuffled order.
+class Split:
+    """Which part row i is in, a function of (seed, i) but for rows of a part that the source brings.
 
     Arguments:
-        shards: the files.
-        labels: the column that is y.
         seed, fractions: of the split.
-        training: how many rows of each block are for training.
-        digest: sha256 of the files.
-        mean, scale: of the numbers of each column in training rows.
+        own: rows of the source's own parts, in the order in which they lie, `train` first; empty if it has none.
     """
 
-    shards: Shards
-    labels: str | None
     seed: int
     fractions: tuple[float, float, float]
+    own: dict[str, int] = field(default_factory=dict)
+
+    def parts(self, first: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The part of each of some successive rows (0 training, 1 validation, 2 test), and its place in the part, in [0, 1)."""
+        if not self.own:
+            return part_of_rows(first, rows, self.seed, self.fractions)
+        wanted = [0.0 if part in self.own and part != "train" else f for part, f in zip(PARTS, self.fractions)]
+        drawn, place = part_of_rows(first, rows, self.seed, (wanted[0] / sum(wanted), *(f / sum(wanted) for f in wanted[1:])))
+        at = np.searchsorted(np.cumsum(list(self.own.values())), np.arange(first, first + rows), "right")
+        lies = np.array([PARTS.index(part) for part in self.own])[at]
+        return np.where(lies > 0, lies, drawn), place
+
+    def expected(self, rows: int) -> np.ndarray:
+        """How many of so many rows each part has, on average."""
+        if not self.own:
+            return rows * np.array(self.fractions)
+        rest = sum(f for part, f in zip(PARTS, self.fractions) if part == "train" or part not in self.own)
+        of_training = self.own["train"] * np.array(self.fractions) / rest
+        return np.array([of_training[i] if i == 0 or p not in self.own else self.own[p] for i, p in enumerate(PARTS)])
+
+
+@dataclass(frozen=True)
+class Stream(ABC):
+    """Rows that stay in files, and the training rows among them in a shuffled order.
+
+    Arguments:
+        split: of the rows.
+        training: how many rows of each block are for training.
+        digest: sha256 of the rows, or of the files that they are in.
+        mean, scale: of the numbers of each column in training rows, or of all cells under the name "".
+    """
+
+    split: Split
     training: list[int]
     digest: str
     mean: dict[str, float]
@@ -85,66 +108,69 @@ class Stream:
     @property
     def facts(self) -> dict[str, int]:
         """What a run says of it."""
-        return {"files": len(self.shards.marks)}
+        return {"files": self.files}
 
     def __len__(self) -> int:
         return sum(self.training)
 
+    @property
+    @abstractmethod
+    def files(self) -> int:
+        """How many files there are."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """What a row takes in memory."""
+
+    @abstractmethod
+    def window(self, blocks: Sequence[int], order: Tensor, code: Code) -> Callable[[slice], Rows]:
+        """Rows a … b − 1 of `order`, of the training rows of these blocks, when asked for `slice(a, b)`."""
+
     def windows(self, seed: int, epoch: int) -> list[list[int]]:
         """The blocks of each window of an epoch, in its order."""
-        most, held, found = CELLS_OF_A_WINDOW // len(self.shards.names), 0, list[list[int]]()
+        most, held, found = 8 * CELLS_OF_A_WINDOW // self.row_bytes, 0, list[list[int]]()
         for number in permutation(len(self.training), seed, epoch, "blocks").tolist():
             rows = self.training[number]
+            if not rows:
+                continue
             new = not found or held + rows > most
             held = rows if new else held + rows
             found += [[]] if new else []
             found[-1].append(number)
         return found
 
-    def shuffled(self, seed: int, epoch: int, code: Callable[[Frame, Any, str], Rows]) -> Callable[[slice], Rows]:
+    def shuffled(self, seed: int, epoch: int, code: Code) -> Callable[[slice], Rows]:
         """Training rows a … b − 1 of an epoch's order, when asked for `slice(a, b)`.
 
         Arguments:
-            code: columns, labels and the name for messages as rows of a model.
+            code: what was read as rows of a model.
         """
         windows = self.windows(seed, epoch)
         ends = np.cumsum([sum(self.training[b] for b in window) for window in windows])
-        held: dict[int, Rows] = {}
-
-        def window(w: int) -> Rows:
-            if w not in held:
-                held.clear()
-                parts = [code(*part) for number in windows[w] for part in self.training_rows(number)]
-                x, y = _joined(parts)
-                parts.clear()  # or the window would be there three times
-                order = permutation(len(x), seed, epoch, "window", w)
-                held[w] = x[order], None if y is None else y[order]
-            return held[w]
+        held: dict[int, Callable[[slice], Rows]] = {}
 
         def take(rows: slice) -> Rows:
-            first, last = np.searchsorted(ends, [rows.start, rows.stop - 1], "right")
+            first, last = np.searchsorted(ends, [rows.start, rows.stop - 1], "right").tolist()
             found = []
             for w in range(first, last + 1):
-                (x, y), begin = window(w), int(ends[w - 1]) if w else 0
-                part = slice(max(rows.start - begin, 0), rows.stop - begin)
-                found.append((x[part], None if y is None else y[part]))
-            return _joined(found)
+                begin = int(ends[w - 1]) if w else 0
+                if w not in held:
+                    held.clear()
+                    order = permutation(int(ends[w]) - begin, seed, epoch, "window", w)
+                    held[w] = self.window(windows[w], order, code)
+                found.append(held[w](slice(max(rows.start - begin, 0), min(rows.stop, int(ends[w])) - begin)))
+            return rows_joined(found)
 
         return take
 
-    def training_rows(self, number: int) -> Iterator[tuple[Frame, Any, str]]:
-        """The training rows of a block, some at a time: columns, labels, and how they are named in messages."""
-        block = self.shards.blocks[number]
-        first = block.first
-        for frame in self.shards.read(block):
-            chosen = np.flatnonzero(part_of_rows(first, len(frame), self.seed, self.fractions)[0] == 0)
-            if len(chosen):
-                yield with_labels(frame.rows(chosen), self.labels, f"{block.path}, row group {block.group}")
-            first += len(frame)
-
     def standardised(self, space: Space) -> Space:
         """The space with mean and scale of all training rows, where it was fitted to a sample of them."""
-        if not isinstance(space, Real) or not space.names:
+        if not isinstance(space, Real):
+            return space
+        if "" in self.mean:
+            return Real(space.shape, self.mean[""], self.scale[""], space.names)
+        if not space.names:
             return space
         assert isinstance(space.mean, tuple)
         assert isinstance(space.scale, tuple)
@@ -156,14 +182,10 @@ class Stream:
         return Real(space.shape, mean, scale, space.names, space.stretch)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def rows_joined(parts: list[Rows]) -> Rows:
+    """Rows one after the other."""
     y = [y for _, y in parts if y is not None]
     return torch.cat([x for x, _ in parts]), torch.cat(y) if y else None
-
-
-def with_labels(frame: Frame, labels: str | None, what: str) -> tuple[Frame, Any, str]:
-    """Columns, and the labels' cells apart."""
-    return frame, frame.pop(labels, what) if labels is not None else None, what
 
 
 def part_of_rows(first: int, rows: int, seed: int, fractions: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -174,135 +196,13 @@ def part_of_rows(first: int, rows: int, seed: int, fractions: tuple[float, float
     return part, (u - ends[part]) / np.array(fractions)[part]
 
 
-@dataclass
-class Survey:
-    """What one pass over the files finds.
-
-    Rows are sampled by their place in their part.  Beside those, the sample has a row for whatever decides of what type a
-    column is: each value of texts and labels, a fraction, a gap, a time of a finer unit, the extremes of training rows.
-
-    Arguments:
-        chances: of each part's rows, to be in the sample.
-        said: what the user says of columns.
-        labels: the column that is y.
-    """
-
-    chances: np.ndarray
-    said: dict[str, ColumnType]
-    labels: str | None
-    frames: list[Frame] = field(default_factory=list)
-    parts: list[np.ndarray] = field(default_factory=list)
-    columns: dict[str, ColumnSeen] = field(default_factory=dict)
-
-    def add(self, frame: Frame, part: np.ndarray, place: np.ndarray) -> None:
-        """Take some rows in."""
-        drawn = place < self.chances[part]
-        taken = drawn.copy()
-        for name, cells in zip(frame.names, frame.columns):
-            said = self.said.get(name)
-            if said is None or said.type not in ("drop", "text"):
-                named = name == self.labels or (said is not None and said.type in ("categorical", "ordinal", "boolean"))
-                taken[self.columns.setdefault(name, ColumnSeen()).new(cells, part == 0, named)] = True
-        index = np.flatnonzero(taken)
-        self.frames.append(frame.rows(index))
-        # a row of another part that was not drawn for it, but shows what there is, is in none
-        self.parts.append(np.where(drawn[index] | (part[index] == 0), part[index], 3))
+def chances(size: int, rows: int, split: Split) -> np.ndarray:
+    """Of each part's rows, to be in a sample of about `size` of so many rows."""
+    return np.array([share * size / max(n, 1) for share, n in zip(SHARES, split.expected(rows))])
 
 
-@dataclass
-class ColumnSeen:
-    """What has been seen of one column."""
-
-    least: float = np.inf
-    most: float = -np.inf
-    gap: bool = False
-    fraction: bool = False
-    unit: int = 0
-    values: set[Any] = field(default_factory=set)
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def new(self, cells: Cells, training: np.ndarray, named: bool) -> list[int]:
-        """The rows that show what no row before has shown."""
-        if isinstance(cells, list):
-            return self._new_values(cells)
-        if cells.dtype.kind == "M":
-            gone, numbers, found = np.isnat(cells), cells.astype(np.int64).astype(np.float64), self._new_unit(cells)
-        else:
-            gone, numbers, found = np.isnan(cells), cells, []
-            fractions = np.flatnonzero((cells != np.round(cells)) & ~gone)[:1].tolist()
-            found += [] if self.fraction else fractions
-            self.fraction = self.fraction or bool(fractions)
-            found += self._new_values(cells[~gone].tolist(), np.flatnonzero(~gone)) if named else []
-        rows = np.flatnonzero(training & ~gone)
-        gaps = np.flatnonzero(training & gone)[:1].tolist()
-        found += [] if self.gap else gaps
-        self.gap = self.gap or bool(gaps)
-        if len(rows):
-            seen = numbers[rows]
-            low, high = int(seen.argmin()), int(seen.argmax())
-            lower, higher = bool(seen[low] < self.least), bool(seen[high] > self.most)
-            found += [int(rows[low])] * lower + [int(rows[high])] * higher
-            self.least, self.most = min(self.least, float(seen[low])), max(self.most, float(seen[high]))
-            self._add_moments(seen)
-        return found
-
-    def _new_values(self, cells: list[Any], rows: np.ndarray | None = None) -> list[int]:
-        if len(self.values) > MOST_VALUES:
-            return []
-        fresh = set(cells) - self.values
-        self.values |= fresh
-        found = [cells.index(v) for v in sorted(fresh, key=str)[:MOST_VALUES]]
-        return found if rows is None else rows[found].tolist()
-
-    def _new_unit(self, moments: np.ndarray) -> list[int]:
-        found, units = list[int](), list(UNITS)
-        seen = ~np.isnat(moments)
-        while (odd := (moments.astype(f"M8[{units[self.unit]}]") != moments) & seen).any():
-            found.append(int(odd.argmax()))
-            self.unit += 1
-        return found
-
-    def _add_moments(self, x: np.ndarray) -> None:
-        """Mean and Σ(x − mean)² of what was seen and x together.
-
-        Source: Chan, Golub & LeVeque (1983), The American Statistician 37.
-        """
-        n, mean = len(x), float(x.mean())
-        off, total = mean - self.mean, self.count + n
-        self.squares += float(np.square(x - mean).sum()) + off * off * self.count * n / total
-        self.mean, self.count = self.mean + off * n / total, total
-
-
-def survey(
-    shards: Shards, labels: Any, said: dict[str, ColumnType], seed: int, fractions: tuple[float, float, float]
-) -> tuple[Frame, tuple[Tensor, ...], Stream, str]:
-    """Go through the files once: (a sample of rows, those of it that are of each part, where all training rows are, a note).
-
-    Raises:
-        InputError: damaged, or labels that are no column.
-    """
-    if labels is not None and labels not in shards.names:
-        near = nearest(str(labels), shards.names)
-        raise InputError(f"labels: expected a column of {shards.name}, got {str(labels)[:80]!r}{near}")
-    n, size = shards.rows, min(max(CELLS_OF_THE_SAMPLE // len(shards.names), FEWEST_SAMPLED), MOST_SAMPLED)
-    chances = np.array([share * size / max(n * f, 1) for share, f in zip(SHARES, fractions)])
-    found, training = Survey(chances, said, labels), list[int]()
-    for block in shards.blocks:
-        first, count = block.first, 0
-        for frame in shards.read(block):
-            part, place = part_of_rows(first, len(frame), seed, fractions)
-            found.add(frame, part, place)
-            first, count = first + len(frame), count + int((part == 0).sum())
-        training.append(count)
-    of = torch.from_numpy(np.concatenate(found.parts))
-    numbers = {k: v for k, v in found.columns.items() if v.count}
-    mean = {k: v.mean for k, v in numbers.items()}
-    scale = {k: float(np.sqrt(v.squares / v.count)) or 1.0 for k, v in numbers.items()}
-    stream = Stream(shards, labels, seed, fractions, training, shards.digest(), mean, scale)
-    frame = Frame.joined(found.frames)
-    files = f"{len(shards.marks)} file{'s' * (len(shards.marks) > 1)}"
-    where = f"{n:,} rows in {files} stay there, where training reads them block by block"
-    note = f"{shards.name}: {where}; whatever else asks for rows sees a sample of {len(frame):,}"
-    return frame, tuple(torch.nonzero(of == part)[:, 0] for part in range(3)), stream, note
+def told_of_sample(name: str, rows: int, what: str, files: int, sampled: int) -> str:
+    """What is said of rows that stay in files."""
+    many = f"{files:,} file{'s' * (files > 1)}"
+    where = f"{rows:,} {what}s in {many} stay there, where training reads them block by block"
+    return f"{name}: {where}; whatever else asks for rows sees a sample of {sampled:,}"

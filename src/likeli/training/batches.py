@@ -14,8 +14,7 @@ from likeli.contract import GenerativeModel
 from likeli.data.builtin.sources import Raw
 from likeli.data.coded import coded
 from likeli.data.dataset import Data
-from likeli.data.frame import Frame
-from likeli.data.stream import Streamed
+from likeli.data.stream import Code, Streamed
 from likeli.errors import InputError, require
 from likeli.random import derive, permutation
 from likeli.spaces.arrays import as_tensor, row_weights
@@ -32,7 +31,7 @@ class InFiles:
     """
 
     stream: Streamed
-    code: Callable[[Frame | Tensor, Any, str], tuple[Tensor, Tensor | None]]
+    code: Code
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,8 @@ def _in_files(model: GenerativeModel, stream: Streamed, sample: Examples, sample
     require(in_batches, "model", f"a family trained in batches, such as flow or vae, for rows that stay {stream.place}", told)
     require(sample_weight is None, "sample_weight", f"nothing for rows that stay {stream.place}", "weights")
 
-    def code(frame: Frame | Tensor, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:
-        x, y = coded(Raw(what, frame, labels), model.space, model.condition, missing=model.takes_missing, who=model.kind())
+    def code(values: Any, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:
+        x, y = coded(Raw(what, values, labels), model.space, model.condition, missing=model.takes_missing, who=model.kind())
         found = _checked(model, x, y, least=1)
         return found.x, found.y
 

@@ -7,7 +7,8 @@ likeli fit digits --model vae --minutes 2 --train.lr 3e-4 --out runs/vae
 likeli fit --out runs/x --resume --steps 5000
 
 DATA is a built-in name (digits, and toys with known log p), a file (.npy .npz .csv .parquet .h5ad .txt), a folder of images, a
-folder of .parquet files (read block by block, never all in memory), or hf:NAME.
+folder of .parquet files (read block by block, never all in memory), or hf:NAME.  Images above 256 MiB stay in their files too,
+or with FOLDER:stream=1.
 Ctrl-C saves and exits; --resume goes on from there, on the same trajectory.
 """
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         check_new(path, overwrite=args.overwrite, suffixes=suffixes, argument=name)
     saved = open_run(args)
     how = {"samples": args.samples, "seed": args.seed, "batch": args.batch, "method": args.method}
-    streamed = parts_for(saved, args.data, args.label, missing=True)
+    streamed = parts_for(saved, args.data, args.label, missing=True, tables=True)
     if streamed is not None:
         found, note, count, rows = _of_parts(args, saved, how, streamed)
     else:

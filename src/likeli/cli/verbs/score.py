@@ -1,7 +1,7 @@
 """log p(x) of every row of a file
 
 likeli score runs/x rows.csv --out scores.csv
-likeli score runs/x shards/ --out all.csv             a folder of .parquet files, read and written part by part
+likeli score runs/x shards/ --out all.csv             a folder of .parquet files (or of many images), part by part
 likeli score runs/cells cells.h5ad --out scored.h5ad  all that was in it, and likeli_nats, likeli_stderr in obs
 
 The result has one line a row: row, nats, stderr (Monte Carlo error of that row; empty where there is none), knows (what kind of

@@ -150,7 +150,7 @@ def describe_sources() -> list[dict[str, Any]]:
         "FILE.csv, .tsv": "a table with a header line; blank, NA, nan and ? are missing",
         "FILE.parquet": "a table (extra: data)",
         "FILE.txt:context=64": "text: windows of 64 symbols split in order, or whole lines (unit=line)",
-        "FOLDER": "pictures of one size; subfolders are classes",
+        "FOLDER": "pictures of one size; subfolders are classes; above 256 MiB, or with stream=1, they stay there",
         "hf:NAME": "a data set of the Hugging Face hub (extra: data)",
     }
     return builtin + [{"name": name, "about": about, "options": {}, "truth": False} for name, about in forms.items()]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from likeli.data.readers.folders import SUFFIXES, Listing, find_pictures
 from likeli.data.readers.npy import memory_limit, open_regular
 from likeli.errors import InputError, nearest, require
 from likeli.spaces.alphabet import split_words
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 4096 * 4096
 GREY = frozenset({"1", "L"})
 CLEAR = "+clear"  # after the mode of a picture that has transparency, in a channel or as a colour of its palette
 CAPTIONS = (".csv", ".tsv", ".txt")
-PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 ORIENTATION, TURNED = 0x0112, range(5, 9)  # the EXIF tag, and its values that swap width and height
 
 
@@ -37,19 +39,9 @@ def read_folder(
     Raises:
         InputError: no pictures, sizes that differ, a damaged or huge picture; the file is named.
     """
-    root = Path(folder)
-    places = {p: p.relative_to(root).parts for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES}
-    places = {p: names for p, names in places.items() if not any(name.startswith(".") for name in names)}
-    require(len(places) > 0, str(folder), f".parquet files or pictures ({', '.join(sorted(SUFFIXES))})", "neither")
-    notes, sizes = list[str](), dict[str, int]()
-    if {names[0] for names in places.values()} <= PARTS.keys() and any(names[0] == "train" for names in places.values()):
-        part = {p: PARTS[names[0]] for p, names in places.items()}
-        sizes = {k: list(part.values()).count(k) for k in ("train", "valid", "test") if k in part.values()}
-        places = {p: places[p][1:] for p in sorted(places, key=lambda p: list(sizes).index(part[p]))}
-    files = list(places)
-    classes = [names[0] if len(names) > 1 else None for names in places.values()]
-    mixed = None in classes and any(classes)
-    require(not mixed, str(folder), "pictures either in subfolders or beside each other", "both")
+    listing = find_pictures(folder)
+    rows = range(len(listing))
+    files = [listing.path(i) for i in rows]
     pictures, notes = read_pictures(files, str(folder), edge)
     if pictures.ndim == 4 and (pictures[:, :1] == pictures[:, 1:]).all():
         pictures, more = pictures[:, 0], f"{folder}: colour pictures whose three channels are equal were taken as grey"
@@ -57,8 +49,7 @@ def read_folder(
     if ((pictures == 0) | (pictures == 255)).all():
         pictures, more = pictures // 255, f"{folder}: pictures of nothing but black and white were taken as binary, 0 and 1"
         notes.append(more)
-    named = [p.relative_to(root).as_posix() for p in files]
-    return pictures, named, [str(c) for c in classes] if any(classes) else None, sizes, notes
+    return pictures, [listing.name(i) for i in rows], listing.labels(np.arange(len(rows))), listing.sizes, notes
 
 
 def captions_of(folder: str, labels: Any) -> Path | None:
@@ -123,7 +114,7 @@ def read_pictures(files: list[Path], what: str, edge: int | None = None) -> tupl
     clear = sum(mode.endswith(CLEAR) for _, mode in shapes)
     notes = [f"{what}: {clear} pictures have transparency; they were laid over white"] * (clear > 0)
     if edge is not None:
-        notes += _told(what, [s for s, _ in shapes], edge)
+        notes += told_of_scaling(what, Counter(s for s, _ in shapes), edge)
         size = edge, edge
     grey = all(mode.removesuffix(CLEAR) in GREY for _, mode in shapes)
     shape = (len(files), size[1], size[0]) if grey else (len(files), 3, size[1], size[0])
@@ -135,14 +126,14 @@ def read_pictures(files: list[Path], what: str, edge: int | None = None) -> tupl
     return pictures, notes
 
 
-def _told(what: str, sizes: list[tuple[int, int]], edge: int) -> list[str]:
-    """What scaling and cropping will do to pictures of these sizes."""
-    other = [size for size in sizes if size != (edge, edge)]
+def told_of_scaling(what: str, sizes: Counter[tuple[int, int]], edge: int) -> list[str]:
+    """What scaling and cropping does to pictures of these sizes."""
+    other = Counter({size: n for size, n in sizes.items() if size != (edge, edge)})
     if not other:
         return []
     least, most = min(other, key=lambda s: s[0] * s[1]), max(other, key=lambda s: s[0] * s[1])
-    cut, wider = sum(w != h for w, h in other), sum(min(s) < edge for s in other)
-    done = f"{what}: {len(other)} of {len(sizes)} pictures ({least[0]} x {least[1]} to {most[0]} x {most[1]}) were scaled"
+    cut, wider = sum(n for (w, h), n in other.items() if w != h), sum(n for s, n in other.items() if min(s) < edge)
+    done = f"{what}: {other.total()} of {sizes.total()} pictures ({least[0]} x {least[1]} to {most[0]} x {most[1]}) were scaled"
     how = f", {wider} of them enlarged" * (wider > 0) + f", {cut} cropped to their middle" * (cut > 0)
     return [f"{done} to {edge} x {edge}{how}"]
 
@@ -158,6 +149,8 @@ def _opened(path: Path, problem: str) -> Iterator[Any]:
                 yield picture
         except Image.DecompressionBombError as error:
             raise InputError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got far more") from error
+        except InputError:
+            raise
         except Exception as error:  # decoders meet hostile bytes in many ways
             raise InputError(f"{path}: {problem}") from error
 
@@ -165,9 +158,13 @@ def _opened(path: Path, problem: str) -> Iterator[Any]:
 def _look(path: Path) -> tuple[tuple[int, int], str]:
     """Size and mode from the header alone, before any pixel is decoded."""
     with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged") as picture:
-        size, mode = picture.size, picture.mode
-        clear = picture.has_transparency_data
-        size = size[::-1] if _orientation(picture) in TURNED else size
+        return _facts(picture, path)
+
+
+def _facts(picture: Any, path: Path) -> tuple[tuple[int, int], str]:
+    size, mode = picture.size, picture.mode
+    clear = picture.has_transparency_data
+    size = size[::-1] if _orientation(picture) in TURNED else size
     require(size[0] * size[1] <= MAX_PIXELS, str(path), f"at most {MAX_PIXELS:,} pixels", f"{size[0]:,} x {size[1]:,}")
     require(min(size) > 0, str(path), "a picture with pixels", f"{size[0]} x {size[1]}")
     wide = mode.startswith(("I", "F"))
@@ -183,20 +180,100 @@ def _orientation(picture: Any) -> int:
 
 
 def _decode(path: Path, size: tuple[int, int], grey: bool, edge: int | None) -> np.ndarray:
+    with _opened(path, "the picture is damaged or truncated") as picture:
+        array = _pixels(picture, size, grey, edge)
+    require(array.size > 0, str(path), "the size it had a moment ago", "another")
+    return array
+
+
+def _pixels(picture: Any, size: tuple[int, int], grey: bool, edge: int | None) -> np.ndarray:
+    """(H, W) or (3, H, W); empty if the picture is of another size."""
     from PIL import Image, ImageOps
 
-    with _opened(path, "the picture is damaged or truncated") as picture:
-        clear = picture.has_transparency_data
-        if _orientation(picture) != 1:
-            picture = ImageOps.exif_transpose(picture)  # as a viewer shows it
-        same = picture.size == size
-        if same and clear:
-            over = Image.new("RGBA", size, "white")
-            over.alpha_composite(picture.convert("RGBA"))
-            picture = over
-        picture = picture.convert("L" if grey else "RGB")
-        if edge is not None and size != (edge, edge):
-            picture = ImageOps.fit(picture, (edge, edge), Image.Resampling.LANCZOS)
-        array = np.asarray(picture) if same else np.empty(0)
-    require(same, str(path), "the size it had a moment ago", "another")
+    clear = picture.has_transparency_data
+    if _orientation(picture) != 1:
+        picture = ImageOps.exif_transpose(picture)  # as a viewer shows it
+    if picture.size != size:
+        return np.empty(0, np.uint8)
+    if clear:
+        over = Image.new("RGBA", size, "white")
+        over.alpha_composite(picture.convert("RGBA"))
+        picture = over
+    picture = picture.convert("L" if grey else "RGB")
+    if edge is not None and size != (edge, edge):
+        picture = ImageOps.fit(picture, (edge, edge), Image.Resampling.LANCZOS)
+    array = np.asarray(picture)
     return array if grey else array.transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Album:
+    """The pictures of a folder, one read at a time.
+
+    Arguments:
+        listing: where they are.
+        edge: as for `read_folder`.
+    """
+
+    listing: Listing
+    edge: int | None = None
+    folds: ClassVar[bool] = True  # whether what shows no colour or no grey is taken as grey or binary
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return os.path.basename(os.path.normpath(self.listing.root))
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names; none without classes."""
+        return self.listing.classes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of the folder's own parts."""
+        return self.listing.sizes
+
+    @property
+    def what(self) -> str:
+        """How all of them are named in messages."""
+        return self.listing.root
+
+    def notes(self, sizes: Counter[tuple[int, int]], clear: int) -> list[str]:
+        """What was done to pictures, of which so many are of each size and so many transparent."""
+        notes = [f"{self.what}: {clear} pictures have transparency; they were laid over white"] * (clear > 0)
+        return notes if self.edge is None else notes + told_of_scaling(self.what, sizes, self.edge)
+
+    def where(self, row: int) -> str:
+        """How a row is named in messages."""
+        return str(self.listing.path(row))
+
+    def labels(self, rows: np.ndarray) -> list[str] | None:
+        """The classes of rows."""
+        return self.listing.labels(rows)
+
+    def look(self, row: int) -> tuple[tuple[int, ...], bool]:
+        """(the shape that a row will have, whether it is transparent), from its header.
+
+        Raises:
+            InputError: no picture, or a huge one.
+        """
+        (width, height), mode = _look(self.listing.path(row))
+        width, height = (width, height) if self.edge is None else (self.edge, self.edge)
+        clear = mode.endswith(CLEAR)
+        return (height, width) if mode.removesuffix(CLEAR) in GREY else (3, height, width), clear
+
+    def picture(self, row: int) -> tuple[np.ndarray, tuple[int, int], bool]:
+        """(uint8 (H, W) or (3, H, W) as the file has it, (width, height) before any scaling, whether it was transparent).
+
+        Raises:
+            InputError: damaged, truncated, huge; the file is named.
+        """
+        path = self.listing.path(row)
+        with _opened(path, f"is not a picture ({', '.join(FORMATS)}), or damaged or truncated") as picture:
+            size, mode = _facts(picture, path)
+            array = _pixels(picture, size, mode.removesuffix(CLEAR) in GREY, self.edge)
+        return array, size, mode.endswith(CLEAR)

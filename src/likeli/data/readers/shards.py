@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +25,21 @@ CELLS_OF_A_BLOCK = 1 << 25  # 256 MiB of float64
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group.
+    """Successive rows that are read together.
 
     Arguments:
-        path: of its file.
-        group: its number there.
-        first: the row of the whole table with which it begins.
-        rows: how many it has.
+        what: how they are named in messages.
+        first: the row of the whole table with which they begin.
+        rows: how many there are.
+        path: of the file that they are in, where it is one for each.
+        group: their number there.
     """
 
-    path: Path
-    group: int
+    what: str
     first: int
     rows: int
+    path: Path = Path()
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ class Shards:
     blocks: list[RowGroup]
 
     @property
-    def rows(self) -> int:
-        """Of all files."""
+    def files(self) -> int:
+        """How many there are."""
+        return len(self.marks)
+
+    def __len__(self) -> int:
         return self.blocks[-1].first + self.blocks[-1].rows if self.blocks else 0
 
     @classmethod
@@ -79,9 +84,9 @@ class Shards:
                     rows = about.row_group(group).num_rows
                     most, got = CELLS_OF_A_BLOCK // max(len(columns), 1), f"{rows:,}; write it with row_group_size={1 << 17}"
                     require(rows <= most, f"{path}: row group {group}", f"at most {most:,} rows of {len(columns)} columns", got)
-                    blocks += [RowGroup(path, group, first, rows)] if rows else []
+                    blocks += [RowGroup(f"{path}, row group {group}", first, rows, path, group)] if rows else []
                     first += rows
-            marks[path] = _mark(path)
+            marks[path] = mark(path)
         require(bool(blocks), name, "at least 2 rows", "none in any of its files")
         return cls(name, marks, list(columns), blocks)
 
@@ -98,22 +103,37 @@ class Shards:
     @contextmanager
     def opened(self, path: Path) -> Iterator[Any]:
         """One of the files, if it is what it was."""
-        got = "another size or time of change"
-        require(_mark(path) == self.marks[path], str(path), "the file as it was when its rows were first read", got)
+        refuse_changed(self.marks, path)
         with open_parquet(path, whole=False) as file:
             yield file
 
     def digest(self) -> str:
         """sha256 of all files, one after the other."""
-        digest = hashlib.sha256()
-        for path in self.marks:
-            with open_regular(path, whole=False) as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return digest_of_files(self.marks)
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """sha256 of all files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open_regular(path, whole=False) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def refuse_changed(marks: dict[Path, tuple[int, int]], path: Path) -> None:
+    """Refuse a file that is not what it was when its mark was taken.
+
+    Raises:
+        InputError: another size or time of change.
+    """
+    got = "another size or time of change"
+    require(mark(path) == marks[path], str(path), "the file as it was when its rows were first read", got)
+
+
+def mark(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change (ns)."""
     try:
         facts = os.stat(path)
     except OSError as error:
