@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import statistics
@@ -28,8 +29,10 @@ def interpreter(entry: str, side: str) -> Path:
     return INTERPRETERS["ours" if own else side]
 
 
-def run_side(entry: str, side: str, folder: Path, core: int, variant: dict) -> dict:
-    """One run of one side; what it returned."""
+def run_side(entry: str, side: str, folder: Path, core: int, variant: dict, seed: int = 0) -> dict:
+    """One run of one side; what it returned.  A side that takes a seed gets the number of the pair."""
+    if "seed" in inspect.signature(getattr(importlib.import_module(f"benchmarks.{entry}"), side)).parameters:
+        variant = variant | {"seed": seed}
     command = [interpreter(entry, side), HERE / "_side.py", entry, side, folder, str(core), json.dumps(variant)]
     done = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
     if done.returncode:
@@ -58,7 +61,7 @@ def run_entry(name: str, repeats: int, data: Path, core: int, seconds: int | Non
             pairs = []
             for repeat in range(repeats):
                 order = ("ours", "peer") if repeat % 2 == 0 else ("peer", "ours")
-                pairs.append({side: run_side(name, side, Path(folder), core, variant) for side in order})
+                pairs.append({side: run_side(name, side, Path(folder), core, variant, repeat) for side in order})
                 print(f"{name} {variant or ''} {repeat + 1}/{repeats}: {pairs[-1]}", file=sys.stderr)
             yield {"entry": name, "variant": variant} | compare(pairs, module)
 

@@ -28,7 +28,7 @@ def prepare(folder, data):
         np.save(folder / "test.npy", np.unpackbits(file["test"], axis=1))
 
 
-def ours(folder, seconds):
+def ours(folder, seconds, seed=0):
     import torch
 
     from likeli.evaluation.likelihood import evaluate
@@ -42,10 +42,10 @@ def ours(folder, seconds):
     settings = TRAINING | {"precision": fastest()}
 
     def trained(steps):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = Autoregressive(Binary((28, 28)), CausalBackbone(**BACKBONE))
         begin = time.process_time()
-        fit(model, train, steps=steps, progress=False, **settings)
+        fit(model, train, seed=seed, steps=steps, progress=False, **settings)
         return model, time.process_time() - begin
 
     model, spent = fitted_in(seconds, trained)

@@ -43,7 +43,7 @@ def made(family, alphabet):
     return DiscreteDiffusion(space, backbone=SymbolBackbone("lstm", hidden=(192,)))
 
 
-def ours(folder, family, seconds):
+def ours(folder, family, seconds, seed=0):
     import torch
 
     from likeli.evaluation.likelihood import evaluate
@@ -57,9 +57,9 @@ def ours(folder, family, seconds):
     settings = TRAINING | {"precision": fastest()}
 
     def trained(steps):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model, begin = made(family, alphabet), time.process_time()
-        fit(model, rows, steps=steps, progress=False, lr=RATE, **settings)
+        fit(model, rows, seed=seed, steps=steps, progress=False, lr=RATE, **settings)
         return model, time.process_time() - begin
 
     model, spent = fitted_in(seconds, trained)

@@ -25,8 +25,8 @@ def prepare(folder, data):
     """Nothing: rows are drawn."""
 
 
-def ours(folder, task):
-    kept, last = (plane(k, **PLANES[task]) if task in PLANES else digit_pairs(k) for k in (True, False))
+def ours(folder, task, seed=0):
+    kept, last = (plane(k, seed, **PLANES[task]) if task in PLANES else digit_pairs(k, seed) for k in (True, False))
     return kept | {f"{name}_of_the_last_step": last[name] for name in ("modes", "quality", "step")}
 
 
@@ -42,18 +42,18 @@ def peer(folder, task):
     return found | {"cpu_seconds": time.process_time() - begin}
 
 
-def trained(x, kept, steps, penalty=0.001, **settings):
+def trained(x, kept, seed, steps, penalty=0.001, **settings):
     """A GAN with the weights of the step kept, or of the last; which that is, and the seconds of CPU that it took."""
     import likeli
     from likeli.models.gan import GAN, AdversarialObjective
     from likeli.random import seeded
 
     data = likeli.load_data(x) if x.ndim == 2 else of_levels(x)
-    with seeded(0, "weights"):
+    with seeded(seed, "weights"):
         model = GAN(data.space, objective=AdversarialObjective(r1=penalty, r2=penalty))
     begin = time.process_time()
     rows = data if kept else data.split("train")[0]
-    history = likeli.fit(model, rows, steps=steps, progress=False, **settings)
+    history = likeli.fit(model, rows, seed=seed, steps=steps, progress=False, **settings)
     step = history.best["step"] if history.best else steps
     return model, {"step": step, "cpu_seconds": time.process_time() - begin}
 
@@ -82,8 +82,8 @@ def near(x, sd, means, **_):
     return {"modes": int((share >= 0.01).sum()), "of": len(means), "quality": len(inside) / len(x)}
 
 
-def plane(kept, steps, **mixture):
-    model, about = trained(points(**mixture), kept, steps, batch=256)
+def plane(kept, seed, steps, **mixture):
+    model, about = trained(points(**mixture), kept, seed, steps, batch=256)
     return near(model.sample(SAMPLES, seed=1).numpy(), **mixture) | about
 
 
@@ -110,8 +110,8 @@ def of_pairs(drawn):
     return {"modes": modes, "of": 100, "quality": float(np.exp(-kl))} | numbers
 
 
-def digit_pairs(kept, steps=3000):
-    model, about = trained(digits()[0], kept, steps, penalty=0.1)
+def digit_pairs(kept, seed, steps=3000):
+    model, about = trained(digits()[0], kept, seed, steps, penalty=0.1)
     return of_pairs(model.sample(SAMPLES, seed=1).numpy()) | about
 
 

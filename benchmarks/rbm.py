@@ -22,7 +22,7 @@ def judged(model, test, spent):
     return {"negative_log_likelihood": -nats, "bracket": found.high - found.low, "ess": found.ess, "cpu_seconds": spent}
 
 
-def ours(folder, hidden, seconds):
+def ours(folder, hidden, seconds, seed=0):
     import torch
 
     from likeli.models.rbm import RBM
@@ -32,10 +32,10 @@ def ours(folder, hidden, seconds):
     train, _, test = load(folder)
 
     def trained(steps):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = RBM(Binary((784,)), hidden)
         begin = time.process_time()
-        fit(model, train, steps=steps, progress=False)
+        fit(model, train, seed=seed, steps=steps, progress=False)
         return model, time.process_time() - begin
 
     _, spent = trained(TRIAL)

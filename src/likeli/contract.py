@@ -220,6 +220,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     takes_null: bool = False  # y may be missing, whole or in part, since training hid it at times
     takes_weights: ClassVar[bool] = False  # its `em` and `fit_closed_form` have `sample_weight`
     train_defaults: ClassVar[dict[str, Any]] = {}
+    text_defaults: ClassVar[dict[str, Any]] = {}  # come before those where rows are text
     score_block: ClassVar[int | None] = BLOCK  # rows that a network sees at once; None for closed forms
     condition: Space | None = None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import likeli
@@ -179,6 +180,17 @@ def test_a_config_round_trip(tmp_path, capsys):
     run("fit", "--config", tmp_path / "c.yaml", "--out", tmp_path / "b", "--quiet")
     a, b = (output(capsys, "history", tmp_path / name)["rows"] for name in "ab")
     assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+def test_a_printed_config_leaves_to_the_data_what_depends_on_them(tmp_path, capsys):
+    """On text the batch and the rate are others, so that a file with either written out would change the run."""
+    words = ["fit", "book.txt", "--model", "autoregressive", "--print-config"]
+    run(*words)
+    assert not {"batch", "lr"} & yaml.safe_load(capsys.readouterr().out)["train"].keys()
+    run(*words, "--train.batch", "32")
+    assert yaml.safe_load(capsys.readouterr().out)["train"]["batch"] == 32
+    run("fit", "--model", "autoregressive", "--help")
+    assert "on text, if not given: --train.batch 16 --train.lr 0.005" in capsys.readouterr().out
 
 
 def test_resume_goes_on_by_the_runs_own_record(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import json
 import math
 import warnings
 
@@ -5,7 +6,9 @@ import pytest
 import torch
 
 import likeli
+from families import FAMILIES
 from likeli.errors import InputError
+from likeli.spaces import Tokens
 from likeli.training.settings import Budget, TrainSettings, default_steps, learning_rate, resolve, validation_interval
 
 
@@ -122,3 +125,14 @@ def test_a_slower_bf16_is_warned_of(monkeypatch):
     monkeypatch.setattr("likeli.training.session.speed_of_bf16", lambda *_: 0.65)
     with pytest.warns(UserWarning, match="at 0.65 times the speed of float32.*precision 32 is quicker"):
         likeli.fit(likeli.FlowMatching(data.space, hidden=(8,)), data, steps=1, precision="bf16-mixed", progress=False)
+
+
+@pytest.mark.parametrize("family", ["autoregressive", "discrete_diffusion"])
+def test_text_has_defaults_of_its_own(family, tmp_path):
+    """Batches of 16 where rows are text, 64 for the same symbols without an alphabet, and what is asked for in either case."""
+    x = torch.randint(3, (80, 4), generator=torch.Generator().manual_seed(0))
+    for alphabet, asked, batch in (("abc", {}, 16), (None, {}, 64), ("abc", {"batch": 8}, 8)):
+        out = tmp_path / f"{alphabet}{batch}"
+        likeli.fit(FAMILIES[family](Tokens(4, 3, alphabet)), x, steps=1, out=out, progress=False, **asked)
+        config = next(out.rglob("config.json"))
+        assert json.loads(config.read_text())["info"]["training"]["batch"] == batch

@@ -213,8 +213,17 @@ def with_defaults(catalogue: Catalogue, spec: Mapping[str, Any]) -> dict[str, An
 
 def train_defaults(catalogue: Catalogue, family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` with the defaults of the trainer and, over them, of the family."""
-    own = catalogue.attribute(catalogue.family(family), "train_defaults")
-    return _literals(training_options()) | (own if isinstance(own, dict) else {}) | dict(settings)
+    return _literals(training_options()) | _own(catalogue, family, "train_defaults") | dict(settings)
+
+
+def text_defaults(catalogue: Catalogue, family: str) -> dict[str, Any]:
+    """What takes the place of the family's defaults where rows are text."""
+    return _own(catalogue, family, "text_defaults")
+
+
+def _own(catalogue: Catalogue, family: str, name: str) -> dict[str, Any]:
+    found = catalogue.attribute(catalogue.family(family), name)
+    return found if isinstance(found, dict) else {}
 
 
 def _literals(arguments: Mapping[str, Argument]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from likeli.cli.catalogue import Catalogue
-from likeli.cli.options import model_spec, read_config, train_defaults, train_settings, with_defaults
+from likeli.cli.options import model_spec, read_config, text_defaults, train_defaults, train_settings, with_defaults
 from likeli.errors import InputError, require
 
 TEXT = ("context", "unit", "cut", "vocab", "unknown", "stride")
@@ -56,7 +56,9 @@ class Plan:
         values = {k: v for k, v in vars(self).items() if v is not None}
         if self.model is not None:
             values["model"] = with_defaults(catalogue, self.model)
-            values["train"] = train_defaults(catalogue, self.model["class"], self.train)
+            family = self.model["class"]
+            other = text_defaults(catalogue, family).keys() - self.train.keys()  # left to the data, which are not read here
+            values["train"] = {k: v for k, v in train_defaults(catalogue, family, self.train).items() if k not in other}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
 
 

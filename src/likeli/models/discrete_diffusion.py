@@ -75,6 +75,7 @@ class DiscreteDiffusion(LatentVariableModel):
     kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"
     train_defaults: ClassVar[dict[str, Any]] = {"batch": 64, "lr": 2e-3, "ema": 0.995, "weight_decay": 0.01, "clip": 5.0}
+    text_defaults: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 5e-3}  # a row has hundreds of symbols
 
     def __init__(
         self,

@@ -63,7 +63,8 @@ def fit(
         overwrite: replace the run in `out`.
         progress: on stderr, a bar on a terminal and a line every 30 seconds elsewhere; `"always"` is a bar anywhere.
             What came of it is one line: `print(history)`.
-        settings: see `TrainSettings`; a family's `train_defaults` come before its defaults.  And `sample_weight`, (N,) for all
+        settings: see `TrainSettings`; a family's `train_defaults` come before its defaults, and on
+            text its `text_defaults` before those.  And `sample_weight`, (N,) for all
             rows of the array or the `Data`: how often each row counts, for families trained in batches, gmm, ppca and
             factor_analysis.
 
@@ -73,7 +74,8 @@ def fit(
         Interrupted: SIGINT or SIGTERM, after the step was finished and saved.
     """
     sample_weight = settings.pop("sample_weight", None)
-    chosen, budget = resolve(settings, model.train_defaults), Budget(steps, minutes)
+    usual = model.train_defaults | (model.text_defaults if model.space.alphabet is not None else {})
+    chosen, budget = resolve(settings, usual), Budget(steps, minutes)
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     require(whole and 0 <= seed < 2**63, "seed", "a whole number from 0 to below 2**63", seed)
     require(not resume or out is not None, "out", "the folder to resume from", out)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from likeli.cli.catalogue import Argument, Catalogue, catalogue, training_options
-from likeli.cli.options import Parser, train_defaults
+from likeli.cli.options import Parser, text_defaults, train_defaults
 from likeli.cli.output import aligned, emit
 
 WIDTH = 80
@@ -154,7 +154,9 @@ def training_help(known: Catalogue, family: str | None) -> str:
     """The training options, one a line, with the defaults that `family` has for them."""
     defaults = train_defaults(known, family, {}) if family else {}
     options = [replace(a, default=defaults.get(name, a.default)) for name, a in training_options().items()]
-    return "\n".join(["training options:", *(_line("train", a) for a in options)])
+    on_text = " ".join(f"--train.{k} {v:g}" for k, v in text_defaults(known, family).items()) if family else ""
+    ending = [f"  on text, if not given: {on_text}"] if on_text else []
+    return "\n".join(["training options:", *(_line("train", a) for a in options), *ending])
 
 
 def _line(section: str, a: Argument) -> str:
