@@ -204,8 +204,7 @@ class Qualified(Protocol):
 class GenerativeModel(Configurable, nn.Module, ABC):
     """A distribution over one `Space`.
 
-    The constructor only stores its arguments and builds modules from them; `Model(space)` works with defaults.  x is always in
-    the user's units, shape (B, *space.shape).
+    The constructor stores its arguments and builds modules; `Model(space)` works.  x is (B, *space.shape) in the user's units.
 
     Arguments:
         space: what one example is.
