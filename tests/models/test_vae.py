@@ -279,19 +279,21 @@ def some_prior(family):
     posterior = make_posterior("diagonal", 2)
     with seeded(2, family):
         encoder = torch.nn.Linear(4, 4).double()
-        prior = make_prior(family, 2, 3, (4,), lambda u: posterior(encoder(u))).double()
+        prior = make_prior(family, 2, 3, (4,), lambda u: posterior(encoder(u)), given=2).double()
         for p in prior.parameters():
             p.data += 0.1 * torch.randn_like(p)
     return prior
 
 
-@pytest.mark.parametrize("family", ["normal", "mixture", "vamp", "flow"])
+@pytest.mark.parametrize("family", ["normal", "mixture", "vamp", "flow", "conditional", "conditional_flow"])
 def test_priors_integrate_to_one_and_draw_what_they_score(family):
-    """A wrong marginal is found by a KS test at level 1e-4 against the density's own integral."""
+    """A wrong marginal is found by a KS test at level 1e-4 against the density's own integral; of p(z|y) one y is taken."""
     prior, (grid, area) = some_prior(family), plane()
+    y = torch.tensor([[1.0, -0.5]], dtype=torch.double)
     with torch.no_grad():
-        density = prior(len(grid), grid).log_prob(grid).exp().reshape(361, 361)
-        z = prior(4000, grid).draw(Streams(0, range(4000), torch.double)) if family != "normal" else None
+        density = prior(len(grid), y.expand_as(grid)).log_prob(grid).exp().reshape(361, 361)
+        own = family not in ("normal", "conditional")  # torch draws the others
+        z = prior(4000, y.expand(4000, 2)).draw(Streams(0, range(4000), torch.double)) if own else None
     assert density.sum().item() * area == pytest.approx(1, abs=2e-3)  # tails of an affine flow reach beyond the square
     if z is not None:
         axis = grid.reshape(361, 361, 2)[:, 0, 0]
@@ -537,6 +539,22 @@ def test_a_conditional_prior_is_normal_at_first_and_its_kl_is_exact():
     assert torch.allclose(model.elbo(x, y).kl[:, 0], kl, atol=1e-5)
 
 
-def test_a_conditional_prior_needs_a_condition():
+@pytest.mark.parametrize("family", ["conditional", "conditional_flow"])
+def test_a_conditional_prior_needs_a_condition(family):
     with pytest.raises(InputError, match="prior_family"):
-        VAE(Binary((3, 3)), 2, latent_prior=LatentPrior("conditional"))
+        VAE(Binary((3, 3)), 2, latent_prior=LatentPrior(family))
+
+
+def test_a_conditional_flow_hears_y_in_every_row():
+    """Each row's density is that of the same code beside any others, and two labels have two."""
+    model = VAE(Binary((3, 3)), 2, latent_prior=LatentPrior("conditional_flow"), condition=Labels(2))
+    with torch.no_grad():
+        for p in model.p.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        z, y = torch.randn(1, 2).expand(4, -1), torch.tensor([0, 1, 1, 0])
+        found = model.prior(1, torch.zeros(4, 0), y).log_prob(z)
+        one = model.prior(1, torch.zeros(1, 0), y[1:2]).log_prob(z[:1])
+    assert found[0] == found[3]
+    assert found[1] == found[2]
+    assert abs(found[0] - found[1]) > 1e-3
+    assert torch.allclose(found[1:2], one, atol=1e-6)

@@ -16,7 +16,7 @@ from zuko.flows import NSF
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import Noise
 
-PriorFamily = Literal["normal", "mixture", "vamp", "flow", "conditional"]
+PriorFamily = Literal["normal", "mixture", "vamp", "flow", "conditional", "conditional_flow"]
 LOG_TAU = math.log(2 * math.pi)
 Encode = Callable[[Tensor], D.Distribution]
 
@@ -153,21 +153,22 @@ class FlowPrior(Prior):
         latent_dim: length of z.
         transforms: number of maps.
         hidden: width of each map's hidden layers.
+        given: features of y that every map hears, for p(z|y); 0 for p(z).
 
     Source: Durkan et al. (2019), arXiv:1906.04032.
     """
 
-    def __init__(self, latent_dim: int, transforms: int = 2, hidden: int = 128) -> None:
+    def __init__(self, latent_dim: int, transforms: int = 2, hidden: int = 128, given: int = 0) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
-        self.flow = NSF(latent_dim, transforms=transforms, hidden_features=(hidden, hidden))
+        self.latent_dim, self.given = latent_dim, given
+        self.flow = NSF(latent_dim, given, transforms=transforms, hidden_features=(hidden, hidden))
 
     def forward(self, rows: int, like: Tensor) -> PushedNormal:
-        return PushedNormal(like.new_zeros(rows, self.latent_dim), self.flow())
+        return PushedNormal(like.new_zeros(rows, self.latent_dim), self.flow(like if self.given else None))
 
 
 class PushedNormal(D.Distribution):
-    """One flow for every row.
+    """One flow for every row, or one that hears what is given of each.
 
     Arguments:
         like: (rows, d), the batch's shape, dtype and device.
@@ -202,6 +203,8 @@ def make_prior(
     """
     if family == "conditional":
         return ConditionalNormal(latent_dim, given)
+    if family == "conditional_flow":
+        return FlowPrior(latent_dim, given=given)
     if family == "vamp":
         return VampPrior(features, components, encode)
     if family == "mixture":

@@ -65,8 +65,8 @@ class LatentPrior(Configurable):
     """p(z).
 
     Arguments:
-        prior_family: normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow; conditional for
-            p(z|y), a Gaussian that y moves and scales.
+        prior_family: normal, or learned: mixture (of Gaussians), vamp (of posteriors at learned inputs), flow; for p(z|y)
+            conditional, a Gaussian that y moves and scales, or conditional_flow.
         components: of a mixture or vamp.
     """
 
@@ -157,7 +157,7 @@ class VAE(Hierarchy, Coded):
         features = space.shape if self.backbone.network == "conv" else (math.prod(space.model_shape),)
         family, components = self.latent_prior.prior_family, self.latent_prior.components
         self.p = make_prior(family, latent_dim, components, features, self._posterior_of_features, self.embed.width)
-        if family == "conditional":
+        if family.startswith("conditional"):
             self.graph = Graph(reads_y=frozenset({"prior", "posterior", "observation"}))
         self.kl_weight = KLWeight(self.objective.beta, self.objective.kl_warmup)
         if condition is None:
@@ -173,7 +173,8 @@ class VAE(Hierarchy, Coded):
         require(not free or gaussian, "free_nats", "0 unless p is normal and q diagonal", families)
         require(not vamp or posterior == "diagonal", "posterior_family", "diagonal with a vamp prior", families)
         require(not vamp or self.condition is None, "prior_family", "one that needs no y", "vamp in a conditional model")
-        require(prior != "conditional" or self.condition is not None, "prior_family", "another, as there is no y", prior)
+        answered = self.condition is not None or not prior.startswith("conditional")
+        require(answered, "prior_family", "another, as there is no y", prior)
         require(not dreg or posterior != "flow", "gradient", "standard with a flow posterior", "dreg")
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
