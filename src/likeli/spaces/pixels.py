@@ -15,6 +15,7 @@ from likeli.spaces.base import Space
 from likeli.spaces.head import Categorical, MassCells, Observation, open_uniform
 
 FEW_LEVELS = 8  # up to here one free number a level is cheaper to learn than a shape
+CELLS_AT_ONCE = 1 << 20  # numbers of cells times levels whose masses are in memory together
 INITIAL_SCALE = 0.25  # of a logistic at the start, in model units, where the grey levels span [−1, 1]
 LINEAR_FROM = 40.0  # log(1 + eˡ) is l from here on, to the last bit of a double
 NARROWEST_BINS = -5.0  # log of a logistic's scale in bins: a bin then holds all its mass but e^−74
@@ -197,17 +198,21 @@ class LogisticCells(MassCells):
         self.log_weight = parts[2].log_softmax(1) if components > 1 else None
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        x = x.unsqueeze(1)
-        a = x.to(self.out.dtype).mul(self.width).sub_(1)  # the bin's lower edge
-        inverse = (-self.log_bins).exp()  # bin width over scale
-        m = (a - self.location) * (inverse / self.width)
-        mass = log_bin_mass(m, inverse, bottom=x == 0, top=x == self.levels - 1)
-        return mass[:, 0] if self.log_weight is None else (mass + self.log_weight).logsumexp(1)
+        return self._log_mass(x.unsqueeze(1), self.location, self.log_bins, self.log_weight)
 
     def log_pmf(self) -> Tensor:
-        shape = (len(self.out), *self.event_shape)
-        levels = self.out.new_tensor(range(self.levels))
-        return torch.stack([self.cell_log_prob(k.expand(shape)) for k in levels], -1)
+        levels = torch.arange(self.levels, device=self.out.device)
+        location, log_bins = self.location[..., None], self.log_bins[..., None]
+        log_weight = None if self.log_weight is None else self.log_weight[..., None]
+        several = levels.split(max(1, CELLS_AT_ONCE // self.out.numel()))
+        return torch.cat([self._log_mass(k, location, log_bins, log_weight) for k in several], -1)
+
+    def _log_mass(self, x: Tensor, location: Tensor, log_bins: Tensor, log_weight: Tensor | None) -> Tensor:
+        a = x.to(self.out.dtype).mul(self.width).sub_(1)  # the bin's lower edge
+        inverse = (-log_bins).exp()  # bin width over scale
+        m = (a - location) * (inverse / self.width)
+        mass = log_bin_mass(m, inverse, bottom=x == 0, top=x == self.levels - 1)
+        return mass[:, 0] if log_weight is None else (mass + log_weight).logsumexp(1)
 
     @property
     def mean(self) -> Tensor:
