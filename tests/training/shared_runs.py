@@ -49,10 +49,10 @@ def made(name):
                 return likeli.DiscreteDiffusion(Tokens(6, 3)).double(), U.long().clamp(-1, 1) + 1, {}
 
 
-def losses(name, steps=None):
+def losses(name, steps=None, **settings):
     """The logged losses of a fit whose batch of 33 rows no two processes share evenly."""
     model, x, options = made(name)
-    steps = STEPS[name] if steps is None else steps
+    steps, options = STEPS[name] if steps is None else steps, options | settings
     return [r["loss"] for r in likeli.fit(model, x, steps=steps, batch=33, log_every=1, progress=False, **options).rows]
 
 
@@ -79,7 +79,7 @@ def closed(name):
     return [*(v for p in model.parameters() for v in p.flatten().tolist()), history.rows[-1]["loss"]]
 
 
-def interrupted(folder):
+def interrupted(folder, **settings):
     """A validated run that a signal to the last process alone stops at step 12; losses and weights of the run that goes on."""
     rate, data = Run.rate, likeli.load_data("ring8")
 
@@ -91,7 +91,8 @@ def interrupted(folder):
     def fit(**options):
         with seeded(1):
             model = likeli.VAE(data.space, latent_dim=2)
-        history = likeli.fit(model, data, steps=30, batch=50, log_every=1, validate_every=10, progress=False, **options)
+        known = {"steps": 30, "batch": 50, "log_every": 1, "validate_every": 10, "progress": False}
+        history = likeli.fit(model, data, **known, **settings, **options)
         return [[r["loss"], r.get("valid")] for r in history.rows], [v.sum().item() for v in model.state_dict().values()]
 
     whole = fit()

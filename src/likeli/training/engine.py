@@ -6,13 +6,13 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 from torch.optim.adamw import adamw
 
 from likeli import processes
@@ -20,6 +20,7 @@ from likeli.contract import GenerativeModel
 from likeli.errors import require
 from likeli.random import seeded
 from likeli.training.settings import TrainSettings
+from likeli.training.sharding import cut_like, part_of, put_together
 
 
 def pick_device(name: str, model: GenerativeModel) -> torch.device:
@@ -36,10 +37,10 @@ def pick_device(name: str, model: GenerativeModel) -> torch.device:
     return torch.device(name) if name == "cpu" else torch.device("cuda", mine % torch.cuda.device_count())
 
 
-def training_loss(model: GenerativeModel, x: Tensor, y: Tensor | None, settings: TrainSettings) -> Tensor:
-    """The model's loss at the settings' precision, (B,), at least in float32."""
+def training_loss(of: Callable[..., Tensor], x: Tensor, y: Tensor | None, settings: TrainSettings) -> Tensor:
+    """A model's loss at the settings' precision, (B,), at least in float32."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
-        loss = model.loss(x, y)
+        loss = of(x, y)
     return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss
 
 
@@ -67,7 +68,7 @@ def speed_of_bf16(model: GenerativeModel, x: Tensor, y: Tensor | None, settings:
         for turn in range(4):  # the first of each sets things up
             for precision in seconds:
                 start = time.perf_counter()
-                training_loss(trial, x, y, replace(settings, precision=precision)).mean().backward()
+                training_loss(trial.loss, x, y, replace(settings, precision=precision)).mean().backward()
                 if x.is_cuda:
                     torch.cuda.synchronize(x.device)
                 if turn:
@@ -89,7 +90,8 @@ class Passing(nn.Module):
 class Descent:
     """AdamW with the gradient's norm measured, and clipped if the settings say so, at each step.
 
-    Where processes share a batch, the gradient is the mean of theirs, so that they take the same step; see `batch_mean`.
+    Where processes share a batch, the gradient is the mean of theirs, so that they take the same step; see `batch_mean`.  Of
+    parameters that are split over them each steps its own part.
 
     Arguments:
         parameters: those of them that can be trained are.
@@ -107,7 +109,8 @@ class Descent:
         self.decays = [settings.weight_decay if p.ndim > 1 else 0.0 for p in self.parameters]
         self.moments: dict[int, dict[str, Tensor]] = {}
         # the parameters that a loss has used are looked for at each step: no order of sums depends on the steps before a resume
-        alone, held = processes.count() == 1, Passing(self.parameters)
+        self.split = any(hasattr(p, "to_local") for p in self.parameters)
+        alone, held = processes.count() == 1 or self.split, Passing(self.parameters)
         self.shared = None if alone else DistributedDataParallel(held, find_unused_parameters=True)
 
     def step(self, loss: Tensor, lr: float, limit: float = math.inf) -> float:
@@ -115,12 +118,15 @@ class Descent:
         for p in self.parameters:
             p.grad = None
         (loss if self.shared is None else self.shared(loss)).backward()
-        total = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        grads = [part_of(p.grad) for p in self.parameters if p.grad is not None]
+        total = get_total_norm(grads)
+        if self.split:
+            total = processes.total(total.double().square())[0].sqrt().to(total.dtype)
         norm = total.item()
         if norm - norm != 0 or norm > limit:  # inf, NaN or too large
             return norm
         if self.settings.clip is not None and norm > self.settings.clip:
-            clip_grads_with_norm_(self.parameters, self.settings.clip, total)
+            torch._foreach_mul_(grads, (self.settings.clip / (total + 1e-6)).clamp(max=1.0))
         moved = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         for decay in sorted(set(self.decays)):
             self._update([i for i in moved if self.decays[i] == decay], lr, decay)
@@ -129,7 +135,7 @@ class Descent:
     @torch.no_grad()
     def _update(self, index: list[int], lr: float, decay: float) -> None:
         """One fused call for the parameters of one decay; the optimiser's class would import a compiler, two seconds of CPU."""
-        mine = [self.parameters[i] for i in index]
+        mine = [part_of(self.parameters[i]) for i in index]
         for i, p in zip(index, mine):
             if i not in self.moments:
                 step = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -138,14 +144,18 @@ class Descent:
         beta1, beta2 = self.settings.betas
         plain = {"amsgrad": False, "maximize": False, "fused": True}
         options = {"beta1": beta1, "beta2": beta2, "lr": lr, "weight_decay": decay, "eps": 1e-8} | plain
-        adamw(mine, [p.grad for p in mine if p.grad is not None], first, second, [], steps, **options)
+        grads = [part_of(p.grad) for p in (self.parameters[i] for i in index) if p.grad is not None]
+        adamw(mine, grads, first, second, [], steps, **options)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's state, what a checkpoint holds."""
-        return {f"{i}.{k}": v for i, moments in sorted(self.moments.items()) for k, v in moments.items()}
+        state = ((i, k, v) for i, moments in sorted(self.moments.items()) for k, v in moments.items())
+        return {f"{i}.{k}": put_together(v, self.parameters[i]) if v.ndim else v for i, k, v in state}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         for name, value in tensors.items():
             i, _, key = name.partition(".")
-            self.moments.setdefault(int(i), {})[key] = value.to(self.parameters[int(i)].device, copy=True)
+            p = self.parameters[int(i)]
+            mine = cut_like(value, p) if value.ndim else value
+            self.moments.setdefault(int(i), {})[key] = mine.to(p.device, copy=True)

@@ -25,6 +25,7 @@ from likeli.training.history import History, Journal
 from likeli.training.run import Run
 from likeli.training.session import Session, StopSignal
 from likeli.training.settings import Budget, TrainSettings, default_steps, resolve
+from likeli.training.sharding import require_shardable, split_over_processes
 from likeli.training.strategies import STRATEGIES
 
 EM_ITERATIONS = 1000  # a bound for families that have none of their own
@@ -81,6 +82,8 @@ def fit(
     require(not resume or out is not None, "out", "the folder to resume from", out)
     require(model.strategy in STRATEGIES, "model", f"a strategy of {', '.join(STRATEGIES)}", model.strategy)
     device = pick_device(chosen.device, model)
+    if chosen.shard:
+        require_shardable(model)
     train, valid = gather(model, data, y, sample_weight)
     if model.condition is not None and train.y is not None:
         model.condition = with_shares(model.condition, train.y)
@@ -97,7 +100,10 @@ def fit(
         processes.agree(_asked(model, train, valid, chosen, budget, seed))
     with _alone(model), StopSignal() as stop, _folder(out, overwrite, resume) as (folder, resumes):
         valid = valid.to(device) if valid is not None else None
-        run = Run(model.to(device), train.to(device), valid, chosen, budget, seed, stop.anywhere, stochastic)
+        split = chosen.shard and processes.count() > 1
+        mine, its_loss = split_over_processes(model, device) if split else (model.to(device), None)
+        run = Run(mine, train.to(device), valid, chosen, budget, seed, stop.anywhere, stochastic)
+        run.split = (its_loss, model) if its_loss is not None else None
         journal = Journal(folder if processes.is_first() else None, model.space.dimensions if model.loss_in_nats else None)
         origin = checkpoint.sealed(origin) if folder is not None and origin.get("source") is not None else origin
         session = Session(run, stop, journal, folder, {"data": origin} | _record(run, folder))

@@ -19,6 +19,7 @@ from likeli.random import BatchPart, derive
 from likeli.training.batches import Examples
 from likeli.training.history import Row
 from likeli.training.settings import Budget, TrainSettings, learning_rate
+from likeli.training.sharding import ShardedLoss, cut_like, part_of, put_together
 
 
 class Part(Protocol):
@@ -98,6 +99,7 @@ class Run:
         stochastic: whether a step sees a batch; else it sees all rows.
         step: steps taken.
         progress: what the driver and the strategies want back after a resume.
+        split: the model's loss and the model that it is a copy of, where its weights are split over processes.
     """
 
     model: GenerativeModel
@@ -112,6 +114,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     clock: Clock = field(default_factory=Clock)
     best: dict[str, Tensor] = field(default_factory=dict)
+    split: tuple[ShardedLoss, GenerativeModel] | None = None
     average: EMA = field(init=False)
     _parts: dict[str, Part] = field(default_factory=dict)
     _saved: dict[str, Tensor] = field(default_factory=dict)
@@ -129,6 +132,10 @@ class Run:
     def _claim(self, name: str) -> dict[str, Tensor]:
         mine = [k for k in self._saved if k.startswith(f"{name}/")]
         return {k.removeprefix(f"{name}/"): self._saved.pop(k) for k in mine}
+
+    def loss(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """The model's loss of these rows, (B,); where its weights are split all processes have to ask."""
+        return self.model.loss(x, y) if self.split is None else self.split[0](x, y)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch).
@@ -196,32 +203,53 @@ class Run:
     def _sum_of_losses(self, x: Tensor, y: Tensor | None) -> float:
         """Σ ℓ over rows, of which each process works on its share."""
         mine = processes.share(len(x))
+        few = mine.start == mine.stop
+        if few and self.split is not None:  # the others need this process's part of the weights
+            self.loss(x[:1], None if y is None else y[:1])
         with rows_of_batch(self, len(x)):
-            few = mine.start == mine.stop
-            losses = x.new_zeros(0, dtype=torch.float64) if few else self.model.loss(x[mine], None if y is None else y[mine])
+            losses = x.new_zeros(0, dtype=torch.float64) if few else self.loss(x[mine], None if y is None else y[mine])
         return processes.total(losses.double().sum())[0].item()
 
     # --- weights and checkpoints ---------------------------------------------------------------------------------------
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model holds the average of its weights inside the block, if there is one."""
-        return holding(self.model.state_dict(keep_vars=True), self.average.average)
+        return holding(self._parts_of_weights(), self.average.average, self.split is not None)
 
     def finest(self) -> AbstractContextManager[None]:
         """The model holds the weights to use inside the block: the best, or else the average."""
-        return holding(self.model.state_dict(keep_vars=True), self.best) if self.best else self.averaged()
+        return holding(self._parts_of_weights(), self.best, self.split is not None) if self.best else self.averaged()
+
+    def _parts_of_weights(self) -> dict[str, Tensor]:
+        """What this process holds of the model's parameters and buffers."""
+        return {k: part_of(v) for k, v in self.model.state_dict(keep_vars=True).items()}
 
     def keep_best(self) -> None:
         """Remember the current weights to use as the best."""
         with self.averaged():
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.best = {k: v.detach().clone() for k, v in self._parts_of_weights().items()}
 
     def settle(self) -> None:
         """Leave the weights to use in the model for good, and no gradients."""
         with self.finest():
+            if self.split is not None:
+                self.gathered(everywhere=True)
+                return
             values = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(values)
         self.model.zero_grad()
+
+    @torch.no_grad()
+    def gathered(self, everywhere: bool = False) -> GenerativeModel:
+        """The model as it stands, its weights put together where they are split: in the first process, or everywhere."""
+        if self.split is None:
+            return self.model
+        whole, parts = self.split[1], self.model.state_dict()
+        for name, value in whole.state_dict().items():
+            found = put_together(part_of(parts[name]), parts[name], everywhere)
+            if everywhere or processes.is_first():
+                value.copy_(found)
+        return whole
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts' states, and the raw weights where they are not the ones to use."""
@@ -229,7 +257,7 @@ class Run:
         parts = {f"{name}/{k}": v.detach() for name, part in self._parts.items() for k, v in part.tensors().items()}
         out = self._saved | parts  # what no strategy has claimed yet, since it has not begun, is still needed
         if self.best or self.average.average:
-            out |= {f"weights/{k}": v for k, v in self.model.state_dict().items()}
+            out |= {f"weights/{k}": put_together(part_of(v), v).detach() for k, v in self.model.state_dict().items()}
         return out
 
     def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -242,9 +270,15 @@ class Run:
         """
         self.step, self.progress, self._saved = state["step"], Progress(**state["memory"]), dict(tensors)
         self.clock.stop(state["seconds"])
+        like = self.model.state_dict()
         if self.progress.best:
-            self.best = {k: v.to(self.model.device) for k, v in weights.items()}
-        self.model.load_state_dict(self._claim("weights") or weights)
+            self.best = {k: cut_like(v, like[k]).to(like[k].device, copy=self.split is not None) for k, v in weights.items()}
+        raw = self._claim("weights") or weights
+        if self.split is None:
+            self.model.load_state_dict(raw)
+            return
+        for name, value in like.items():
+            part_of(value).copy_(cut_like(raw[name], value))
 
 
 def rows_of_batch(run: Run, size: int | None = None) -> AbstractContextManager[Any]:
@@ -273,8 +307,8 @@ class EMA:
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.parameters, self.decay, self.updates = dict(parameters), decay, 0
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if decay else {}
-        self._pairs = list(self.average.values()), [self.parameters[name] for name in self.average]
+        self.average = {name: part_of(p).detach().clone() for name, p in self.parameters.items()} if decay else {}
+        self._pairs = list(self.average.values()), [part_of(self.parameters[name]) for name in self.average]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -286,26 +320,39 @@ class EMA:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""
-        return {"updates": torch.tensor(self.updates)} | {f"average.{k}": v for k, v in self.average.items()}
+        average = {f"average.{k}": put_together(v, self.parameters[k]) for k, v in self.average.items()}
+        return {"updates": torch.tensor(self.updates)} | average
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`, in place."""
         self.updates = int(tensors["updates"])
         for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
+            value.copy_(cut_like(tensors[f"average.{name}"], self.parameters[name]))
 
 
 @contextmanager
-def holding(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block `targets[name]` holds `values[name]`, without a copy; names that only `targets` has are left alone."""
-    pairs = [(targets[name], value) for name, value in values.items()]
-    _exchange(pairs)
+def holding(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], in_place: bool = False) -> Iterator[None]:
+    """Inside the block `targets[name]` holds `values[name]`; names that only `targets` has are left alone.
+
+    Arguments:
+        in_place: whether the numbers change places, where others know their memory; else the memory does, without a copy.
+    """
+    pairs, exchange = [(targets[name], value) for name, value in values.items()], _exchange_numbers if in_place else _exchange
+    exchange(pairs)
     try:
         yield
     finally:
-        _exchange(reversed(pairs))  # a tied tensor comes twice
+        exchange(reversed(pairs))  # a tied tensor comes twice
 
 
 def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     for target, value in pairs:
         target.data, value.data = value.data, target.data
+
+
+@torch.no_grad()
+def _exchange_numbers(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for target, value in pairs:
+        before = target.clone()
+        target.copy_(value)
+        value.copy_(before)

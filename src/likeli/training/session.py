@@ -54,13 +54,20 @@ class Session:
         if finished:
             self.notes.append(f"{self.folder}: this run had already finished after {run.step} steps; nothing was done")
             return self.history(finished)
+        together = True
         try:
             self.drive(progress)
         except Diverged as error:
             raise Diverged(f"{error}{self._mark_diverged(error)}") from error
+        except Interrupted:
+            raise
+        except BaseException:
+            together = run.split is None  # another process may have gone, with its part of the weights
+            raise
         finally:
             self.journal.close()
-            run.settle()
+            if together:
+                run.settle()
         return self.history(run.progress.reason or "")
 
     def drive(self, progress: Shown) -> None:
@@ -70,11 +77,11 @@ class Session:
         run.average = run.keep("ema", EMA(dict(run.model.named_parameters()), decay))
         steps, self.seconds_before = self.strategy.steps(run), run.clock.seconds
         if self.folder is not None:
-            checkpoint.check_savable(run.model, self.info)
+            checkpoint.check_savable(run.split[1] if run.split else run.model, self.info)
         if run.step == 0 and self.strategy.stochastic:  # the others may still refuse the rows, and are quick to start again
             run.progress.first = _glance(run) if self.strategy.criterion == VALIDATION_LOSS else None
             self.save()
-        if self.strategy.stochastic and run.settings.precision == "bf16-mixed":
+        if self.strategy.stochastic and run.settings.precision == "bf16-mixed" and run.split is None:
             self._note_speed()
         if run.step:
             run.clock.start()  # else after the first step, which sets things up that none after it has to
@@ -97,7 +104,9 @@ class Session:
             if run.progress.pending:
                 self.after_step()
             self.journal.advance(self.done())
-            if time.monotonic() - self.last_save >= run.settings.checkpoint_every and not run.progress.reason:
+            due = time.monotonic() - self.last_save >= run.settings.checkpoint_every
+            due = due if run.split is None else bool(processes.first_says(due))  # all put their parts together
+            if due and not run.progress.reason:
                 self.save_if_possible()
         run.clock.stop()
         self.save(run.progress.reason)
@@ -180,7 +189,7 @@ class Session:
     def save(self, finished: str | None = None) -> None:
         """Write a checkpoint: the weights to use, and unless the run is finished all that a resume needs."""
         run = self.run
-        if self.folder is None or not processes.is_first():
+        if self.folder is None or not (processes.is_first() or run.split):
             return
         self.journal.flush()
         metrics: dict[str, Any] = {"step": run.step, "seconds": run.clock.seconds}
@@ -189,8 +198,9 @@ class Session:
         metrics = metrics | {"best": run.progress.best} | other
         tensors = {} if finished else run.tensors()
         with run.finest():
-            info = self.info | {"metrics": metrics}
-            checkpoint.save(run.model, self.folder, info=info, state=state, state_tensors=tensors)
+            info, model = self.info | {"metrics": metrics}, run.gathered()
+            if processes.is_first():
+                checkpoint.save(model, self.folder, info=info, state=state, state_tensors=tensors)
         self.last_save = time.monotonic()
 
     def save_if_possible(self) -> None:
@@ -282,7 +292,7 @@ def _glance(run: Run) -> float | None:
     x, y = next(run.valid.chunks(run.settings.batch))
     with evaluating(run.model), torch.no_grad():
         run.reseed("valid", 0, 0)
-        return run.model.loss(x, y).double().mean().item()
+        return run.loss(x, y).double().mean().item()
 
 
 def _asked_for(model: GenerativeModel) -> dict[str, Any]:
@@ -313,10 +323,10 @@ def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Refuse to go on with a run under other conditions; how often it is saved may change."""
+    """Refuse to go on with a run under other conditions; how often it is saved, and whether it is split, may change."""
     for name in {**ours, **theirs}:
         a, b = ours.get(name), theirs.get(name)
-        if a == b or name == "checkpoint_every":
+        if a == b or name in ("checkpoint_every", "shard"):
             continue
         if name == "data_sha256":
             raise InputError("resume: expected the rows that the run was started with, got others")

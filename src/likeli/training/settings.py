@@ -28,6 +28,8 @@ class TrainSettings:
             take every step.
         ema: decay of the exponential moving average of the weights, which is what is evaluated and kept; 0 for none.
         precision: `32` computes in the model's own type, `bf16-mixed` runs matrix products in bfloat16 while training.
+        shard: with several processes, split weights, gradients, Adam's moments and the average over them, so that each holds a
+            part; see docs/scale.md.
         device: where to train: `cpu`, `cuda`, or `auto`, which is cuda where there is one.
         validate_every: steps between validations; by default an epoch, and seldom enough to cost a few per cent.
         valid_rows: rows of one validation: the split is gone through, again with fresh noise if it is smaller, until so many
@@ -48,6 +50,7 @@ class TrainSettings:
     skip: float | None = None
     ema: float = 0.999
     precision: Literal["32", "bf16-mixed"] = "32"
+    shard: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: int | None = None
     valid_rows: int = 1024

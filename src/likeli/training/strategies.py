@@ -71,7 +71,7 @@ def sgd(run: Run) -> Iterator[Row]:
     run.model.train()
     for x, y in run.batches():
         with rows_of_batch(run):
-            losses = training_loss(run.model, x, y, run.settings)
+            losses = training_loss(run.loss, x, y, run.settings)
         loss, lr = batch_mean(losses), run.rate()
         guard(run, "loss", loss.item(), x, y)
         limit = gradient_limit(run)
@@ -194,7 +194,7 @@ def _range(x: Tensor) -> str:
 
 def _culprit(run: Run, x: Tensor, y: Tensor | None) -> str:
     """The term of the loss that is not finite, where the loss is a chain's bound with its terms apart."""
-    if not isinstance(run.model, Hierarchy) or type(run.model).loss is not Hierarchy.loss:
+    if run.split is not None or not isinstance(run.model, Hierarchy) or type(run.model).loss is not Hierarchy.loss:
         return "loss"
     run.reseed("step", run.step)
     with torch.no_grad():
