@@ -133,10 +133,6 @@ class Run:
         mine = [k for k in self._saved if k.startswith(f"{name}/")]
         return {k.removeprefix(f"{name}/"): self._saved.pop(k) for k in mine}
 
-    def loss(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """The model's loss of these rows, (B,); where its weights are split all processes have to ask."""
-        return self.model.loss(x, y) if self.split is None else self.split[0](x, y)
-
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batch after batch for ever, starting at the current step; the order is a function of (seed, epoch).
 
@@ -205,9 +201,9 @@ class Run:
         mine = processes.share(len(x))
         few = mine.start == mine.stop
         if few and self.split is not None:  # the others need this process's part of the weights
-            self.loss(x[:1], None if y is None else y[:1])
+            loss_of(self, x[:1], None if y is None else y[:1])
         with rows_of_batch(self, len(x)):
-            losses = x.new_zeros(0, dtype=torch.float64) if few else self.loss(x[mine], None if y is None else y[mine])
+            losses = x.new_zeros(0, dtype=torch.float64) if few else loss_of(self, x[mine], None if y is None else y[mine])
         return processes.total(losses.double().sum())[0].item()
 
     # --- weights and checkpoints ---------------------------------------------------------------------------------------
@@ -233,23 +229,11 @@ class Run:
         """Leave the weights to use in the model for good, and no gradients."""
         with self.finest():
             if self.split is not None:
-                self.gathered(everywhere=True)
+                gathered(self, everywhere=True)
                 return
             values = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(values)
         self.model.zero_grad()
-
-    @torch.no_grad()
-    def gathered(self, everywhere: bool = False) -> GenerativeModel:
-        """The model as it stands, its weights put together where they are split: in the first process, or everywhere."""
-        if self.split is None:
-            return self.model
-        whole, parts = self.split[1], self.model.state_dict()
-        for name, value in whole.state_dict().items():
-            found = put_together(part_of(parts[name]), parts[name], everywhere)
-            if everywhere or processes.is_first():
-                value.copy_(found)
-        return whole
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts' states, and the raw weights where they are not the ones to use."""
@@ -279,6 +263,24 @@ class Run:
             return
         for name, value in like.items():
             part_of(value).copy_(cut_like(raw[name], value))
+
+
+def loss_of(run: Run, x: Tensor, y: Tensor | None) -> Tensor:
+    """The model's loss of these rows, (B,); where its weights are split all processes have to ask."""
+    return run.model.loss(x, y) if run.split is None else run.split[0](x, y)
+
+
+@torch.no_grad()
+def gathered(run: Run, everywhere: bool = False) -> GenerativeModel:
+    """The model as it stands, its weights put together where they are split: in the first process, or everywhere."""
+    if run.split is None:
+        return run.model
+    whole, parts = run.split[1], run.model.state_dict()
+    for name, value in whole.state_dict().items():
+        found = put_together(part_of(parts[name]), parts[name], everywhere)
+        if everywhere or processes.is_first():
+            value.copy_(found)
+    return whole
 
 
 def rows_of_batch(run: Run, size: int | None = None) -> AbstractContextManager[Any]:

@@ -24,7 +24,7 @@ from likeli.errors import Diverged, InputError, Interrupted, LikeliError
 from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
 from likeli.training.history import VALIDATION_LOSS, History, Journal
-from likeli.training.run import EMA, Progress, Run, agreed_seconds
+from likeli.training.run import EMA, Progress, Run, agreed_seconds, gathered, loss_of
 from likeli.training.settings import validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
@@ -198,7 +198,7 @@ class Session:
         metrics = metrics | {"best": run.progress.best} | other
         tensors = {} if finished else run.tensors()
         with run.finest():
-            info, model = self.info | {"metrics": metrics}, run.gathered()
+            info, model = self.info | {"metrics": metrics}, gathered(run)
             if processes.is_first():
                 checkpoint.save(model, self.folder, info=info, state=state, state_tensors=tensors)
         self.last_save = time.monotonic()
@@ -292,7 +292,7 @@ def _glance(run: Run) -> float | None:
     x, y = next(run.valid.chunks(run.settings.batch))
     with evaluating(run.model), torch.no_grad():
         run.reseed("valid", 0, 0)
-        return run.loss(x, y).double().mean().item()
+        return loss_of(run, x, y).double().mean().item()
 
 
 def _asked_for(model: GenerativeModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from likeli.random import Ambient
 from likeli.training.engine import Descent, batch_mean, training_loss
 from likeli.training.history import VALIDATION_LOSS, Row
 from likeli.training.replay import ReplayBuffer
-from likeli.training.run import Run, rows_of_batch
+from likeli.training.run import Run, loss_of, rows_of_batch
 
 RETUNED = 250  # steps of contrastive divergence after which its chains' step sizes are found anew
 Steps = Callable[[Run], Iterator[Row]]
@@ -71,7 +72,7 @@ def sgd(run: Run) -> Iterator[Row]:
     run.model.train()
     for x, y in run.batches():
         with rows_of_batch(run):
-            losses = training_loss(run.loss, x, y, run.settings)
+            losses = training_loss(partial(loss_of, run), x, y, run.settings)
         loss, lr = batch_mean(losses), run.rate()
         guard(run, "loss", loss.item(), x, y)
         limit = gradient_limit(run)
