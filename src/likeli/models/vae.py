@@ -30,6 +30,8 @@ from likeli.processes import mean_over_batch
 from likeli.random import Ambient, Noise, Streams, repeated_rows
 from likeli.spaces import Observation, Space
 
+CRITIC = (64, 64)  # widths of the critic of the code
+
 
 class CoderBackbone(Configurable):
     """The networks of an encoder and of the decoder that mirrors it.
@@ -84,12 +86,16 @@ class VariationalObjective(Configurable):
         kl_warmup: training steps over which the weight of the KL rises from 0 to beta; until then the loss is not a bound.
         train_samples: K of the importance-weighted bound that the loss maximises; 1 for the ELBO.
         gradient: `standard`, or `dreg` for the doubly reparameterised gradient of the encoder (K of at least 2).
+        critic: λ, weight of what the code's mean z̄ gives away of the class y to a critic c that is trained to tell it; above 0
+            the loss is not a bound.
+        critic_turns: steps of the critic for one of the model.
 
     Raises:
         InputError: a number outside its range, or options that exclude each other.
 
     Source: Burda et al. (2015), arXiv:1509.00519 for K; Tucker et al. (2018), arXiv:1810.04152 for dreg; Kingma et al. (2016),
-    arXiv:1606.04934 for free nats.
+    arXiv:1606.04934 for free nats; Ganin et al. (2016), arXiv:1505.07818 for a critic; Barber & Agakov
+    (2003), NIPS 16, for what its loss says of information.
     """
 
     def __init__(
@@ -99,12 +105,17 @@ class VariationalObjective(Configurable):
         kl_warmup: int = 0,
         train_samples: int = 1,
         gradient: Literal["standard", "dreg"] = "standard",
+        critic: float = 0.0,
+        critic_turns: int = 5,
     ) -> None:
+        self.critic, self.critic_turns = critic, critic_turns
         self.beta, self.free_nats, self.kl_warmup = beta, free_nats, kl_warmup
         self.train_samples, self.gradient = train_samples, gradient
         require(beta >= 0, "beta", "a number of at least 0", beta)
         require(free_nats >= 0, "free_nats", "a number of at least 0", free_nats)
         require(kl_warmup >= 0, "kl_warmup", "a number of steps", kl_warmup)
+        require(0 <= critic < math.inf, "critic", "a number of at least 0", critic)
+        require(1 <= critic_turns <= 1000, "critic_turns", "a whole number from 1 to 1000", critic_turns)
         require(train_samples >= 1, "train_samples", "at least 1", train_samples)
         require(train_samples == 1 or (beta == 1 and not free_nats), "train_samples", "1 with beta or free nats", train_samples)
         require(gradient == "standard" or train_samples >= 2, "train_samples", "at least 2 for dreg", train_samples)
@@ -159,6 +170,10 @@ class VAE(Hierarchy, Coded):
         self.p = make_prior(family, latent_dim, components, features, self._posterior_of_features, self.embed.width)
         if family.startswith("conditional"):
             self.graph = Graph(reads_y=frozenset({"prior", "posterior", "observation"}))
+        self.critic = MLP(latent_dim, condition.symbols, CRITIC) if condition and self.objective.critic else None
+        if self.critic is not None:
+            self.strategy = "critic"  # type: ignore[misc]
+            self.train_defaults = self.train_defaults | {"betas": (0.0, 0.99)}  # type: ignore[misc]
         self.kl_weight = KLWeight(self.objective.beta, self.objective.kl_warmup)
         if condition is None:
             self._start_informative()
@@ -168,7 +183,9 @@ class VAE(Hierarchy, Coded):
     def _check(self) -> None:
         prior, posterior, vamp = self.latent_prior.prior_family, self.posterior_family, self.latent_prior.prior_family == "vamp"
         families, gaussian = f"{prior} prior, {posterior} posterior", prior == "normal" and posterior == "diagonal"
-        free, dreg = self.objective.free_nats > 0, self.objective.gradient == "dreg"
+        free, dreg, classes = self.objective.free_nats > 0, self.objective.gradient == "dreg", self.condition
+        told = classes is not None and classes.symbols > 1 and not classes.shape
+        require(told or not self.objective.critic, "critic", "0 without labels of two classes or more, which it tells", classes)
         require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
         require(not free or gaussian, "free_nats", "0 unless p is normal and q diagonal", families)
         require(not vamp or posterior == "diagonal", "posterior_family", "diagonal with a vamp prior", families)
@@ -269,34 +286,54 @@ class VAE(Hierarchy, Coded):
             reasons.append(f"{o.free_nats:g} nats a latent dimension are free")
         if o.kl_warmup:
             reasons.append(f"the weight of the KL rises over the first {o.kl_warmup} steps")
+        if o.critic:
+            reasons.append(f"what the code gives away of y to a critic is weighted by {o.critic:g}")
         return [f"the training loss is not a bound: {'; '.join(reasons)}; the reported log-likelihood is"] if reasons else []
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """−ELBO at one draw, in nats, unless an option says otherwise:
 
             Σ_j w·max(λ, KL_j) − log p(x|z),   w = β·min(1, step/kl_warmup),   max of the batch's mean,
-            −log (1/K) Σ_k [p(x|z_k)·(p(z_k)/q(z_k|x))ʷ] for K draws.
+            −log (1/K) Σ_k [p(x|z_k)·(p(z_k)/q(z_k|x))ʷ] for K draws,
+            and with a critic λ·[H(y) + log c(y|z̄)] more, whose mean is at most λ times the information of z̄ on y.
 
         Training mode counts the steps of a warm-up; out of it w = β.
         """
+        context = self.infer(x, y)
+        loss = self._without_critic(x, y, context)
+        return loss if self.critic is None else loss + self.objective.critic * self._given_away(self.q(context).mean, y)
+
+    def _without_critic(self, x: Tensor, y: Tensor | None, context: Tensor) -> Tensor:
         weight = self.kl_weight()
         if self.objective.train_samples > 1:
-            return self._importance_weighted(x, y, weight)
+            return self._importance_weighted(x, y, weight, context)
         if self.objective.free_nats:
-            return self._with_free_nats(x, y, weight)
-        bound = self.elbo(x, y)
+            return self._with_free_nats(x, y, weight, context)
+        bound = self.elbo(x, y, context=context)
         return -bound.value if weight == 1 else weight * bound.kl.sum(1) - bound.reconstruction
 
-    def _with_free_nats(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
-        (step,) = self.walk(Ambient(x), y, context=self.infer(x, y))
+    def critic_loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """−log c(y|z), (B, latent_dim) and (B,) → (B,): what the critic minimises, at best H(y|z), at chance H(y)."""
+        assert self.critic is not None
+        return nn.functional.cross_entropy(self.critic(z), y, reduction="none")
+
+    def _given_away(self, z: Tensor, y: Tensor) -> Tensor:
+        """H(y) + log c(y|z), (B, latent_dim) and (B,) → (B,), whose mean is at most the code's information of y."""
+        assert self.condition is not None
+        even = (1 / self.condition.symbols,) * self.condition.symbols
+        share = torch.tensor(self.condition.shares or even, dtype=z.dtype, device=z.device)
+        return torch.special.entr(share).sum() - self.critic_loss(z, y)
+
+    def _with_free_nats(self, x: Tensor, y: Tensor | None, weight: float, context: Tensor) -> Tensor:
+        (step,) = self.walk(Ambient(x), y, context=context)
         q, p = (law.base_dist for law in (step.q, step.p))
         cells = gaussian_kl(q.loc, q.scale, p.loc, p.scale)
         cells = torch.where(mean_over_batch(cells) > self.objective.free_nats, cells, self.objective.free_nats)
         return weight * cells.sum(1) - self.observation(step.state, y).log_prob(x)
 
-    def _importance_weighted(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
+    def _importance_weighted(self, x: Tensor, y: Tensor | None, weight: float, context: Tensor) -> Tensor:
         k = self.objective.train_samples
-        context = self.infer(x, y).repeat_interleave(k, 0)
+        context = context.repeat_interleave(k, 0)
         x, y = x.repeat_interleave(k, 0), y if y is None else y.repeat_interleave(k, 0)
         with repeated_rows(k):
             (step,) = self.walk(Ambient(x), y, context=context)

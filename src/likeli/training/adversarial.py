@@ -13,9 +13,10 @@ from likeli.contract import evaluating
 from likeli.errors import require
 from likeli.evaluation.permutations import kernel_statistics, kernels_for, label_weights
 from likeli.models.gan import GAN
+from likeli.models.vae import VAE
 from likeli.random import Ambient
 from likeli.training.batches import Examples
-from likeli.training.engine import Descent, batch_mean
+from likeli.training.engine import Descent, batch_mean, training_loss
 from likeli.training.history import Row
 from likeli.training.run import Run, rows_of_batch
 from likeli.training.strategies import gradient_limit, guard, note_gradient, strategy
@@ -102,6 +103,42 @@ def adversarial(run: Run) -> Iterator[Row]:
             guard(run, "gradient of the generator", row["generator_gradient"], x, y)
         run.average.update()
         yield row
+
+
+@strategy("critic", stochastic=True)
+def critic(run: Run) -> Iterator[Row]:
+    """c ← Adam(c, ∇ mean_b −log c(y_b|z̄_b)) some times, then θ ← Adam(θ, ∇ mean_b ℓ(x_b; θ, c)): the code is to tell c nothing.
+
+    `critic` in a row of the history is the loss of c: near the classes' entropy it tells no more than their shares do.  The
+    rate of c does not fall: as the model slows down, c comes to be the best there is against it.
+    """
+    model = run.model
+    require(isinstance(model, VAE) and model.critic is not None, "model", "a critic for this strategy", model.kind())
+    assert isinstance(model, VAE)
+    assert model.critic is not None
+    theirs = {id(p) for p in model.critic.parameters()}
+    watching = run.keep("critic", Descent(model.critic.parameters(), run.settings))
+    descent = run.keep("adam", Descent([p for p in model.parameters() if id(p) not in theirs], run.settings))
+    model.train()
+    for x, y in run.batches():
+        assert y is not None
+        lr = run.rate()
+        with rows_of_batch(run):
+            with torch.no_grad():
+                z = model.encode(x, y)
+            for _ in range(model.objective.critic_turns):
+                told = batch_mean(model.critic_loss(z, y))
+                guard(run, "gradient of the critic", watching.step(told, run.settings.lr), x, y)
+        with fixed(model.critic):
+            with rows_of_batch(run):
+                loss = batch_mean(training_loss(model, x, y, run.settings))
+            guard(run, "loss", loss.item(), x, y)
+            limit = gradient_limit(run)
+            norm = descent.step(loss, lr, limit)
+        guard(run, "gradient", norm, x, y)
+        note_gradient(run, norm, limit)
+        run.average.update()
+        yield {"loss": loss.item(), "critic": told.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def guard(run: Run, term: str, value: float, x: Tensor, y: Tensor | None = None)
     if not math.isfinite(value):
         term = _culprit(run, x, y) if term == "loss" else term
         told = f"training diverged at step {run.step + 1}: {term} is {value} on a batch of {_range(x)}"
-        by_steps = run.model.strategy in ("sgd", "contrastive", "adversarial")
+        by_steps = run.model.strategy in ("sgd", "contrastive", "adversarial", "critic")
         advice = f"try --train.lr {run.settings.lr / 3:.2g} or --train.clip 1" if by_steps else ""
         raise Diverged(f"{told}; {advice}" if advice else told)
 
