@@ -131,7 +131,7 @@ def critic(run: Run) -> Iterator[Row]:
                 guard(run, "gradient of the critic", watching.step(told, run.settings.lr), x, y)
         with fixed(model.critic):
             with rows_of_batch(run):
-                loss = batch_mean(training_loss(model, x, y, run.settings))
+                loss = batch_mean(training_loss(model.loss, x, y, run.settings))
             guard(run, "loss", loss.item(), x, y)
             limit = gradient_limit(run)
             norm = descent.step(loss, lr, limit)
