@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 
 from likeli.diffusion.schedule import VariancePreserving, check_ends
 from likeli.errors import Unsupported, require
+from likeli.processes import mean_over_batch
 
 LEAST = 0.1  # weight of the straight part of m, which keeps its slope above zero
 
@@ -98,7 +99,7 @@ class Monotone(VariancePreserving):
         m, first, second = self.shape(t)
         weight = error.detach().to(t).square()
         least = torch.finfo(t.dtype).tiny  # a fresh network may err by nothing
-        scale = (weight * first.detach().square()).mean().clamp(min=least)
+        scale = mean_over_batch(weight * first.detach().square()).clamp(min=least)
         value = weight / scale * (first * first.detach() - m * second.detach())
         return (value - value.detach()).to(error)
 

@@ -130,8 +130,10 @@ class Autoregressive(GenerativeModel, Sequential):
         """−log p(x) in nats along the natural order, or along one drawn for each row (for the batch with MADE)."""
         if self.follows == "natural":
             return -self.log_prob(x, y, self.orders[0])
-        order = Ambient(x).uniform(self.space.dimensions).argsort(1)
-        order = order[0] if isinstance(self.net, MADE) else order
+        if isinstance(self.net, MADE):  # by a single number, which is the same in every process that shares the batch
+            order = permutation(self.space.dimensions, int(2**53 * torch.rand((), dtype=torch.float64)), "cells")
+        else:
+            order = Ambient(x).uniform(self.space.dimensions).argsort(1)
         return -self.log_prob(x, y, last(order.expand(len(x), -1), self._missing(x)) if self._missing(x).any() else order)
 
     def log_prob(self, x: Tensor, y: Tensor | None, order: Tensor, fixed: tuple[int, ...] = ()) -> Tensor:
