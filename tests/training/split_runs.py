@@ -20,6 +20,7 @@ from likeli.training.sharding import part_of
 families()
 FAMILIES = {name: cls for name, cls in registered(likeli.GenerativeModel).items() if cls.__module__.startswith("likeli.")}
 OWN = ("contrastive", "adversarial")  # ways to train that are no descent of one loss
+COUPLED = ("autoregressive", "vdm")  # one order, and one scale of the schedule's gradient, for all rows of a batch
 ABLE = [name for name, cls in sorted(FAMILIES.items()) if cls.strategy == "sgd"]
 
 
@@ -77,6 +78,7 @@ def main(folder, what=""):
                 "interrupted": shared_runs.interrupted(f"{folder}/run", shard=True),
                 "held": held(),
                 "refused": refused(),
+                "shared": {name: family_losses(name) for name in COUPLED},
             }
         if processes.is_first():
             Path(folder, "found.json").write_text(json.dumps(found), encoding="utf-8")

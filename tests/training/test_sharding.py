@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import shared_runs
+import split_runs
 import torch
 from test_processes import ON, losses_of, started
 
@@ -38,6 +39,12 @@ def close(found, alone):
 def test_split_weights_have_the_losses_of_whole_ones(split):
     close(split["losses"], shared_runs.losses("vae", 60))
     close(split["skipping"], shared_runs.losses("vae", 10, skip=1.01, weight_decay=0.1))
+
+
+def test_families_whose_rows_share_a_number_have_the_losses_of_one_process(split):
+    for name, (losses, weights) in split["shared"].items():
+        alone, held = split_runs.family_losses(name)
+        close([*losses, weights], [*alone, held])
 
 
 def test_a_process_holds_its_part_alone(split):
@@ -78,6 +85,8 @@ def test_a_split_run_goes_on_whole_and_split_anew(split, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_family_that_can_be_split_has_the_losses_and_weights_of_processes_that_hold_all(tmp_path):
-    for (losses, weights), (like, held) in found_by(2, tmp_path, "families").values():
-        close([*losses, weights], [*like, held])
+def test_every_family_has_the_losses_and_weights_of_one_process_split_or_whole(tmp_path):
+    for name, ways in found_by(2, tmp_path, "families").items():
+        alone, weights = split_runs.family_losses(name)
+        for losses, held in ways:
+            close([*losses, held], [*alone, weights])
