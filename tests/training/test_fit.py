@@ -192,7 +192,7 @@ def test_clipping_bounds_the_step_and_frozen_weights_stay():
     frozen, bias = model.net[0].weight.clone(), model.net[0].bias.detach().clone()
     settings = TrainSettings(clip=1e-3, ema=0.0)
     descent = Descent(model.parameters(), settings)
-    norm = descent.step(training_loss(model, rows(), None, settings).mean(), 0.1)
+    norm = descent.step(training_loss(model.loss, rows(), None, settings).mean(), 0.1)
     clipped = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert norm > 1e-2
     assert clipped == pytest.approx(1e-3, rel=1e-3)  # torch divides by norm + 1e-6
@@ -225,7 +225,7 @@ def test_steps_are_those_of_torchs_optimiser_and_only_matrices_decay():
     adam = torch.optim.AdamW(groups, betas=(0.8, 0.9), fused=True)
     for k in range(20):
         torch.manual_seed(k)
-        descent.step(training_loss(model, rows(), None, settings).mean(), 0.01 / (k + 1))
+        descent.step(training_loss(model.loss, rows(), None, settings).mean(), 0.01 / (k + 1))
         torch.manual_seed(k)
         adam.zero_grad()
         peer.loss(rows()).mean().backward()

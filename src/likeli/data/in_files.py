@@ -14,7 +14,7 @@ from likeli.data.picture_stream import condition_of, survey_pictures
 from likeli.data.readers.folders import find_pictures
 from likeli.data.readers.hub import HubPictures, HubTable, hub_files, open_hub
 from likeli.data.readers.idx import is_idx, training_images
-from likeli.data.readers.images import Album
+from likeli.data.readers.images import MOST_PIXELS, Album
 from likeli.data.readers.shards import Shards, find_shards
 from likeli.data.stream import Split
 from likeli.data.table_stream import survey
@@ -81,7 +81,7 @@ def find_files(source: Any, labels: Any = None, options: dict[str, Any] | None =
 def size_option(given: dict[str, Any]) -> int | None:
     """The option `size` of a folder of pictures."""
     size = str(given.get("size", "1"))
-    require(size.isdecimal(), "size", "a whole number of pixels", size)
+    require(size.isdecimal() and 1 <= int(size) <= MOST_PIXELS, "size", f"a whole number of pixels from 1 to {MOST_PIXELS}", size)
     return int(size) if "size" in given else None
 
 

@@ -256,7 +256,8 @@ class Run:
         self.clock.stop(state["seconds"])
         like = self.model.state_dict()
         if self.progress.best:
-            self.best = {k: cut_like(v, like[k]).to(like[k].device, copy=self.split is not None) for k, v in weights.items()}
+            whole = weights if self.split is None else {k: cut_like(v, like[k]) for k, v in weights.items()}
+            self.best = {k: v.to(self.model.device, copy=self.split is not None) for k, v in whole.items()}
         raw = self._claim("weights") or weights
         if self.split is None:
             self.model.load_state_dict(raw)

@@ -167,5 +167,6 @@ def _line(section: str, a: Argument) -> str:
     kind = re.sub(r"Literal\[([^\]]*)\]", lambda m: "|".join(p.strip("' ") for p in m[1].split(",")), kind)
     kind = re.sub(r"tuple\[([\w ]+), (\.\.\.|[\w ]+)\]", lambda m: f"{m[1]},{m[1]}" + (",…" if m[2] == "..." else ""), kind)
     line = f"  --{section}.{a.name} {kind}"
+    line = line if len(line) <= WIDTH else f"  --{section}.{a.name}\n     {kind}"
     line += default if len(line + default) <= WIDTH else f"\n     {default}"
     return f"{line}\n{filled(a.help, 6)}".rstrip()

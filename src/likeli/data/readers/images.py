@@ -21,6 +21,7 @@ from likeli.errors import InputError, nearest, require
 from likeli.spaces.alphabet import split_words
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MOST_PIXELS = 4096  # of a side, to scale pictures to
 MAX_PIXELS = 4096 * 4096
 GREY = frozenset({"1", "L"})
 CLEAR = "+clear"  # after the mode of a picture that has transparency, in a channel or as a colour of its palette
@@ -105,7 +106,7 @@ def read_captions(path: Path, files: list[str]) -> tuple[list[str], list[str]]:
 
 def read_pictures(files: list[Path], what: str, edge: int | None = None) -> tuple[np.ndarray, list[str]]:
     """Pictures of one size, uint8 (N, H, W) when all are grey, else (N, 3, H, W), and what was done to them."""
-    require(edge is None or 1 <= edge <= 4096, "size", "a whole number of pixels from 1 to 4096", edge)
+    require(edge is None or 1 <= edge <= MOST_PIXELS, "size", f"a whole number of pixels from 1 to {MOST_PIXELS}", edge)
     shapes = [_look(path) for path in files]
     (size, _), first = shapes[0], files[0]
     for path, (other, _) in zip(files, shapes):
