@@ -81,7 +81,8 @@ def find_files(source: Any, labels: Any = None, options: dict[str, Any] | None =
 def size_option(given: dict[str, Any]) -> int | None:
     """The option `size` of a folder of pictures."""
     size = str(given.get("size", "1"))
-    require(size.isdecimal() and 1 <= int(size) <= MOST_PIXELS, "size", f"a whole number of pixels from 1 to {MOST_PIXELS}", size)
+    possible = size.isdecimal() and 1 <= int(size) <= MOST_PIXELS
+    require(possible, "size", f"a whole number of pixels from 1 to {MOST_PIXELS}", size)
     return int(size) if "size" in given else None
 
 
