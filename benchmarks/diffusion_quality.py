@@ -16,39 +16,39 @@ from benchmarks._mnist import bits, judge, load, space
 from benchmarks._precision import fastest
 
 METRIC, HIGHER = "bits_per_dim", False
-VARIANTS = [{"seconds": 890}]
-VALID, WATCHED, TEST, SCORED, DRAWN, NFE, BATCH = 5000, 512, 2000, 500, 500, 20, 64
+VARIANTS = [{"seconds": 890}, {"seconds": 2380, "drawn": 2000}]
+VALID, WATCHED, TEST, SCORED, NFE, BATCH = 5000, 512, 2000, 500, 20, 64
 
 
 def prepare(folder, data):
     with np.load(data / "mnist.npz") as file:
-        images, labels, test = file["train_images"], file["train_labels"], file["test_images"]
+        images, labels, test, theirs = (file[f"{part}_{of}"] for part in ("train", "test") for of in ("images", "labels"))
     order, rows = np.random.default_rng(0).permutation(len(images)), np.random.default_rng(1).permutation(len(test))[:TEST]
     parts = {"train": images[order[VALID:]], "valid": images[order[:VALID]], "labels": labels[order[VALID:]]}
-    np.savez(folder / "digits.npz", test=test[rows], **parts)
+    np.savez(folder / "digits.npz", test=test[rows], all_test=test, all_test_labels=theirs, **parts)
 
 
-def ours(folder, seconds, **options):
+def ours(folder, seconds, drawn=500, seed=0, **options):
     import torch
 
     from likeli.data.dataset import Data
     from likeli.models.vdm import VDM
     from likeli.training import fit
 
-    train, valid, test, labels = load(folder)
+    train, valid, test, _ = load(folder)
     rows, n = torch.arange(len(train) + WATCHED), len(train)
     data = Data("mnist", torch.cat([train, valid[:WATCHED]]), None, space(), None, rows[:n], rows[n:], rows[:0])
     settings = {"batch": 32, "precision": fastest(), "lr": 2e-3, "valid_rows": WATCHED} | options.pop("settings", {})
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = VDM(space(), **options)
     steps = int(seconds / seconds_a_step(model, train, settings))
     begin = time.process_time()
-    history = fit(model, data, steps=steps, validate_every=max(steps // 8, 1), progress=False, **settings)
+    history = fit(model, data, steps=steps, validate_every=max(steps // 8, 1), seed=seed, progress=False, **settings)
     spent = time.process_time() - begin
     curve = [row["valid"] / (784 * np.log(2)) for row in history.rows if "valid" in row]
     score, error = bits(model, test[:SCORED])
-    drawn = model.sample(DRAWN, steps=NFE, sampler="multistep", grid="log_snr", seed=0)
-    np.save(folder / "ours.npy", drawn.numpy())
+    samples = model.sample(drawn, steps=NFE, sampler="multistep", grid="log_snr", seed=0)
+    np.save(folder / "ours.npy", samples.numpy())
     return {
         "bits_per_dim": score,
         "stderr": error,
@@ -56,7 +56,7 @@ def ours(folder, seconds, **options):
         "cpu_seconds": spent,
         "images_per_second": steps * settings["batch"] / spent,
         "parameters": sum(p.numel() for p in model.parameters()),
-    } | judge(drawn, train, labels, test)
+    } | judge(samples, folder)
 
 
 def seconds_a_step(model, train, settings):
@@ -77,7 +77,7 @@ def seconds_a_step(model, train, settings):
     return statistics.median(taken[2:])
 
 
-def peer(folder, seconds):
+def peer(folder, seconds, drawn=500):
     import torch
 
     from benchmarks._stand_ins import stand_in
@@ -86,7 +86,7 @@ def peer(folder, seconds):
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
-    train, valid, test, labels = load(folder)
+    train, valid, test, _ = load(folder)
     torch.manual_seed(0)
     net = Unet(dim=32, dim_mults=(1, 2, 2), channels=1, flash_attn=False)
     model = GaussianDiffusion(net, image_size=28, timesteps=1000, sampling_timesteps=NFE)
@@ -107,16 +107,16 @@ def peer(folder, seconds):
         "cpu_seconds": spent,
         "images_per_second": steps * BATCH / spent,
         "parameters": sum(p.numel() for p in net.parameters()),
-    } | scored(folder, best, train, valid, test, labels)
+    } | scored(folder, best, valid, test, drawn)
 
 
-def scored(folder, diffusion, train, valid, test, labels):
+def scored(folder, diffusion, valid, test, drawn):
     """The peer's bound and its samples."""
     import torch
 
     from benchmarks._lucid import as_likeli
 
     score, error = bits(as_likeli(diffusion, valid[:256]), test[:SCORED])
-    drawn = (diffusion.sample(DRAWN)[:, 0] * 255).round().clamp(0, 255).to(torch.uint8)
-    np.save(folder / "peer.npy", drawn.numpy())
-    return {"bits_per_dim": score, "stderr": error} | judge(drawn, train, labels, test)
+    samples = (diffusion.sample(drawn)[:, 0] * 255).round().clamp(0, 255).to(torch.uint8)
+    np.save(folder / "peer.npy", samples.numpy())
+    return {"bits_per_dim": score, "stderr": error} | judge(samples, folder)
