@@ -19,7 +19,7 @@ from likeli.training.batches import Examples
 from likeli.training.engine import Descent, batch_mean, training_loss
 from likeli.training.history import Row
 from likeli.training.run import Run, rows_of_batch
-from likeli.training.strategies import gradient_limit, guard, note_gradient, strategy
+from likeli.training.strategies import descend, guard, strategy
 
 ARRANGEMENTS = 20  # permutations of the labels, whose mean is what two equal sets would give
 FEWEST, MOST = 256, 1024  # samples that are judged
@@ -90,10 +90,7 @@ def adversarial(run: Run) -> Iterator[Row]:
             v = model.fake(u, y)
             loss = batch_mean(model.discriminator_loss(u, v, y))
         guard(run, "loss of the discriminator", loss.item(), x, y)
-        limit = gradient_limit(run)
-        norm = first.step(loss, lr, limit)
-        guard(run, "gradient of the discriminator", norm, x, y)
-        note_gradient(run, norm, limit)
+        norm = descend(run, first, loss, lr, x, y, "gradient of the discriminator")
         row = {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
         if (run.step + 1) % model.turns == 0:
             with fixed(model.discriminator), rows_of_batch(run):
@@ -133,10 +130,7 @@ def critic(run: Run) -> Iterator[Row]:
             with rows_of_batch(run):
                 loss = batch_mean(training_loss(model.loss, x, y, run.settings))
             guard(run, "loss", loss.item(), x, y)
-            limit = gradient_limit(run)
-            norm = descent.step(loss, lr, limit)
-        guard(run, "gradient", norm, x, y)
-        note_gradient(run, norm, limit)
+            norm = descend(run, descent, loss, lr, x, y)
         run.average.update()
         yield {"loss": loss.item(), "critic": told.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 

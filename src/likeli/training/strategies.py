@@ -75,10 +75,7 @@ def sgd(run: Run) -> Iterator[Row]:
             losses = training_loss(partial(loss_of, run), x, y, run.settings)
         loss, lr = batch_mean(losses), run.rate()
         guard(run, "loss", loss.item(), x, y)
-        limit = gradient_limit(run)
-        norm = descent.step(loss, lr, limit)
-        guard(run, "gradient", norm, x, y)
-        note_gradient(run, norm, limit)
+        norm = descend(run, descent, loss, lr, x, y)
         run.average.update()
         yield {"loss": loss.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 
@@ -102,31 +99,30 @@ def contrastive(run: Run) -> Iterator[Row]:
         v = replay.negatives(u, lambda rows: rows_of_batch(run, rows))
         gap = batch_mean(-model.log_f(u)) - batch_mean(-model.log_f(v))
         guard(run, "energy", gap.item(), x)
-        limit = gradient_limit(run)
-        norm = descent.step(gap, lr, limit)
-        guard(run, "gradient", norm, x)
-        note_gradient(run, norm, limit)
+        norm = descend(run, descent, gap, lr, x)
         run.average.update()
         yield {"loss": gap.item(), "epoch": run.epoch, "lr": lr, "gradient": norm}
 
 
-def gradient_limit(run: Run) -> float:
-    """The norm above which a step is skipped: `skip` times the usual one, none before there is one.
+def descend(
+    run: Run, descent: Descent, loss: Tensor, lr: float, x: Tensor, y: Tensor | None = None, term: str = "gradient"
+) -> float:
+    """θ ← Adam(θ, ∇ loss), and the norm of the gradient n; a step of n above `skip` times the usual n̄ is left out.
+
+        n̄ ← n̄ + (min(n, skip · n̄) − n̄)/50
 
     Source: Child (2020), arXiv:2011.10650, with a limit that is fixed beforehand.
     """
-    usual, skip = run.progress.usual_gradient, run.settings.skip
-    return skip * usual if skip is not None and usual is not None else math.inf
-
-
-def note_gradient(run: Run, norm: float, limit: float) -> None:
-    """Count a step that was skipped, and let the usual norm follow: n̄ ← n̄ + (min(n, limit) − n̄)/50."""
-    if run.settings.skip is None:
-        return
-    progress = run.progress
-    usual = norm if progress.usual_gradient is None else progress.usual_gradient
-    progress.usual_gradient = usual + (min(norm, limit) - usual) / 50
-    progress.skipped += norm > limit
+    progress, skip = run.progress, run.settings.skip
+    usual = progress.usual_gradient
+    limit = math.inf if skip is None or usual is None else skip * usual
+    norm = descent.step(loss, lr, limit)
+    guard(run, term, norm, x, y)
+    if skip is not None:
+        usual = norm if usual is None else usual
+        progress.usual_gradient = usual + (min(norm, limit) - usual) / 50
+        progress.skipped += norm > limit
+    return norm
 
 
 @strategy("em")
