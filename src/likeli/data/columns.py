@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +51,19 @@ def write_csv(path: str | Path, columns: dict[str, Iterable[Any]], *, append: bo
         writer = csv.writer(file, lineterminator="\n")
         if not append:
             writer.writerow([_written(name) for name in columns])
-        writer.writerows([_written(v) for v in row] for row in zip(*columns.values(), strict=True))
+        writer.writerows(zip(*map(_cells, columns.values()), strict=True))
+
+
+def _cells(column: Iterable[Any]) -> list[Any]:
+    """A column as the writer takes it: numbers as they are, each text looked at once."""
+    values = list(column)
+    kinds = set(map(type, values))
+    if kinds <= {int, float, bool, NoneType}:  # None is written as nothing
+        return ["" if v != v else v for v in values] if float in kinds else values
+    if kinds <= {str, NoneType}:
+        texts = {v: _written(v) for v in set(values)}
+        return [texts[v] for v in values]
+    return [_written(v) for v in values]
 
 
 def _written(value: Any) -> Any:

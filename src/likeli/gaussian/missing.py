@@ -257,7 +257,8 @@ def draw_conditional(x: Tensor, weights: Tensor, means: Tensor, tril: Tensor, n:
     """
     groups, observed = group_rows(~x.isnan(), len(weights)), ~x.isnan()
     covariances, size = tril @ tril.mT, max(1, ELEMENTS // x.shape[1] ** 2)
-    cdf = log_joint_observed(x, weights, means, tril).softmax(1).cumsum(1)
+    one = x.new_ones(len(x), 1)  # component there is: none to weigh
+    cdf = one if len(weights) == 1 else log_joint_observed(x, weights, means, tril).softmax(1).cumsum(1)
     draws = []
     for i in range(n):
         noise = Streams(seed, [i], x.dtype, x.device)
