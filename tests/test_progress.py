@@ -10,7 +10,8 @@ import likeli
 from likeli import progress
 from likeli.cli import main
 from likeli.errors import InputError
-from likeli.evaluation.likelihood import BoundAndFlow, paired
+from likeli.evaluation.likelihood import paired
+from likeli.evaluation.one_model import BoundAndFlow
 from likeli.progress import Gauge
 from likeli.training import History
 

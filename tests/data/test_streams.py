@@ -1,5 +1,6 @@
 """Rows that stay in Parquet files: the same types, scale and split however they are cut into files, and one exact order."""
 
+import json
 import os
 import re
 import subprocess
@@ -205,6 +206,38 @@ def test_files_are_scored_and_filled_part_by_part(tmp_path, capsys, monkeypatch)
     assert pd.read_csv(cells)["row"].tolist() == np.nonzero(~there)[0].tolist()
     assert main(["score", run, source]) == 2
     assert "out: expected --out FILE.csv" in capsys.readouterr().err
+
+
+def evaluated(capsys, words):
+    assert main(["evaluate", *words, "--json"]) == 0
+    return {k: v for k, v in json.loads(capsys.readouterr().out).items() if k != "seconds"}
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("labels", [[], ["--labels", "y"]])
+def test_files_are_evaluated_part_by_part_with_the_numbers_of_one(tmp_path, capsys, monkeypatch, labels):
+    """The mean, its error, what is said of it and the numbers of rows, of all and of some; no two parts are in memory."""
+    frame = mixed(900).drop(columns=["kind", "day", "flag"]).dropna()
+    many, one, run = written(tmp_path / "rows", frame), str(tmp_path / "all.parquet"), str(tmp_path / "run")
+    frame.to_parquet(one, index=False)
+    fit = ["fit", one, "--model", "vae", "--steps", "5", "--out", run, "--quiet", *labels]
+    assert main(fit) == 0
+    capsys.readouterr()
+    few = ["--likelihood.samples", "2"]
+    whole = [evaluated(capsys, [run, "--data", one, "--out", str(tmp_path / "one.csv"), *few, *some]) for some in SOME]
+    monkeypatch.setattr("likeli.cli.verbs.evaluate.rows_for", lambda *a, **k: pytest.fail("read at once"))
+    monkeypatch.setattr("likeli.cli.verbs.evaluate.WRITTEN", 100)
+    for some, expected in zip(SOME, whole):
+        out = tmp_path / "many.csv"
+        found = evaluated(capsys, [run, "--data", many, "--out", str(out), *few, *some])
+        assert found == expected
+    assert out.read_bytes() == (tmp_path / "one.csv").read_bytes()
+    some = evaluated(capsys, [run, "--data", many, "--minutes", "5", "--rows", "70", *few])
+    assert some["nats"] == pytest.approx(whole[1]["nats"], rel=1e-12)
+    assert some["examples"] == 70
+
+
+SOME = [["--overwrite"], ["--rows", "70", "--overwrite"]]
 
 
 def damage(folder, how):

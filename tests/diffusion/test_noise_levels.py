@@ -12,7 +12,8 @@ from likeli.diffusion.networks import DenoiserBackbone
 from likeli.diffusion.schedule_variance import beta_linear, schedule_variance
 from likeli.diffusion.times import Proposal
 from likeli.errors import InputError, Unsupported
-from likeli.evaluation.likelihood import bound_and_flow, evaluate
+from likeli.evaluation.likelihood import evaluate
+from likeli.evaluation.one_model import bound_and_flow
 from likeli.models.ddpm import DDPM, NoiseObjective
 from likeli.models.edm import EDM
 from likeli.models.flow_matching import FlowMatching

@@ -8,7 +8,7 @@ training rows are permuted.  So a place in the order is one integer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -186,6 +186,48 @@ def rows_joined(parts: list[Rows]) -> Rows:
     """Rows one after the other."""
     y = [y for _, y in parts if y is not None]
     return torch.cat([x for x, _ in parts]), torch.cat(y) if y else None
+
+
+def with_head(parts: Iterable[Rows], head: list[Rows], most: int) -> Iterator[Rows]:
+    """The same parts; the first rows of all, `most` of them, are left in `head`."""
+    for x, y in parts:
+        if most > 0:
+            head.append((x[:most], None if y is None else y[:most]))
+            most -= len(x)
+        yield x, y
+
+
+def chosen_rows(parts: Iterable[Rows], order: Tensor, least: int = 0) -> Iterator[Rows]:
+    """Those rows of successive parts that an ascending order names; parts are read up to its end, and `least` rows at least."""
+    begin = 0
+    for x, y in parts:
+        first, last = torch.searchsorted(order, torch.tensor([begin, begin + len(x)])).tolist()
+        here = (order[first:last] - begin).to(x.device)
+        begin += len(x)
+        if len(here):
+            yield (x, y) if len(here) == len(x) else (x[here], None if y is None else y[here])
+        if begin > order[-1] and begin >= least:
+            return
+
+
+def picked_rows(parts: Iterable[Rows], order: Tensor, least: int = 0) -> Rows:
+    """The rows that an order names, in it."""
+    ascending, back = order.sort()
+    x, y = rows_joined(list(chosen_rows(parts, ascending, least)))
+    place = back.argsort().to(x.device)
+    return x[place], None if y is None else y[place]
+
+
+def whole_batches(parts: Iterable[Rows], size: int) -> Iterator[Rows]:
+    """The same rows in parts of which each but the last is a multiple of `size`, so that no batch depends on the parts."""
+    rest = list[Rows]()
+    for part in parts:
+        x, y = rows_joined([*rest, part]) if rest else part
+        cut = len(x) - len(x) % size
+        if cut:
+            yield x[:cut], None if y is None else y[:cut]
+        rest = [(x[cut:], None if y is None else y[cut:])] if cut < len(x) else []
+    yield from rest
 
 
 def part_of_rows(first: int, rows: int, seed: int, fractions: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:

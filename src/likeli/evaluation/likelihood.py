@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from likeli import processes
 from likeli.contract import GenerativeModel, Knows, LogLikelihood, Measure, joined
 from likeli.data.dataset import Data
-from likeli.diffusion.levels import checked
+from likeli.data.stream import Rows, chosen_rows, picked_rows, rows_joined, whole_batches, with_head
 from likeli.errors import Diverged, require
 from likeli.evaluation.collapse import SHUFFLED, reading_of_y
 from likeli.models.density import DensityModel
 from likeli.progress import Gauge, Shown
 from likeli.random import BLOCK, derive, permutation
-from likeli.spaces import Space, extents
+from likeli.spaces import extents
 
 MISMATCH_ALARM = 0.01  # nats of mismatch between where a diffusion ends and where its sampler starts
 
@@ -143,9 +143,6 @@ def evaluate(
         InputError: x, y or a number does not fit.
         Unsupported: the family has no log p(x).
     """
-    require(batch >= 1, "batch", "at least 1", batch)
-    require(rows is None or rows >= 1, "rows", "at least 1", rows)
-    require(minutes is None or minutes > 0, "minutes", "a number above 0", minutes)
     if isinstance(x, Data):
         require(y is None, "y", "nothing, since the data bring their own", y)
         x.check_vocabulary(model.space)
@@ -153,29 +150,70 @@ def evaluate(
     aside = y is not None and model.condition is None
     x = model.space.check(x, missing=model.takes_missing)
     y = model.check_condition(None if aside else y, len(x))
-    every = rows is None and minutes is None
-    order = torch.arange(len(x)) if every else drawn_rows(len(x), rows, seed)
-    some, given = (x, y) if every else (x[order], None if y is None else y[order])
-    began, parts, seen = time.perf_counter(), [], 0
-    gauge = Gauge(progress, f"evaluating {model.kind()}", len(order), unit="rows")
-    for part in score(model, some, given, batch=batch if minutes is None else BLOCK, seed=seed, **options):
-        parts.append(part)
-        seen += len(part.value)
-        gauge.advance(seen)
-        if minutes is not None and processes.first_says(time.perf_counter() - began >= 60 * minutes):
-            break
-    gauge.close()
-    order, back = order[:seen].sort()
-    whole = _picked(joined(parts, seen), back)
-    found = summarise(model, whole, seconds=time.perf_counter() - began, seed=seed, options=options)
-    rates = {} if options.get("fixed") else rates_of(model.space, whole, x[order])  # given cells are symbols that do not count
-    found = replace(found, index=order, rates=rates)
-    if seen < len(x):
-        found.notes.append(f"{seen} of {len(x)} rows were looked at, drawn by the seed")
-    if y is not None and len(x) > 1 and found.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
-        found.notes.append(str(reading_of_y(model, x[:SHUFFLED], y[:SHUFFLED], seed=seed, **options)))
+    found = evaluate_parts(
+        model, [(x, y)], len(x), batch=batch, seed=seed, rows=rows, minutes=minutes, progress=progress, **options
+    )
     found.notes.extend(["labels were left aside: the model is not conditional, so this is log p(x), not log p(x|y)"] * aside)
     return found
+
+
+def evaluate_parts(
+    model: GenerativeModel,
+    parts: Iterable[Rows],
+    n: int,
+    *,
+    batch: int = 256,
+    seed: int = 0,
+    rows: int | None = None,
+    minutes: float | None = None,
+    progress: Shown = True,
+    **options: Any,
+) -> Evaluation:
+    """`evaluate` of n checked rows of which some are in memory at a time: the same numbers.
+
+    Arguments:
+        parts: (x, y) of successive rows, y None for a model that is not conditional.
+        n: how many they are together.
+        rows, minutes: as there; with minutes all of the drawn rows are held at once.
+
+    Raises:
+        InputError: a number does not fit.
+        Unsupported: the family has no log p(x).
+    """
+    require(batch >= 1, "batch", "at least 1", batch)
+    require(rows is None or rows >= 1, "rows", "at least 1", rows)
+    require(minutes is None or minutes > 0, "minutes", "a number above 0", minutes)
+    order = torch.arange(n) if rows is None and minutes is None else drawn_rows(n, rows, seed)
+    head, unit = list[Rows](), batch_size(batch if minutes is None else BLOCK)
+    parts = with_head(parts, head, SHUFFLED)
+    if minutes is None:
+        order = order.sort().values
+        chosen = whole_batches(chosen_rows(parts, order, SHUFFLED), unit)
+    else:
+        chosen = iter([picked_rows(parts, order, SHUFFLED)])
+    began, found, seen, amounts = time.perf_counter(), list[LogLikelihood](), 0, list[dict[str, Tensor]]()
+    gauge = Gauge(progress, f"evaluating {model.kind()}", len(order), unit="rows")
+    for x, y in chosen:
+        before = seen
+        for part in score(model, x, y, batch=unit // processes.count(), seed=seed, **options):
+            found.append(part)
+            seen += len(part.value)
+            gauge.advance(seen)
+            if minutes is not None and processes.first_says(time.perf_counter() - began >= 60 * minutes):
+                break
+        amounts.append({} if options.get("fixed") else extents(model.space, x[: seen - before]))  # given cells do not count
+    gauge.close()
+    order, back = order[:seen].sort()
+    whole = _picked(joined(found, seen), back)
+    summary = summarise(model, whole, seconds=time.perf_counter() - began, seed=seed, options=options)
+    rates = rates_of(whole, {name: torch.cat([part[name] for part in amounts])[back] for name in amounts[0]})
+    summary = replace(summary, index=order, rates=rates)
+    if seen < n:
+        summary.notes.append(f"{seen} of {n} rows were looked at, drawn by the seed")
+    x, y = rows_joined(head)
+    if y is not None and n > 1 and summary.knows not in (Knows.UNNORMALIZED, Knows.NOTHING):
+        summary.notes.append(str(reading_of_y(model, x, y, seed=seed, **options)))
+    return summary
 
 
 def drawn_rows(n: int, rows: int | None, seed: int) -> Tensor:
@@ -238,10 +276,10 @@ def summarise(
     )
 
 
-def rates_of(space: Space, whole: LogLikelihood, x: Tensor) -> dict[str, tuple[float, float]]:
-    """Bits per symbol, and per byte of text, of rows x whose log p is known: (mean, standard error) by name."""
+def rates_of(whole: LogLikelihood, amounts: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Bits per symbol, and per byte of text, of rows whose log p and `extents` are known: (mean, standard error) by name."""
     unit = whole.knows not in (Knows.UNNORMALIZED, Knows.NOTHING)
-    return {f"bits_per_{name}": bits_per(whole.value, amount) for name, amount in extents(space, x).items() if unit}
+    return {f"bits_per_{name}": bits_per(whole.value, amount) for name, amount in amounts.items() if unit}
 
 
 def bits_per(value: Tensor, amount: Tensor) -> tuple[float, float]:
@@ -262,13 +300,18 @@ def score(
     model: GenerativeModel, x: Tensor, y: Tensor | None = None, *, batch: int = 256, seed: int = 0, **options: Any
 ) -> Iterator[LogLikelihood]:
     """log p of each row of x, in batches that bound the memory and that processes share; no number depends on either."""
-    batch = -(-batch // BLOCK) * BLOCK * processes.count()  # no block is padded but the last
+    batch = batch_size(batch)
     for start in range(0, len(x), batch):
         some, given = x[start : start + batch], None if y is None else y[start : start + batch]
         mine = processes.share(len(some), BLOCK)
         some, given, its_seed = some[mine], None if given is None else given[mine], derive(seed, "evaluate")
         found = [model.log_likelihood(some, given, seed=its_seed, **options)] if len(some) else []
         yield from found if processes.count() == 1 else everyones(found)
+
+
+def batch_size(batch: int) -> int:
+    """Rows that all processes score together: whole blocks of each, so that no block is padded but the last."""
+    return -(-batch // BLOCK) * BLOCK * processes.count()
 
 
 def everyones(mine: list[LogLikelihood]) -> Iterator[LogLikelihood]:
@@ -313,85 +356,3 @@ def _notes(result: LogLikelihood) -> list[str]:
     if len(value) < 30:
         notes.append(f"only {len(value)} examples: the standard error itself is rough")
     return notes
-
-
-@dataclass(frozen=True)
-class BoundAndFlow:
-    """Two evaluations of one denoiser on the same rows.  They are of two models: the chain's p(x), and the flow's.
-
-    Arguments:
-        bound: of the reverse chain.
-        flow: of the probability-flow ODE.
-        gap: mean over rows of flow − bound, nats.
-        stderr: of `gap` over rows; the rows are compared one by one, so that their own spread is not in it.
-        doubt: nats that the flow may be short by, other than by chance: the ODE's tolerance, and what drawing integers as reals
-            is known to cost.
-    """
-
-    bound: Evaluation
-    flow: Evaluation
-    gap: float
-    stderr: float
-    doubt: float
-
-    @property
-    def ordered(self) -> bool | None:
-        """Whether the bound lies below the flow's value, within four standard errors and the doubt; None if not known."""
-        allowed = 4 * self.stderr + self.doubt
-        return None if math.isnan(allowed) else self.gap > -allowed
-
-    @property
-    def order(self) -> str:
-        """Where the bound lies: `below` or `above` the flow, or `cannot tell`: within two standard errors and the doubt."""
-        allowed = 2 * self.stderr + self.doubt
-        return "cannot tell" if not abs(self.gap) > allowed else "below" if self.gap > 0 else "above"
-
-    def row(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        pair = {name: e.row() | {"errors": e.errors} for name, e in (("bound", self.bound), ("flow", self.flow))}
-        return pair | {"gap": self.gap, "gap_stderr": self.stderr, "doubt": self.doubt} | {
-            "ordered": self.ordered,
-            "order": self.order,
-        }
-
-
-def bound_and_flow(
-    model: GenerativeModel,
-    x: Any,
-    y: Any = None,
-    *,
-    batch: int = 256,
-    seed: int = 0,
-    samples: int = 64,
-    draws: int = 2,
-    probes: int | None = None,
-    rtol: float = 1e-3,
-) -> BoundAndFlow:
-    """Held-out log p(x) by the bound and by the flow, with what may be wrong with each.
-
-    Arguments:
-        model: a Gaussian diffusion.
-        x: (N, *shape) in the user's units.
-        y: the condition.
-        batch: rows at a time.
-        seed: of all draws.
-        samples: noises of the bound for each row.
-        draws: of the dequantisation, for each row of integers; from two on their cost is known.
-        probes: of the flow's divergence; exact up to 32 cells and 16 random ones beyond, if not given.
-        rtol: relative and absolute tolerance of the ODE.
-
-    Raises:
-        Unsupported: another family.
-        InputError: x, y or a number does not fit.
-    """
-    model, x, y = checked(model, x, y)
-    found, joint = [], []
-    for options in ({"samples": samples}, {"method": "ode", "samples": draws, "probes": probes, "rtol": rtol}):
-        started = time.perf_counter()
-        whole = joined(list(score(model, x, y, batch=batch, seed=seed, **options)), len(x))
-        found.append(summarise(model, whole, seconds=time.perf_counter() - started, seed=seed, options=options))
-        joint.append(whole)
-    bound, flow = joint
-    gap, stderr = paired(flow, bound)
-    doubt = found[1].errors["ode_tolerance"] + found[1].errors.get("dequantisation", 0.0)
-    return BoundAndFlow(found[0], found[1], gap, stderr, doubt)

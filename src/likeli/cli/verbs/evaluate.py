@@ -2,6 +2,7 @@
 
 likeli evaluate runs/x                               on the test split that the run never saw
 likeli evaluate runs/x --data other.csv --out p.csv  on all rows of other data, with the number of each row in a file
+likeli evaluate runs/big --data shards/              a folder of .parquet files (or of many images), part by part
 likeli evaluate runs/vae --likelihood.samples 500    a tighter bound, in more time
 likeli evaluate runs/vae --minutes 5                 as many rows, drawn by the seed, as that time allows
 likeli evaluate runs/vdm --method both --rows 200    a diffusion's bound beside its flow's density, with all error terms
@@ -18,12 +19,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from likeli.cli.contest import empty_row
-from likeli.cli.objects import call_options, open_run, rows_for, stored_data
+from likeli.cli.objects import call_options, check_fits, open_run, parts_for, rows_for, stored_data
 from likeli.cli.options import Parser
 from likeli.cli.output import aligned, check_new, emit, new_file, with_error
 from likeli.errors import Unsupported, require
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from likeli.checkpoint import Checkpoint
-    from likeli.evaluation.likelihood import BoundAndFlow, Evaluation
+    from likeli.evaluation.likelihood import Evaluation
+    from likeli.evaluation.one_model import BoundAndFlow
 
 JUDGED = 2000  # samples of a family without log p(x)
+WRITTEN = 1 << 16  # rows on their way to a file
 HEADER = ["model", "log p(x)", "measure", "nats", "bits/dim", "seconds", "parameters"]
 
 
@@ -58,10 +61,11 @@ def add_likelihood_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
-    import likeli
     from likeli import processes
     from likeli.contract import Knows
-    from likeli.evaluation.likelihood import bound_and_flow, drawn_rows
+    from likeli.data.stream import picked_rows, rows_joined
+    from likeli.evaluation.likelihood import drawn_rows, evaluate_parts
+    from likeli.evaluation.one_model import bound_and_flow
 
     require(args.rows is None or args.rows >= 1, "rows", "at least 1", args.rows)
     both, several = args.method == "both", args.method == "all" or args.stride is not None
@@ -74,23 +78,24 @@ def run(args: argparse.Namespace) -> None:
     way = [] if args.method in (None, "both", "all") else [("method", args.method)]
     options = call_options(function, [*way, *args.dotted["likelihood"]], "likelihood")
     options = {"batch": args.batch, "seed": args.seed} | options
-    x, y = rows_for(saved, args.data, args.split, label=args.label)
+    n, parts = _rows(args, saved)
     if both:
-        order = drawn_rows(len(x), args.rows, args.seed).sort().values
-        pair = bound_and_flow(saved.model, x[order], None if y is None else y[order], **options)
+        order = drawn_rows(n, args.rows, args.seed).sort().values
+        pair = bound_and_flow(saved.model, *picked_rows(parts, order), **options)
         emit(args, pair.row(), _pair_text(pair))
         return
     shown = not (args.quiet or args.json)
     if several:
-        found_by_name = _several(args, saved.model, x, y, options | {"progress": shown})
+        found_by_name = _several(args, saved.model, *rows_joined(list(parts)), options | {"progress": shown})
         rows = {name: one.row() for name, one in found_by_name.items()}
         emit(args, {"numbers": rows}, _several_text(found_by_name))
         return
     if saved.model.knows is Knows.NOTHING and args.out is None:
-        emit(args, *_samples_instead(args, saved, x, y))
+        chosen = drawn_rows(n, min(args.rows or JUDGED, n), args.seed)
+        emit(args, *_samples_instead(args, saved, *picked_rows(parts, chosen)))
         return
     options |= {"rows": args.rows, "minutes": args.minutes, "progress": shown}
-    found = likeli.evaluate(saved.model, x, y, **options)
+    found = evaluate_parts(saved.model, parts, n, **options)
     if args.out and processes.is_first():
         write_rows(args, found)
     rates = [f"{name.replace('_', ' ')}: {with_error(bits, error, 4)}" for name, (bits, error) in found.rates.items()]
@@ -98,18 +103,33 @@ def run(args: argparse.Namespace) -> None:
     emit(args, found.row(), "\n".join(lines))
 
 
+def _rows(args: argparse.Namespace, saved: Checkpoint) -> tuple[int, Iterable[tuple[Tensor, Tensor | None]]]:
+    """(how many rows there are, some of them at a time as (x, y)): of what stays in files, as they are read.
+
+    Raises:
+        LikeliError: more of them than memory holds, where it has to hold them: --minutes looks at them in no order of files.
+    """
+    streamed = None if args.data is None else parts_for(saved, args.data, args.label)
+    if streamed is None:
+        x, y = rows_for(saved, args.data, args.split, label=args.label)
+        return len(x), [(x, y)]
+    n, found = streamed
+    whole = args.method == "all" or args.stride is not None
+    if whole or args.minutes is not None or args.method == "both":
+        held = n if whole else min(args.rows or n, n)
+        check_fits(8 * saved.model.space.dimensions * held, f"to look at {held:,} rows in this way, beside --rows N of them,")
+    return n, ((x, y) for _, x, y in found)
+
+
 def _samples_instead(args: argparse.Namespace, saved: Checkpoint, x: Tensor, y: Tensor | None) -> tuple[dict[str, Any], str]:
-    """Of a family without log p(x): why, and how near its samples are to as many held-out rows.
+    """Of a family without log p(x): why, and how near its samples are to these rows, which it was not fitted on.
 
     Raises:
         Unsupported: it cannot sample either.
     """
-    from likeli.evaluation.likelihood import drawn_rows
     from likeli.evaluation.sample_metrics import FEWEST_ROWS, sample_metrics
 
     began, model, train = time.perf_counter(), saved.model, stored_data(saved.info).split("train")[0]
-    some = drawn_rows(len(x), min(args.rows or JUDGED, len(x)), args.seed)
-    x, y = x[some], None if y is None or model.condition is None else y[some]
     try:
         model.log_likelihood(x[:1], y if y is None else y[:1])
         why = ""
@@ -133,11 +153,15 @@ def write_rows(args: argparse.Namespace, found: Evaluation) -> None:
 
     assert found.by_row is not None
     assert found.index is not None
-    rows, n = found.by_row, found.examples
-    stderr = [None] * n if rows.stderr is None else rows.stderr.tolist()
-    kind = {"knows": [rows.knows.value] * n, "measure": [rows.measure] * n}
+    rows = found.by_row
     with new_file(args.out, overwrite=args.overwrite) as path:
-        write_csv(path, {"row": found.index.tolist(), "nats": rows.value.tolist(), "stderr": stderr} | kind)
+        for first in range(0, found.examples, WRITTEN):
+            some = slice(first, first + WRITTEN)
+            value, n = rows.value[some].tolist(), len(rows.value[some])
+            stderr = [None] * n if rows.stderr is None else rows.stderr[some].tolist()
+            kind = {"knows": [rows.knows.value] * n, "measure": [rows.measure] * n}
+            columns = {"row": found.index[some].tolist(), "nats": value, "stderr": stderr}
+            write_csv(path, columns | kind, append=first > 0)
 
 
 def _several(args: argparse.Namespace, model: Any, x: Any, y: Any, options: dict[str, Any]) -> dict[str, Evaluation]:
