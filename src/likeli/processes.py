@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from likeli.errors import InputError, LikeliError, require
+from likeli.errors import InputError, LikeliError, one_line, require
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun and other launchers tell a process
 LAUNCHER = "LIKELI_LAUNCHER"  # pid of `likeli … --processes`, which says itself which of its processes died
@@ -204,10 +204,20 @@ def agree(said: Mapping[str, Any]) -> None:
     """Go on only if every process says the same.
 
     Raises:
-        InputError: the first name of which two say different things, in all of them.
+        InputError: the first name of which two say different things, in all of them; of what has parts, the part.
     """
     (first, _), *others = exchanged(dict(said), {})
     for number, (theirs, _) in enumerate(others, 1):
         for name, value in first.items():
-            got = f"{theirs.get(name)} in process {number}"
-            require(theirs.get(name) == value, name, f"{value} in every process, as in process 0", got)
+            part, wanted, got = differing(name, value, theirs.get(name))
+            told = f"{one_line(str(got), 120)} in process {number}"
+            require(wanted == got, part, f"{one_line(str(wanted), 120)} in every process, as in process 0", told)
+
+
+def differing(name: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:
+    """The first part in which two descriptions differ, by its dotted name, and what either says of it."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in {**ours, **theirs}:
+            if ours.get(key) != theirs.get(key):
+                return differing(f"{name}.{key}", ours.get(key), theirs.get(key))
+    return name, ours, theirs

@@ -162,9 +162,9 @@ def _asked(
 ) -> dict[str, Any]:
     """What must be the same in all processes that share a run."""
     weights = Examples(torch.cat([t.detach().double().flatten().cpu() for t in model.state_dict().values()]))
-    rows = {"rows of the data (sha256)": fingerprint(train, valid)[:16], "first weights (sha256)": fingerprint(weights)[:16]}
-    asked = {"model": describe(model), "seed": seed, "steps": budget.steps, "minutes": budget.minutes}
-    return json.loads(json.dumps(asked | settings.plain() | rows))
+    asked = {"seed": seed, "rows of the data (sha256)": fingerprint(train, valid)[:16], "model": describe(model)}
+    asked |= {"steps": budget.steps, "minutes": budget.minutes} | settings.plain()
+    return json.loads(json.dumps(asked | {"first weights (sha256)": fingerprint(weights)[:16]}))
 
 
 def _record(run: Run, folder: Path | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 likeli evaluate runs/x                               on the test split that the run never saw
 likeli evaluate runs/x --data other.csv --out p.csv  on all rows of other data, with the number of each row in a file
-likeli evaluate runs/big --data shards/              a folder of .parquet files (or of many images), part by part
+likeli evaluate runs/x --data shards/                a folder of .parquet files (or of many images), part by part
 likeli evaluate runs/vae --likelihood.samples 500    a tighter bound, in more time
 likeli evaluate runs/vae --minutes 5                 as many rows, drawn by the seed, as that time allows
 likeli evaluate runs/vdm --method both --rows 200    a diffusion's bound beside its flow's density, with all error terms
