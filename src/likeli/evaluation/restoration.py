@@ -36,7 +36,7 @@ from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents
 from likeli.models.linear_gaussian import LinearGaussian
 from likeli.probability.draw import draw
 from likeli.random import Ambient, derive, seeded
-from likeli.spaces import Space
+from likeli.spaces import Cells, Emission, Space
 
 CHAIN_STEPS = 200  # of a Markov chain over latents
 BURN = 0.1  # of them, at the start: pseudo-Gibbs, which always moves
@@ -367,6 +367,9 @@ def gibbs(
             else:
                 z = proposed
             *_, last = model.walk(Ambient(full), given, choose=given_latents(z))
-            full = torch.where(hidden, draw(model.observation(last.state, given), Ambient(full)).to(known.dtype), known)
+            p = model.observation(last.state, given)
+            if isinstance(p, Emission) and not isinstance(p, Cells):
+                raise Unsupported("hidden cells are drawn from p(x_i|z), but cells of this head share their total")
+            full = torch.where(hidden, draw(p, Ambient(full)).to(known.dtype), known)
             context = model.infer(full, given)
     return full.reshape(n, *x.shape), sum(taken) / len(taken) if taken else 1.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -113,6 +113,7 @@ class Autoregressive(GenerativeModel, Sequential):
         require(ensemble >= 1, "ensemble", "at least 1", ensemble)
         require(ensemble == 1 or self.follows == "any", "ensemble", "1 unless order is any", ensemble)
         self.head = (head or finer(space.head())).on(space)
+        require(self.head.cellwise, "head", "one of independent cells", self.head.kind())
         self.features, cells = Conditioner(condition), space.dimensions
         name = self.backbone.network or suited(space, self.head.channels, self.follows)
         usual_hidden = HIDDEN[name] if space.symbols or name == "made" else (64,) * 3
@@ -303,7 +304,7 @@ class Autoregressive(GenerativeModel, Sequential):
 
     def _cells(self, out: Tensor) -> Cells:
         """p of every cell from numbers (B, channels, D)."""
-        return self.head(out.reshape(*out.shape[:2], *self.space.shape))
+        return cast(Cells, self.head(out.reshape(*out.shape[:2], *self.space.shape)))
 
     def _log_pmf(self, out: Tensor) -> Tensor:
         """(B, channels) → (B, symbols)."""

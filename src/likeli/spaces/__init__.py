@@ -2,9 +2,16 @@
 
 from likeli.spaces.alphabet import Alphabet, BytePairs, Bytes, Characters, Words
 from likeli.spaces.base import Coding, Space, coding_of, counted, ended, extents
-from likeli.spaces.counts import Counts, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from likeli.spaces.counts import (
+    Counts,
+    DirichletMultinomial,
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from likeli.spaces.dates import Calendar
-from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Observation
+from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Emission, Observation
 from likeli.spaces.labels import Labels, like_training, with_shares
 from likeli.spaces.marginal import Marginal
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
@@ -27,13 +34,16 @@ __all__ = [
     "Coding",
     "Column",
     "Counts",
+    "DirichletMultinomial",
     "DiscretisedLogistic",
     "Dtype",
+    "Emission",
     "Gaussian",
     "Labels",
     "Marginal",
     "Mixed",
     "MixtureDensity",
+    "Multinomial",
     "NegativeBinomial",
     "Observation",
     "Pixels",

@@ -1,4 +1,18 @@
-"""Whole numbers 0, 1, 2, … and their heads; terms that cancel are computed in double precision."""
+"""Whole numbers 0, 1, 2, … and their heads; terms that cancel are computed in double precision.
+
+Two heads draw the total of a row first: how much was counted of a cell, and what it is made of, by themselves.
+
+How deep a cell was sequenced says nothing of the cell, but of every gene's count: heads of independent counts leave it to the
+code to hold it.  Here each row has a size of its own, which is integrated out in closed form,
+
+    s ~ Γ(R, R/Λ),  x_i | s, z ~ Poisson(s·π_i(z))   ⇔   ℓ ~ NB(mean Λ, variance Λ + Λ²/R),  x | ℓ, z ~ Multinomial(ℓ, π(z))
+
+with π = softmax of the decoder's numbers, ℓ = Σ_i x_i, and Λ and R learned, the same for every row, so that the code has no use
+for the size.  Given the total, rates are ℓ·π: those of a model whose library size is the observed total.  But the product
+P(x|z) = P(ℓ)·P(x|ℓ, z) is of the whole row and sums to 1 over all rows; nothing is conditioned on what is to be predicted, so
+that log p(x) compares with that of any other family, and a draw needs no total from elsewhere.  (∏_i NB(x_i; mean ℓ·π_i) with ℓ
+the row's own total is no such thing: over the rows of total ℓ it sums to less than 1, since independent counts miss it.)
+"""
 
 from __future__ import annotations
 
@@ -11,10 +25,12 @@ from torch.nn import functional as F
 from likeli.errors import require
 from likeli.random import Noise
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
-from likeli.spaces.head import Cells, Observation, open_uniform
+from likeli.spaces.head import Cells, Emission, Observation, open_uniform
 
 LARGEST = 25.0  # log of a mean
 WIDE = 64  # columns, beyond which a distribution of each by itself is too much
+PACE = 10  # of log Λ, which has far to go: Adam moves a number by about its rate a step
+SMALL = 1e-8  # a gamma variable below it has the cdf g^α/Γ(α + 1) to double precision
 
 
 class Counts(Space):
@@ -224,3 +240,132 @@ class ZeroInflatedNegativeBinomial(DispersedCounts):
 
     def read(self, out: Tensor) -> ZeroInflatedCells:
         return ZeroInflatedCells(out, self.log_dispersion)
+
+
+class Composition(Emission):
+    """ℓ ~ NB(Λ, R), then ℓ counts with shares π, which are fixed, or Dirichlet(c·π) and integrated out.
+
+        log P(x|z) = log NB(ℓ; Λ, R) + log ℓ! − Σ_i log x_i! + Σ_i x_i log π_i,
+        or in place of the last sum  log Γ(c) − log Γ(ℓ + c) + Σ_i [log Γ(x_i + c·π_i) − log Γ(c·π_i)]
+
+    Arguments:
+        out: (B, 1, *shape), logits of π.
+        log_size, log_dispersion: log Λ and log R of the total, scalars.
+        log_concentration: log c, a scalar; None for fixed shares.
+    """
+
+    def __init__(self, out: Tensor, log_size: Tensor, log_dispersion: Tensor, log_concentration: Tensor | None = None) -> None:
+        super().__init__(out)
+        self.log_share = out[:, 0].double().flatten(1).clamp(-LARGEST, LARGEST).log_softmax(1)
+        self.log_size = log_size.double().clamp(-LARGEST, LARGEST)
+        self.log_r = log_dispersion.double().clamp(-LARGEST, LARGEST)
+        self.log_c = None if log_concentration is None else log_concentration.double().clamp(-LARGEST, LARGEST)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x|z] = Λ·π, (B, *shape)."""
+        return (self.log_share + self.log_size).exp().to(self.out).reshape(-1, *self.event_shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log P(x|z), (B, *shape) → (B,)."""
+        x = x.flatten(1).double()
+        return (self.total_log_prob(x.sum(1)) + self.log_prob_given_total(x)).to(self.out.dtype)
+
+    def total_log_prob(self, total: Tensor) -> Tensor:
+        """log P(ℓ), (B,) → (B,)."""
+        r, odds = self.log_r.exp(), self.log_size - self.log_r
+        ways = (total + r).lgamma() - r.lgamma() - (total + 1).lgamma()
+        return ways + r * F.logsigmoid(-odds) + total * F.logsigmoid(odds)
+
+    def log_prob_given_total(self, x: Tensor) -> Tensor:
+        """log P(x | ℓ = Σ_i x_i, z), (B, cells) → (B,)."""
+        total = x.sum(1)
+        ways = (total + 1).lgamma() - (x + 1).lgamma().sum(1)
+        if self.log_c is None:
+            return ways + (x * self.log_share).sum(1)
+        c, alpha = self.log_c.exp(), (self.log_c + self.log_share).exp()
+        return ways + c.lgamma() - (total + c).lgamma() + ((x + alpha).lgamma() - alpha.lgamma()).sum(1)
+
+    @torch.no_grad()
+    def draw(self, noise: Noise) -> Tensor:
+        from scipy import stats
+
+        share = self.log_share.exp().cpu()
+        if self.log_c is not None:
+            alpha = (self.log_c + self.log_share).exp().cpu()
+            share = log_gamma_quantile(open_uniform(noise, share.shape[1]).cpu(), alpha).softmax(1)
+        size = torch.as_tensor(stats.gamma.ppf(open_uniform(noise).cpu(), self.log_r.exp().item())) / self.log_r.exp().cpu()
+        rate = (size * self.log_size.exp().cpu())[:, None] * share
+        x = torch.as_tensor(stats.poisson.ppf(open_uniform(noise, share.shape[1]).cpu(), rate))
+        return x.clamp(min=0).long().reshape(-1, *self.event_shape).to(self.out.device)
+
+
+def log_gamma_quantile(u: Tensor, alpha: Tensor) -> Tensor:
+    """log g with P(Γ(α, 1) < g) = u, elementwise, also where g is too small to be stored."""
+    from scipy import stats
+
+    low = (u.log() + (alpha + 1).lgamma()) / alpha
+    return torch.where(low < math.log(SMALL), low, torch.as_tensor(stats.gamma.ppf(u, alpha)).clamp(min=SMALL / 2).log())
+
+
+class TotalFirst(Observation):
+    """A head that draws the total first, of mean Λ = cells·e^(10·size); subclasses store `size_dispersion`, where R starts."""
+
+    spaces = (Counts,)
+    cellwise = False
+    size_dispersion: float
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    @property
+    def log_size(self) -> Tensor:
+        """log Λ, a scalar in double precision."""
+        return math.log(self.space.dimensions) + PACE * self.size.double()
+
+    def bind(self) -> None:
+        require(self.size_dispersion > 0, "size_dispersion", "a positive number", self.size_dispersion)
+        self.size = nn.Parameter(torch.zeros(()))
+        self.log_size_dispersion = nn.Parameter(torch.tensor(math.log(self.size_dispersion)))
+
+
+class Multinomial(TotalFirst):
+    """Counts whose total is negative-binomial, and multinomial given it.
+
+    Arguments:
+        size_dispersion: R at the start; the total's variance is Λ + Λ²/R.
+
+    Source: Townes et al. (2019), Genome Biology 20, 295, for multinomial counts of cells.
+    """
+
+    def __init__(self, size_dispersion: float = 3.0) -> None:
+        super().__init__()
+        self.size_dispersion = size_dispersion
+
+    def read(self, out: Tensor) -> Composition:
+        return Composition(out, self.log_size, self.log_size_dispersion)
+
+
+class DirichletMultinomial(TotalFirst):
+    """Counts whose total is negative-binomial, and whose shares vary from row to row about those that the decoder gives.
+
+        shares ~ Dirichlet(c·π), integrated out; given ℓ the variance of x_i is ℓ π_i (1 − π_i) (ℓ + c)/(1 + c)
+
+    Arguments:
+        size_dispersion: R at the start; the total's variance is Λ + Λ²/R.
+        concentration: c at the start; as many as there are cells if not given.
+    """
+
+    def __init__(self, size_dispersion: float = 3.0, concentration: float | None = None) -> None:
+        super().__init__()
+        self.size_dispersion, self.concentration = size_dispersion, concentration
+
+    def bind(self) -> None:
+        super().bind()
+        c = self.space.dimensions if self.concentration is None else self.concentration
+        require(c > 0, "concentration", "a positive number", self.concentration)
+        self.log_concentration = nn.Parameter(torch.tensor(math.log(c)))
+
+    def read(self, out: Tensor) -> Composition:
+        return Composition(out, self.log_size, self.log_size_dispersion, self.log_concentration)

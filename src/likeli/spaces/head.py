@@ -1,4 +1,4 @@
-"""What a head is, and what it gives: a distribution whose cells are independent given z; the head of any symbols."""
+"""What a head is, and what it gives: a distribution of an example given z; the head of any symbols."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from likeli.random import Noise
 from likeli.spaces.base import Coding, Space, counted
 
 
-class Cells(D.Distribution, ABC):
-    """p(x|z) = ∏ p(x_i|z) over the cells of one example; the batch is (B,), the event `space.shape`.
+class Emission(D.Distribution, ABC):
+    """p(x|z) of one example; the batch is (B,), the event `space.shape`.
 
     Arguments:
         out: (B, channels, *shape), what the decoder gave.
@@ -31,10 +31,6 @@ class Cells(D.Distribution, ABC):
         self.out = out
 
     @abstractmethod
-    def cell_log_prob(self, x: Tensor) -> Tensor:
-        """(B, *shape) in the user's units → nats of each cell, (B, *shape)."""
-
-    @abstractmethod
     def draw(self, noise: Noise) -> Tensor:
         """One x for each row, (B, *shape) in the user's units."""
 
@@ -42,6 +38,14 @@ class Cells(D.Distribution, ABC):
     @abstractmethod
     def mean(self) -> Tensor:
         """E[x|z], (B, *shape) in the user's units; fractional for whole numbers."""
+
+
+class Cells(Emission):
+    """p(x|z) = ∏ p(x_i|z) over the cells of one example."""
+
+    @abstractmethod
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(B, *shape) in the user's units → nats of each cell, (B, *shape)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Σ_i log p(x_i|z), (B,)."""
@@ -60,9 +64,14 @@ class Observation(Configurable, nn.Module, ABC):
     """A head: the numbers that a decoder gives, read as a distribution of x.
 
     Made from its options alone; `on(space)` gives the head of one space, with its own parameters if it has some.
+
+    Attributes of a kind:
+        spaces: what it describes.
+        cellwise: whether the cells are independent given z, so that some are drawn, or scored, without the others.
     """
 
     spaces: ClassVar[tuple[type[Space], ...]]
+    cellwise: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,10 +83,10 @@ class Observation(Configurable, nn.Module, ABC):
         """Numbers for each cell that a decoder must give."""
 
     @abstractmethod
-    def read(self, out: Tensor) -> Cells:
+    def read(self, out: Tensor) -> Emission:
         """`forward` for numbers of at least single precision."""
 
-    def forward(self, out: Tensor) -> Cells:
+    def forward(self, out: Tensor) -> Emission:
         """(B, channels, *space.shape) → p(x|z), in nats of the user's units."""
         return self.read(at_least_single(out))
 
