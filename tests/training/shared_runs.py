@@ -16,14 +16,14 @@ from likeli.evaluation.likelihood import score
 from likeli.models.gan import AdversarialObjective
 from likeli.models.vae import VariationalObjective
 from likeli.random import seeded
-from likeli.spaces import Binary, Counts, Real, Tokens
+from likeli.spaces import Binary, Counts, Labels, Real, Tokens
 from likeli.training.run import Run
 
 G = torch.Generator().manual_seed(0)
 U = torch.randn(100, 6, generator=G).double() @ torch.randn(6, 6, generator=G).double()
 BITS, COUNTS = (U.reshape(-1, 2, 3) > 0).long(), U.exp().mul(2).clamp(max=50).long()
 HOLED = torch.where(torch.rand(U.shape, generator=G) < 0.2, torch.nan, U)
-STEPS = {"vae": 200, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "discrete": 4}
+STEPS = {"vae": 200, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "critic": 10, "discrete": 4}
 
 
 def made(name):
@@ -45,6 +45,10 @@ def made(name):
                 return likeli.EBM(Binary((2, 3))).double(), BITS, {}
             case "gan":
                 return likeli.GAN(Real((6,)), objective=AdversarialObjective("wgan_gp", turns=2)).double(), U, {}
+            case "critic":
+                objective = VariationalObjective(critic=3.0, critic_turns=2)
+                model = likeli.VAE(Real((6,)), latent_dim=2, objective=objective, condition=Labels(3)).double()
+                return model, U, {"y": torch.arange(100) % 3}
             case "discrete":
                 return likeli.DiscreteDiffusion(Tokens(6, 3)).double(), U.long().clamp(-1, 1) + 1, {}
 
