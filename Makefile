@@ -19,6 +19,7 @@ verify: $(STAMP) oldest  ## the long checks too, and the time that each part tak
 
 BY_PANDAS := tests/data tests/spaces tests/estimator/test_every_estimator.py tests/cli/test_h5ad.py
 BY_PANDAS += "tests/test_docs.py::test_every_block_runs[counts]" "tests/cli/test_help_examples.py::test_every_example_runs[encode]"
+BY_PANDAS += "tests/cli/test_help_examples.py::test_every_example_runs[sample]"
 oldest: .venv-oldest/.installed  ## tables under the oldest pandas that is supported, and AnnData, which asks for one below 3
 	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(BY_PANDAS)
 

@@ -85,6 +85,30 @@ def test_codes_and_means_come_into_obsm_and_layers(desk):
     assert np.allclose(np.load(folder / "codes.npy"), z, atol=1e-5)
 
 
+def test_samples_come_as_sparse_counts_with_genes_and_batches(desk):
+    folder, _ = desk
+    model = likeli.load(folder / "run")
+    for words in ([], ["--label", "p2"]):
+        out = f"{folder}/drawn{len(words)}.h5ad"
+        assert main(["sample", f"{folder}/run", "-n", "20", "--out", out, *words]) == 0
+        found = anndata.read_h5ad(out)
+        assert sparse.issparse(found.X)
+        assert list(found.var_names) == list(model.space.names)
+        assert set(found.obs["batch"]) == ({"p2"} if words else {"p1", "p2"})
+    assert np.array_equal(found.X.toarray(), model.sample(20, np.ones(20, dtype=int)))
+    assert np.array_equal(likeli.load_data(found).x, found.X.toarray())  # and it is read again as counts
+
+
+def test_means_are_scaled_to_one_total(desk):
+    folder, _ = desk
+    for words in ([], ["--total", "1000"]):
+        out = f"{folder}/scaled{len(words)}.h5ad"
+        assert main(["encode", f"{folder}/run", f"{folder}/cells.h5ad", "--out", out, "--denoised", *words]) == 0
+    plain, scaled = (anndata.read_h5ad(f"{folder}/scaled{n}.h5ad").layers["likeli_denoised"] for n in (0, 2))
+    assert np.allclose(scaled.sum(1), 1000, rtol=1e-5)
+    assert np.allclose(scaled, 1000 * plain / plain.sum(1, keepdims=True), rtol=1e-4)
+
+
 def test_views_and_open_files_are_read_as_what_they_show(desk):
     folder, adata = desk
     view = adata[adata.obs["cell_type"] == "T", ["g3", "g1"]]
@@ -113,6 +137,8 @@ def test_what_is_wrong_is_said_before_any_work(desk, capsys, tmp_path):
         ("encode", run, source, "--out", f"{tmp_path}/z.csv", "--denoised"): "denoised: expected --out FILE.h5ad",
         ("encode", run, source, "--out", f"{tmp_path}/z.h5ad", "--decode-as", "p1"): "decode-as: expected --denoised",
         ("encode", run, source, "--out", f"{tmp_path}/z.h5ad", "--denoised", "--decode-as", "p3"): "or one of p1, p2",
+        ("encode", run, source, "--out", f"{tmp_path}/z.h5ad", "--total", "9"): "total: expected --denoised beside it",
+        ("encode", run, source, "--out", f"{tmp_path}/z.h5ad", "--denoised", "--total", "0"): "expected a number above 0",
         ("encode", run, source, "--out", source): "a new file, or --overwrite",
     }
     for words, said in told.items():

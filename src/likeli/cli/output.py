@@ -72,6 +72,20 @@ def check_rows_out(args: argparse.Namespace, suffixes: Sequence[str] = ()) -> bo
     return annotated
 
 
+def check_matrix(space: Space, path: str) -> None:
+    """Refuse a .h5ad for samples that are no rows of numbers, before any work.
+
+    Raises:
+        InputError: examples of another shape, or with names in their cells.
+        MissingExtra: anndata is not installed.
+    """
+    from likeli.data.readers.h5ad import need_anndata
+
+    numbers = len(space.shape) == 1 and space.categorical is None and space.alphabet is None and not space.calendars
+    require(numbers, "out", "a .h5ad only for rows of numbers, such as counts", f"{path} for {space.kind()} data")
+    need_anndata("writing .h5ad files")
+
+
 def add_to_h5ad(args: argparse.Namespace, about: Mapping[str, Any], **more: Any) -> None:
     """Write `--out`: all that is in the .h5ad of the rows, and more; see `with_annotations`."""
     from likeli.data.annotated import FILE
@@ -208,6 +222,8 @@ def write_samples(path: Path, x: Tensor, space: Space, labels: Mapping[str, list
             rows[name] = values if dtype is None else build(dtype, Dtype).series(values)
         rows = rows.set_axis([str(name) for name in rows.columns], axis=1)
         data.write_parquet(path, rows[list(dict.fromkeys([*order, *rows.columns]))])
+    elif suffix == ".h5ad":
+        data.write_matrix(path, x, space.names, labels)
     elif isinstance(space, Tokens):
         path.write_text(set_out(space.decode(x)), encoding="utf-8")
     else:

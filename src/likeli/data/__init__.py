@@ -7,6 +7,7 @@ from likeli.data.column_table import load_columns
 from likeli.data.columns import columns_of, write_csv, write_parquet
 from likeli.data.dataset import Data, refuse_missing, split_rows
 from likeli.data.load import load_data, rebuild
+from likeli.data.readers.h5ad import write_matrix
 from likeli.data.readers.npy import write_npy
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "refuse_missing",
     "split_rows",
     "write_csv",
+    "write_matrix",
     "write_npy",
     "write_parquet",
 ]

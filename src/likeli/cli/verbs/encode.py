@@ -4,6 +4,7 @@ likeli encode runs/vae digits.npy --out codes.csv              columns z0, z1, â
 likeli encode runs/cells cells.h5ad --out coded.h5ad           all that was in it, and the codes in .obsm["X_likeli"]
 likeli encode runs/cells cells.h5ad --out means.h5ad --denoised                and E[x|z] in the layer likeli_denoised
 likeli encode runs/cells cells.h5ad --out b1.h5ad --denoised --decode-as b1    as if every cell were of batch b1
+likeli encode runs/cells cells.h5ad --out cpm.h5ad --denoised --total 1e6      shares of each gene, in counts per million
 
 For families with a code: vae, flow, ppca, the autoencoders.  The code of a vae is the mean of q(z|x), the same every time.
 """
@@ -11,6 +12,7 @@ For families with a code: vae, flow, ppca, the autoencoders.  The code of a vae 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--denoised", action="store_true", help="with .h5ad: also E[x|z], as a layer")
     changed = "the y that --denoised decodes with, in place of each row's own"
     parser.add_argument("--decode-as", metavar="Y", help=changed)
+    total = "scale each row of --denoised to this sum, so that shallow and deep cells compare"
+    parser.add_argument("--total", type=float, metavar="N", help=total)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
     annotated = check_rows_out(args, [".csv", ".npy"])
     require(annotated or not args.denoised, "denoised", "--out FILE.h5ad beside it", args.out)
     require(args.denoised or args.decode_as is None, "decode-as", "--denoised beside it", args.decode_as)
+    require(args.denoised or args.total is None, "total", "--denoised beside it", args.total)
+    require(args.total is None or 0 < args.total < math.inf, "total", "a number above 0", args.total)
     saved = open_run(args)
     model, other = saved.model, parse_label(args.decode_as, saved.model)
     streamed = parts_for(saved, args.data, args.label)
@@ -56,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
     about = {"out": args.out, "rows": len(z), "code": z.shape[1], "family": model.kind()}
     if annotated:
         more = {"obsm": {"X_likeli": z}}
-        more |= {"layers": {"likeli_denoised": np.concatenate([means for _, means in found])}} if args.denoised else {}
+        if args.denoised:
+            means = np.concatenate([means for _, means in found])
+            more |= {"layers": {"likeli_denoised": means if args.total is None else _scaled(means, args.total)}}
         add_to_h5ad(args, {"run": args.run_folder, "family": model.kind()}, **more)
     else:
         with new_file(args.out, overwrite=args.overwrite) as path:
@@ -66,6 +74,16 @@ def run(args: argparse.Namespace) -> None:
                 names = tuple(f"z{i}" for i in range(z.shape[1]))
                 write_csv(path, columns_of(_tensor(z), Real((z.shape[1],), names=names)))
     emit(args, about, f"codes of {len(z)} rows, {z.shape[1]} numbers each, in {args.out}")
+
+
+def _scaled(means: np.ndarray, total: float) -> np.ndarray:
+    """Rows that sum to the total.
+
+    Raises:
+        InputError: means below 0.
+    """
+    require(bool((means >= 0).all()), "total", "nothing where means are below 0", total)
+    return means * (total / means.sum(1, keepdims=True))
 
 
 def _tensor(z: np.ndarray) -> Tensor:

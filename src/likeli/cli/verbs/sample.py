@@ -3,6 +3,7 @@
 likeli sample runs/vae -n 64 --out grid.png          images as a grid, two columns as points
 likeli sample runs/vae -n 1000 --out samples.npy     an array (n, ...) in the units of the data
 likeli sample runs/vae -n 1000 --out samples.csv     one line a sample, as the columns were; .parquet with their types too
+likeli sample runs/cells -n 500 --out drawn.h5ad        counts of cells by genes, with the genes' names; labels in .obs
 likeli sample runs/table -n 99 --where "age>=40,job=clerk" --out some.csv    rows of a table on conditions
 likeli sample runs/vae --sample.mean true --out means.png    E[x|z] of drawn codes: smoother than what the model draws
 likeli sample runs/labelled --label 3 --out threes.png       for a run with labels; without --label, as often as in training
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.objects import call_options, check_fits, open_run, parse_condition, parse_label, rows_for, stored_data
 from likeli.cli.options import Parser
-from likeli.cli.output import check_new, emit, log, new_file, to_json, warn, write_samples
+from likeli.cli.output import check_matrix, check_new, emit, is_h5ad, log, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from likeli.diffusion.flow_error import FlowError
     from likeli.spaces import Space
 
-SUFFIXES = (".png", ".npy", ".csv", ".parquet", ".txt")
+SUFFIXES = (".png", ".npy", ".csv", ".parquet", ".txt", ".h5ad")
 SHOWN = 64  # samples that an animation shows
 FRAMES = 60  # at most, the last one not counted
 
@@ -48,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
     parser.add_argument("-n", type=int, help="how many [64; 1 where a text is printed]")
-    what = "what to write: .png, .npy, .csv, .parquet or .txt; a text is printed if not given"
+    what = "what to write: .png, .npy, .csv, .parquet, .h5ad or .txt; a text is printed if not given"
     parser.add_argument("--out", metavar="FILE", help=what)
     parser.share("--overwrite", "--seed", "--processes")
     label = "for a run with labels: a class, its name, or numbers separated by commas; --text for one with captions"
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.animate, overwrite=args.overwrite, suffixes=[".webp"], argument="animate")
     saved = open_run(args)
     model = saved.model
+    if args.out is not None and is_h5ad(args.out):
+        check_matrix(model.space, args.out)
     text = asked_for_text(args, model.space)
     require(text is not None or args.out is not None, "out", "--out FILE", "nothing")
     if args.animate is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from likeli.data.readers.npy import open_regular
 from likeli.errors import InputError, MissingExtra, one_line
@@ -51,6 +52,25 @@ def write_h5ad(path: str | Path, adata: Any) -> None:
         raise
     except Exception as error:
         raise InputError(f"{path}: cannot be written as .h5ad: {one_line(error, 200)}") from error
+
+
+def write_matrix(path: str | Path, x: Tensor, names: Sequence[str], obs: Mapping[str, Sequence[Any]]) -> None:
+    """Rows as an AnnData file: whole numbers as a sparse X, columns as var_names, and obs.
+
+    Arguments:
+        x: (rows, columns).
+        names: of the columns; 0, 1, … if empty.
+        obs: columns of obs, (rows,) each.
+    """
+    import pandas
+    from scipy import sparse
+
+    anndata = need_anndata("writing .h5ad files")
+    values = x.cpu().numpy()
+    kept = values if x.is_floating_point() else sparse.csr_matrix(values)
+    rows = pandas.DataFrame(dict(obs), index=[str(i) for i in range(len(values))])
+    var = pandas.DataFrame(index=[str(name) for name in names or range(values.shape[1])])
+    write_h5ad(path, anndata.AnnData(kept, obs=rows, var=var))
 
 
 def with_annotations(
