@@ -13,6 +13,9 @@ import torch
 from scipy import sparse
 
 import likeli
+from likeli.cli.catalogue import catalogue
+from likeli.cli.objects import reasons_against
+from likeli.cli.plan import Plan
 from likeli.data import annotated, load_rows, rebuild
 from likeli.errors import InputError
 from likeli.estimator import Classifier, Density, Embedding, Outlier
@@ -168,6 +171,21 @@ def test_sparse_counts_train_as_dense_ones_do_and_are_never_written_out(written_
     dense = likeli.load_data(Cells(**vars(given) | {"X": given.X.toarray()}), labels="batch")
     assert ours == trained(dense)[1]  # to the bit: the same rows in the same order
     assert torch.equal(found.split("test")[0], dense.x[dense.test[:50]])
+
+
+def test_families_that_look_at_all_rows_at_once_are_told_from_those_that_take_batches(written_out):
+    """So that a ranking leaves them out with a line each."""
+    data, known = likeli.load_data(cells(1000)), catalogue(())
+    found = reasons_against(Plan("cells.h5ad"), data, known)
+    assert {"gmm", "independent", "ppca"} <= {name for name, why in found.items() if "looks at all rows at once" in why}
+    assert not {found[name] for name in ("vae", "hvae", "flow")} - {""}
+    for name in ("vae", "independent"):
+        model = likeli.build({"class": name, "space": data.space}, likeli.GenerativeModel)
+        if found[name]:
+            with pytest.raises(InputError, match="looks at all rows at once"):
+                likeli.fit(model, data, progress=False)
+        else:
+            likeli.fit(model, data, steps=1, progress=False)
 
 
 def test_a_sparse_matrix_of_whole_numbers_is_of_counts(written_out):

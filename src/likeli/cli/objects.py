@@ -234,10 +234,14 @@ def make_model(plan: Plan, data: Data, known: Catalogue) -> GenerativeModel:
 
 def reasons_against(plan: Plan, data: Data, known: Catalogue) -> dict[str, str]:
     """Why each family, with its defaults, cannot be fitted on the data; an empty text where it can."""
+    from likeli.training.batches import refuse_rows_elsewhere
+
     found = {}
     for name in known.models:
         try:
             model = make_model(replace(plan, model={"class": name}), data, known)
+            if data.stream is not None:
+                refuse_rows_elsewhere(model, data.stream)
             if not model.takes_missing:
                 data.refuse_missing(name)
             found[name] = ""

@@ -72,13 +72,15 @@ def check_rows_out(args: argparse.Namespace, suffixes: Sequence[str] = ()) -> bo
     return annotated
 
 
-def check_matrix(space: Space, path: str) -> None:
-    """Refuse a .h5ad for samples that are no rows of numbers, before any work.
+def check_matrix(space: Space, path: str | None) -> None:
+    """Refuse a .h5ad for samples that are no rows of numbers, before any work; any other path is none.
 
     Raises:
         InputError: examples of another shape, or with names in their cells.
         MissingExtra: anndata is not installed.
     """
+    if path is None or not is_h5ad(path):
+        return
     from likeli.data.readers.h5ad import need_anndata
 
     numbers = len(space.shape) == 1 and space.categorical is None and space.alphabet is None and not space.calendars

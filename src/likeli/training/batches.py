@@ -127,11 +127,20 @@ def gather(
     return _weighted(_checked(model, *rows[0]), None if weight is None else weight[data.train]), known
 
 
-def _in_files(model: GenerativeModel, stream: Streamed, sample: Examples, sample_weight: Any) -> Examples:
+def refuse_rows_elsewhere(model: GenerativeModel, stream: Streamed) -> None:
+    """Refuse to fit a family that looks at all rows at once to rows that are read batch by batch.
+
+    Raises:
+        InputError: such a family.
+    """
     in_batches = model.strategy not in ("em", "closed_form", "boosting")
     whole = "fit it to data.split('train'), a sample, or to one file or array of them"
     told = f"{model.kind()}, which looks at all rows at once; {whole}"
     require(in_batches, "model", f"a family trained in batches, such as flow or vae, for rows that stay {stream.place}", told)
+
+
+def _in_files(model: GenerativeModel, stream: Streamed, sample: Examples, sample_weight: Any) -> Examples:
+    refuse_rows_elsewhere(model, stream)
     require(sample_weight is None, "sample_weight", f"nothing for rows that stay {stream.place}", "weights")
 
     def code(values: Any, labels: Any, what: str) -> tuple[Tensor, Tensor | None]:

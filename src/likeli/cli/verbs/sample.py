@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.objects import call_options, check_fits, open_run, parse_condition, parse_label, rows_for, stored_data
 from likeli.cli.options import Parser
-from likeli.cli.output import check_matrix, check_new, emit, is_h5ad, log, new_file, to_json, warn, write_samples
+from likeli.cli.output import check_matrix, check_new, emit, log, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
 from likeli.errors import InputError, require
 
@@ -82,10 +82,8 @@ def run(args: argparse.Namespace) -> None:
     require(args.seed >= 0, "seed", "a whole number from 0", args.seed)
     check_new(args.out, overwrite=args.overwrite, suffixes=SUFFIXES)
     check_new(args.animate, overwrite=args.overwrite, suffixes=[".webp"], argument="animate")
-    saved = open_run(args)
-    model = saved.model
-    if args.out is not None and is_h5ad(args.out):
-        check_matrix(model.space, args.out)
+    model = (saved := open_run(args)).model
+    check_matrix(model.space, args.out)
     text = asked_for_text(args, model.space)
     require(text is not None or args.out is not None, "out", "--out FILE", "nothing")
     if args.animate is not None:
