@@ -26,14 +26,22 @@ def takes(family: type, space: likeli.Space) -> bool:
     return True
 
 
+def gaps(family: type) -> str:
+    """Where a family takes missing cells."""
+    if family.takes_missing:
+        return "yes"
+    table = SPACES["tables"]
+    return "in tables" if takes(family, table) and family(table).takes_missing else ""
+
+
 def page() -> list[str]:
     """The table as it should stand in docs/data.md."""
     rows = [f"| family | {' | '.join(SPACES)} | missing cells | labels |", "|---" * (len(SPACES) + 3) + "|"]
     for name, family in sorted(families().items()):
         if family.__module__.startswith("likeli."):
             marks = [takes(family, space) for space in SPACES.values()]
-            marks += [family.takes_missing, "condition" in likeli.config.parameters_of(family)]
-            rows.append(f"| `{name}` | {' | '.join('yes' if m else '' for m in marks)} |")
+            marks += [gaps(family), "condition" in likeli.config.parameters_of(family)]
+            rows.append(f"| `{name}` | {' | '.join(m if isinstance(m, str) else 'yes' if m else '' for m in marks)} |")
     return rows
 
 

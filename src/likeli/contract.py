@@ -215,7 +215,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     strategy: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "counts", "tokens", "table")  # spaces it is built on
     calls: ClassVar[str] = ""  # of the network for one sample, in the names of options; see `network_calls`
-    takes_missing: ClassVar[bool] = False
+    takes_missing: bool = False
     takes_null: bool = False  # y may be missing, whole or in part, since training hid it at times
     takes_weights: ClassVar[bool] = False  # its `em` and `fit_closed_form` have `sample_weight`
     train_defaults: ClassVar[dict[str, Any]] = {}

@@ -90,7 +90,7 @@ def fit_space(
     """
     kind, note = infer_kind(x) if kind is None else (kind, "")
     name, _, number = kind.partition(":")
-    others = registered(Space).keys() - set(KINDS) - {"labels"}  # type: ignore[type-abstract]  # a plugin's
+    others = registered(Space).keys() - set(KINDS) - {"labels", "unit_vectors"}  # type: ignore[type-abstract]  # a plugin's
     require(name in KINDS or name in others, "kind", f"one of {', '.join([*KINDS, *sorted(others)])}", kind)
     sized = name in ("pixels", "tokens") and number.isdecimal() and 1 <= int(number) <= 2**31
     sized = sized or not number or kind == "real:linear"

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from likeli.diffusion.denoiser import Conditional, Prediction, level_of
 from likeli.diffusion.schedule import Point, Schedule
 from likeli.probability.draw import diagonal_gaussian
-from likeli.spaces import CategoricalCells, Space
+from likeli.spaces import Space, UnitVectors, symbol_cells
 
 
 class CategoricalDenoiser(Conditional):
@@ -38,22 +38,25 @@ class CategoricalDenoiser(Conditional):
         self.net, self.space = net, space
 
     def logits(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
-        """What the network adds to the cells' own evidence, over 4: (B, K, *shape)."""
+        """What the network adds to the cells' own evidence, over 4: (B, K, *shape), or (B, *model_shape) of unit vectors."""
         gamma, at = level_of(at, z), at.like(z)
-        logits = self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
-        return logits.movedim(-1, 1) if z.ndim > 1 + len(self.space.shape) else logits
+        if isinstance(self.space, UnitVectors):
+            return self.net(self.space.by_cell(_evidence(self.space, z, at.alpha, at.sigma)), gamma, y)
+        return self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
 
     def log_pmf(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
         """log P(x_i = k|z), cell by cell: (B, K, *shape)."""
-        logits, at = GAIN * self.logits(z, at, y), at.like(z)
-        return (logits + evidence(self.space, z, at.alpha, at.sigma)).log_softmax(1)
+        place = at.like(z)
+        log_p = GAIN * self.logits(z, at, y) + _evidence(self.space, z, place.alpha, place.sigma)
+        return _by_symbol(self.space, log_p).log_softmax(1)
 
     def forward(self, z: Tensor, at: Point, y: Tensor | None = None) -> Prediction:
-        codes, place = self.space.codebook(z), at.like(z)
+        logits, codes, place = self.logits(z, at, y), self.space.codebook(z), at.like(z)
         if codes is None:
-            x = self.log_pmf(z, at, y).exp().movedim(1, -1)
+            log_p = GAIN * logits + _evidence(self.space, z, place.alpha, place.sigma)
+            x = self.space.by_cell(log_p) if isinstance(self.space, UnitVectors) else log_p.softmax(-1)
         else:
-            x = expected_level(self.logits(z, at, y), z, place.alpha, place.sigma, codes)
+            x = expected_level(logits, z, place.alpha, place.sigma, codes)
         return Prediction.of_x(x, z, place.alpha, place.sigma)
 
 
@@ -121,11 +124,25 @@ def _chunks(logits: Tensor) -> list[slice]:
 def evidence(space: Space, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """log N(z_i; α c_k, σ²) up to a constant, for every symbol k of every cell i: (B, *model_shape) → (B, K, *shape).
 
-    c_k is the symbol in model units: the centre of a grey level's bin, or the k-th unit vector.
+    c_k is the symbol in model units: the centre of a grey level's bin, or the k-th unit vector.  Where the space knows the
+    symbols' masses in each cell by itself, their log is added.
     """
+    return _by_symbol(space, _evidence(space, z, alpha, sigma))
+
+
+def _by_symbol(space: Space, log_p: Tensor) -> Tensor:
+    """Logits of unit vectors (B, *model_shape) as (B, K, *shape); those of levels have that shape."""
+    if isinstance(space, UnitVectors):
+        return space.by_symbol(log_p)
+    return log_p.movedim(-1, 1) if space.codebook(log_p) is None else log_p
+
+
+def _evidence(space: Space, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """`evidence`, of unit vectors as their numbers (B, *model_shape)."""
     codes = space.codebook(z)
     if codes is None:
-        return (z * (alpha / sigma**2)).movedim(-1, 1)
+        log_p = z * (alpha / sigma**2)
+        return log_p + space.log_prior.to(log_p) if isinstance(space, UnitVectors) else log_p
     alpha, sigma = (v[:, None] if isinstance(v, Tensor) and v.ndim else v for v in (alpha, sigma))
     return -0.5 * ((z[:, None] - alpha * codes.reshape(-1, *[1] * (z.ndim - 1))) / sigma).square()
 
@@ -141,7 +158,7 @@ def gaussian_cells(space: Space, mean: Tensor, std: Tensor) -> Distribution:
     if not space.symbols:
         low, high = (space.from_model(mean.double() + shift) for shift in (0.0, std))  # float32 would lose a small std
         return diagonal_gaussian(low.to(mean), (high - low).abs().to(mean))
-    return CategoricalCells(evidence(space, mean, 1.0, std), space.end)
+    return symbol_cells(space, evidence(space, mean, 1.0, std))
 
 
 def clean_gamma(space: Space) -> float:

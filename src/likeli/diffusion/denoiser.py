@@ -128,6 +128,22 @@ def clipped(denoise: Denoise, least: Tensor, largest: Tensor) -> Denoise:
     return replace(denoise, function=function, errs_at_small_noise=False)
 
 
+def of_seen(denoise: Denoise, u: Tensor, eps: Tensor) -> tuple[Denoise, Tensor, Tensor]:
+    """The same with x, ε, x̂ and ε̂ of 0 in cells of u (B, ...) that are missing: the chain is that of the others alone."""
+    gone = u.isnan()
+
+    def function(z: Tensor, at: Point) -> Prediction:
+        return without(denoise(z, at), gone)
+
+    seen = replace(denoise, function=function, errs_at_small_noise=False)
+    return seen, u.masked_fill(gone, 0), eps.masked_fill(gone, 0)
+
+
+def without(p: Prediction, gone: Tensor) -> Prediction:
+    """A prediction with x̂ and ε̂ of 0 in some cells."""
+    return replace(p, x=p.x.masked_fill(gone, 0), eps=p.eps.masked_fill(gone, 0))
+
+
 class Conditional(nn.Module, ABC):
     """Anything that turns (z, point, y) into a Prediction.
 

@@ -130,7 +130,7 @@ def flow_errors(
 
     with evaluating(model), torch.no_grad():
         noise = Streams(seed, range(starts), model.dtype, model.device)
-        zeros = torch.zeros(starts, *model.space.model_shape, dtype=model.dtype, device=model.device)
+        zeros = torch.zeros(starts, *model.latent_space.model_shape, dtype=model.dtype, device=model.device)
         z = draw(terminal(model.schedule, zeros), noise).split(BLOCK)
         denoise = [model.denoise(rows) for rows in ([None] * len(z) if y is None else y.split(BLOCK))]
         ends = [flow(d, rows, 1.0, 0.0, rtol=rtol, atol=rtol) for d, rows in zip(denoise, z)]

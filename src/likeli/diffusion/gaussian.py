@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from likeli.contract import Elbo, Knows, LogLikelihood, evaluating
 from likeli.diffusion.bound import integral, level_kl, noise_error, on_shell, spread_mean, standard_error, terminal_kl
 from likeli.diffusion.categorical import gaussian_cells
-from likeli.diffusion.denoiser import Denoise, clipped
+from likeli.diffusion.denoiser import Denoise, clipped, of_seen
 from likeli.diffusion.exponential import DEIS
 from likeli.diffusion.guidance import Guidance, Guided, left_of
 from likeli.diffusion.probability_flow import flow, log_density
@@ -52,21 +52,21 @@ class GaussianDiffusion(Guided, LatentVariableModel):
     A leaf builds `self.denoiser` and trains it.
 
     Arguments:
-        space: reals, grey levels or symbols; the latents live in its model units.
+        space: reals, grey levels, symbols or a table; the latents live in model units, those of a table in unit vectors.
         condition: what y is, if anything.
         noise: the leaf's name for its schedule, or any schedule.
         levels: of the chain.
         continuous: whether the bound is that of infinitely many levels; else that of the chain's own.
 
     Raises:
-        Unsupported: another space.
+        Unsupported: counts or labels.
     """
 
     graph = Graph(markov=True, reads_y=frozenset({"prior"}))
     loss_in_nats = False
     default_sampler: Sampler | str
 
-    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens")
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"
     levels_by_cell: ClassVar[bool] = False  # whether a schedule may give each cell a level of its own
 
@@ -80,15 +80,17 @@ class GaussianDiffusion(Guided, LatentVariableModel):
         continuous: bool = True,
     ) -> None:
         super().__init__(space)
-        if space.spacing is None:
-            raise Unsupported(f"{self.kind()} takes reals, grey levels and symbols, not {space.kind()}; vae takes them")
+        self.latent_space = space.vectors or space
+        if self.latent_space.spacing is None:
+            raise Unsupported(f"{self.kind()} takes reals, grey levels, symbols and tables, not {space.kind()}; vae takes them")
         if isinstance(noise, Schedule):
             ends = torch.stack([g.detach().flatten() for g in noise.gamma_ends()])
             require(bool(ends.isfinite().all()), "noise", "a schedule of finite log SNR at both ends", (-ends[:, 0]).tolist())
             cells = tuple(noise.at(0.0).alpha.shape)
-            allowed = ((), tuple(space.model_shape)) if self.levels_by_cell else ((),)
+            allowed = ((), tuple(self.latent_space.model_shape)) if self.levels_by_cell else ((),)
             takes = "a schedule with one level for all cells" + f", or cells of {allowed[-1]}" * self.levels_by_cell
             require(cells in allowed, "noise", takes, f"{noise.kind()} of cells {cells}")
+        self.takes_missing = self.latent_space is not space  # a part of unit vectors is a row of fewer cells
         self.condition, self.depth, self.continuous, self.default_sampler = condition, levels, continuous, "ancestral"
         self.__dict__["noise"] = noise  # a schedule is the denoiser's, and not saved a second time
         self.proposal: Proposal | None = None
@@ -108,13 +110,19 @@ class GaussianDiffusion(Guided, LatentVariableModel):
     # --- the chain -----------------------------------------------------------------------------------------------------
 
     def infer(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x in model units, which is all that q needs."""
-        return self.space.to_model(x, self.dtype)
+        """x in model units, which is all that q needs.
+
+        Raises:
+            Unsupported: missing cells, which the chain would draw.
+        """
+        if x.is_floating_point() and bool(x.isnan().any()):
+            raise Unsupported("missing cells have no chain of states; log_likelihood by its bound and impute take them")
+        return self.latent_space.to_model(x, self.dtype)
 
     def walk(
         self, noise: Noise, y: Tensor | None = None, *, context: Any = None, choose: Choose | None = None
     ) -> Iterator[Step]:
-        zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
+        zeros = torch.zeros(noise.rows, *self.latent_space.model_shape, dtype=self.dtype, device=self.device)
         points, denoise, at, z = self.schedule.levels(self.depth), self.denoise(y), None, zeros
         for level in range(self.depth, 0, -1):
             s, q = points.of(level - 1), None
@@ -132,7 +140,7 @@ class GaussianDiffusion(Guided, LatentVariableModel):
     def observation(self, state: State, y: Tensor | None = None) -> Distribution:
         """p(x|z) ∝ q(z|x) at the clean end, cell by cell: it needs no network, and errs by little where σ/α is small."""
         at, z = state.at.like(state.z), state.z
-        return gaussian_cells(self.space, z / at.alpha, at.sigma / at.alpha)
+        return gaussian_cells(self.latent_space, z / at.alpha, at.sigma / at.alpha)
 
     # --- the bound -----------------------------------------------------------------------------------------------------
 
@@ -148,22 +156,21 @@ class GaussianDiffusion(Guided, LatentVariableModel):
             noise: where ε is drawn from; torch's ambient generator if not given.
             shell: (B,) quantiles of ‖ε‖², see `on_shell`, for a score: t is then shared out among the levels by `_shared`.
         """
-        u, first = self.infer(x, y), self.schedule.at(0.0)
-        place = first.like(u)
+        u, first = self.latent_space.to_model(x, self.dtype), self.schedule.at(0.0)
         drawn, eps = (torch.randn_like(u) if noise is None else noise.normal(*u.shape[1:]) for _ in range(2))
-        if shell is None:
-            diffusion = self._diffusion(u, drawn, *self._place(t), y)
-        else:
-            diffusion = self._diffusion(u, on_shell(drawn, shell), *self._shared(t), y)
+        drawn = drawn if shell is None else on_shell(drawn, shell)
+        given = self.denoise(y), u, drawn
+        denoise, u, drawn = of_seen(*given) if self.takes_missing else given
+        place = first.like(u)
+        diffusion = self._diffusion(denoise, u, drawn, *(self._place(t) if shell is None else self._shared(t)))
         p = self.observation(State(first, place.alpha * u + place.sigma * eps), y)
         return Elbo(p.log_prob(x), torch.stack([diffusion, terminal_kl(self.schedule, u)], 1))
 
-    def _diffusion(self, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor, y: Tensor | None) -> Tensor:
+    def _diffusion(self, denoise: Denoise, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor) -> Tensor:
         """An unbiased estimate of the bound's diffusion term, (B,), at places in [0, 1) of density 1/weight.
 
         Continuous: ½ ∫ ‖ε − ε̂‖² dγ at γ uniform between its ends.  Else Σ KL over the levels, at one of them.
         """
-        denoise = self.denoise(y)
         if self.continuous:
             first, last = self.schedule.gamma_ends()
             at = self.schedule.at(self.schedule.time_of(self._gamma(where)))
@@ -187,13 +194,13 @@ class GaussianDiffusion(Guided, LatentVariableModel):
         Nine in ten look in proportion to a KL that is known, ½ (e^{γ_t − γ_s} − 1) sigmoid(−γ_t) of the best denoiser of
         N(0, I), less where symbols at distance d have long been told apart, by e^{−SNR d²/100}.
         """
-        if self.continuous and not self.space.spacing:
+        if self.continuous and not self.latent_space.spacing:
             return self._place(t)
         edges = torch.linspace(0, 1, SHARES + 1, dtype=torch.float64)
         gamma = self._gamma(edges) if self.continuous else self.schedule.levels(self.depth).gamma
         gamma = gamma.reshape(len(gamma), -1).mean(1)
         step, at = gamma.diff() if self.continuous else torch.expm1(gamma.diff()), -gamma[1:]
-        kl = step * at.sigmoid() * torch.exp(-at.exp() * (self.space.spacing or 0.0) ** 2 / 100)
+        kl = step * at.sigmoid() * torch.exp(-at.exp() * (self.latent_space.spacing or 0.0) ** 2 / 100)
         share = 0.9 * kl / kl.sum() + 0.1 / len(kl)
         above = share.cumsum(0)
         i = torch.searchsorted(above, t.to(share), right=True).clamp(max=len(kl) - 1)
@@ -235,7 +242,7 @@ class GaussianDiffusion(Guided, LatentVariableModel):
             guidance: γ of x̂₀ + γ (x̂_y − x̂₀) with x̂₀ the belief without y, or a `Guidance` that says more: 1 is the plain
                 conditional model, 0 the unconditional one, and other samples are of no posterior.
         """
-        zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
+        zeros = torch.zeros(noise.rows, *self.latent_space.model_shape, dtype=self.dtype, device=self.device)
         z = draw(terminal(self.schedule, zeros), noise)
         own, spaced = own_way(self, steps)
         if steps is None and grid in (None, "time"):
@@ -248,7 +255,7 @@ class GaussianDiffusion(Guided, LatentVariableModel):
 
     def _edges(self, clip: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """Least and largest x̂ in model units."""
-        require(self.space.model_shape == self.space.shape, "clip", "reals or grey levels", self.space.kind())
+        require(self.latent_space.model_shape == self.space.shape, "clip", "reals or grey levels", self.space.kind())
         require(len(clip) == 2 and clip[0] < clip[1], "clip", "least and largest x̂, rising", clip)
         edges = torch.tensor(clip, dtype=torch.float64).reshape(2, *[1] * len(self.space.shape)).expand(2, *self.space.shape)
         least, largest = self.space.to_model(self.space.check(edges, what="clip"), self.dtype).split(1)
@@ -313,7 +320,7 @@ class GaussianDiffusion(Guided, LatentVariableModel):
             value, knows, stderr, errors = self._ode(x, y, samples or 1, probes, rtol)
         else:
             (value, stderr), knows, errors = self._averaged_bound(x, y, samples or 16), Knows.LOWER_BOUND, {}
-        errors["terminal_mismatch"] = terminal_kl(self.schedule, self.infer(x, y))
+        errors["terminal_mismatch"] = terminal_kl(self.schedule, self.latent_space.to_model(x, self.dtype).nan_to_num(0))
         if errors["terminal_mismatch"].mean() > TERMINAL_ALARM:
             warnings.warn(
                 f"terminal mismatch KL(q(z_1|x)||p(z_1)) is more than {TERMINAL_ALARM} nats: the schedule ends before the data "

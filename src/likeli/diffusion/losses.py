@@ -1,7 +1,7 @@
 """Training losses of a denoiser that are not bounds, each with what it is good for; the bound itself is in the models.
 
 The ones of a denoiser take u (B, ...), clean and in model units, and times t (B,), draw ε from torch's ambient generator and
-give (B,).
+give (B,).  A cell that is missing (NaN) has neither noise nor error, and the network sees 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from likeli.diffusion.denoiser import Conditional, Prediction
+from likeli.diffusion.denoiser import Conditional, Prediction, without
 from likeli.diffusion.schedule import Point
 from likeli.errors import require
 
@@ -21,9 +21,9 @@ Weight = Literal["simple", "min_snr", "truncated_snr", "v"]
 
 def noisy(denoiser: Conditional, u: Tensor, t: Tensor, y: Tensor | None) -> tuple[Prediction, Tensor, Point]:
     """The prediction at z = α u + σ ε, ε itself, and the point in u's type."""
-    point = denoiser.schedule.at(t)
-    at, eps = point.like(u), torch.randn_like(u)
-    return denoiser(at.alpha * u + at.sigma * eps, point, y), eps, at
+    point, gone = denoiser.schedule.at(t), u.isnan()
+    at, eps, u = point.like(u), torch.randn_like(u).masked_fill(gone, 0), u.masked_fill(gone, 0)
+    return without(denoiser(at.alpha * u + at.sigma * eps, point, y), gone), eps, at
 
 
 def weighted_noise_error(
@@ -94,7 +94,7 @@ def flow_matching(denoiser: Conditional, u: Tensor, t: Tensor, y: Tensor | None 
     """
     p, eps, _ = noisy(denoiser, u, t, y)
     d_alpha, d_sigma = (v.to(u).reshape(-1, *[1] * (u.ndim - 1)) for v in denoiser.schedule.velocity(t))
-    return _squared(d_alpha * (u - p.x) + d_sigma * (eps - p.eps))
+    return _squared(d_alpha * (u.nan_to_num(0) - p.x) + d_sigma * (eps - p.eps))
 
 
 def _pulled(score: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class NoisyClassifier(Configurable, nn.Module):
         require(condition.symbols > 0 and not condition.shape, "condition", "classes, one a row", condition.describe_shape())
         self.space, self.condition, self.schedule, self.hidden = space, condition, schedule, hidden
         self.level = NoiseLevel(FEATURES)
-        self.net = MLP(math.prod(space.model_shape) + FEATURES, condition.symbols, hidden)
+        self.net = MLP(math.prod((space.vectors or space).model_shape) + FEATURES, condition.symbols, hidden)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +71,7 @@ class NoisyClassifier(Configurable, nn.Module):
         """log p(·|x) of rows in the user's units, (B, *shape) → (B, K): the classifier at the clean end."""
         first = self.schedule.at(0.0)
         with torch.no_grad():
-            u = self.space.to_model(self.space.check(x), next(self.parameters()).dtype)
+            u = (self.space.vectors or self.space).to_model(self.space.check(x), next(self.parameters()).dtype)
             return self.log_pmf(first.like(u).alpha * u, first)
 
     def loss(self, u: Tensor, y: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
 from likeli.random import BLOCK, Ambient, Keyed, Streams, derive, seeded
-from likeli.spaces import Space
+from likeli.spaces import Space, UnitVectors
 from likeli.spaces.base import confined, held_cells
 from likeli.spaces.frames import filled_frame
 
@@ -297,7 +297,7 @@ def filled_by_denoiser(
         numbers: b of each row.
     """
     x, missing, y = holed
-    space, hollow, out = model.space, missing.flatten(1).all(1), x.expand(n, *x.shape).clone()
+    space, hollow, out = model.latent_space, missing.flatten(1).all(1), x.expand(n, *x.shape).clone()
     blind, rows = hollow.nonzero()[:, 0], (~hollow).nonzero()[:, 0]
     if len(blind):
         ids = [numbers[b] << 32 | i for b in blind.tolist() for i in range(n)]
@@ -306,8 +306,11 @@ def filled_by_denoiser(
         out[:, blind] = free.reshape(len(blind), n, *x.shape[1:]).transpose(0, 1).to(x.dtype)
     if not len(rows):
         return out
-    u = space.to_model(x[rows].masked_fill(missing[rows], 0), torch.float64)
-    seen = (~missing[rows]).reshape(len(rows), *space.shape, *[1] * (u.ndim - x.ndim)).expand(u.shape)
+    u = space.to_model(x[rows].masked_fill(missing[rows], torch.nan if model.takes_missing else 0), torch.float64)
+    seen = ~u.isnan()
+    if not model.takes_missing:
+        seen = (~missing[rows]).reshape(len(rows), *space.shape, *[1] * (u.ndim - x.ndim)).expand(u.shape)
+    u = u.nan_to_num(0)
     one, codes = torch.ones(space.model_shape, dtype=torch.float64), space.codebook(u)
     ends = (0.0, 1.0) if codes is None else (codes.min().item(), codes.max().item())
     mask = Mask(seen.cpu(), space.model_shape)
@@ -316,7 +319,10 @@ def filled_by_denoiser(
         lambda which: model.denoise(None if y is None else y[rows[which]]),
         reading, how, n, seed, u.to(model.dtype), DRAWN, [numbers[b] for b in rows.tolist()],
     )  # fmt: skip
-    drawn = space.from_model(found.flatten(0, 1)).reshape(n, len(rows), *x.shape[1:])
+    ids, flat = [numbers[b] << 32 | i for i in range(n) for b in rows.tolist()], found.flatten(0, 1)
+    place = Streams(derive(seed, "place"), ids, model.dtype, model.device)
+    drawn = space.near(flat, place) if isinstance(space, UnitVectors) else space.from_model(flat)
+    drawn = drawn.reshape(n, len(rows), *x.shape[1:])
     out[:, rows] = torch.where(missing[rows], drawn.to(x), x[rows])
     return out
 

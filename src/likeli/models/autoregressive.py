@@ -91,7 +91,7 @@ class Autoregressive(GenerativeModel, Sequential):
     knows: ClassVar[Knows] = Knows.EXACT
     strategy: ClassVar[str] = "sgd"
     calls: ClassVar[str] = "cells"
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     train_defaults: ClassVar[dict[str, Any]] = {"batch": 64, "lr": 3e-3, "ema": 0.998, "weight_decay": 1e-2, "clip": 1.0}
     text_defaults: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 5e-3}  # a row has hundreds of symbols
 

@@ -72,7 +72,7 @@ class BoostedTrees(GenerativeModel):
     kinds: ClassVar[tuple[str, ...]] = ("real", "table")
     calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     takes_weights: ClassVar[bool] = True
 
     def __init__(

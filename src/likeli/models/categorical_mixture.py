@@ -48,7 +48,7 @@ class CategoricalMixture(GenerativeModel):
     kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
 
     def __init__(
         self, space: Space, components: int = 30, smoothing: float = 8.0, tol: float = 1e-3, max_iter: int = 200

@@ -21,7 +21,7 @@ from likeli.diffusion.schedule import Betas, Point, Schedule
 from likeli.diffusion.times import Proposal
 from likeli.errors import require
 from likeli.latent.chain import Graph
-from likeli.spaces import CategoricalCells, Space
+from likeli.spaces import Space, symbol_cells
 
 
 class NoiseObjective(Configurable):
@@ -46,7 +46,7 @@ class DDPM(GaussianDiffusion):
     """E_t w(t) ‖ε − ε̂(z_t)‖² over the levels t = 1 … T: simple (w = 1), min-SNR, truncated SNR, or the bound itself.
 
     Arguments:
-        space: reals, grey levels or symbols.
+        space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
         steps: T.
         noise: any schedule, of which the levels stand evenly in t; `Betas` from 0.1/T to 20/T if not given, which is 1e-4 to
@@ -79,7 +79,7 @@ class DDPM(GaussianDiffusion):
         self.backbone, self.steps, self.predict, self.objective, self.variance = backbone, steps, predict, objective, variance
         self.proposal = Proposal() if objective is not None and objective.times == "importance" else None
         schedule = noise or Betas(steps, "linear", *(min(v / steps, 0.999) for v in (0.1, 20.0)))
-        self.denoiser = make_denoiser(space, schedule, predict, backbone, condition)
+        self.denoiser = make_denoiser(self.latent_space, schedule, predict, backbone, condition)
         self.log_ratios = nn.Parameter(torch.zeros(steps)) if variance == "learned" else None
 
     @classmethod
@@ -114,9 +114,9 @@ class DDPM(GaussianDiffusion):
         """p(x|z_1) around x̂(z_1), or with the network's own probabilities of each symbol."""
         at, z = state.at, state.z.to(self.dtype)
         if isinstance(self.denoiser, CategoricalDenoiser):
-            return CategoricalCells(self.denoiser.log_pmf(z, at, y), self.space.end)
+            return symbol_cells(self.space, self.denoiser.log_pmf(z, at, y))
         place = at.like(z)
-        return gaussian_cells(self.space, self.denoiser(z, at, y).x, place.sigma / place.alpha)
+        return gaussian_cells(self.latent_space, self.denoiser(z, at, y).x, place.sigma / place.alpha)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The weighted noise error, which is not a bound, unless the objective is the bound: then −ELBO in nats."""
@@ -124,7 +124,7 @@ class DDPM(GaussianDiffusion):
         if self.loss_in_nats:
             return -self.bound(x, t, y).value
         where, weight = self._place(t)
-        u, level = self.infer(x, y), (where * self.steps).floor() / (self.steps - 1)
+        u, level = self.latent_space.to_model(x, self.dtype), (where * self.steps).floor() / (self.steps - 1)
         error = weighted_noise_error(self.denoiser, u, level, y, self.objective.weight if self.objective else "simple")
         self._learn(where, error)
         loss = error if self.log_ratios is None else error + self._variance_loss(error, level)

@@ -70,7 +70,7 @@ class DiscreteDiffusion(LatentVariableModel):
     """
 
     loss_in_nats = True
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     graph = Graph(markov=True, reads_y=frozenset({"prior", "observation"}))
     kinds: ClassVar[tuple[str, ...]] = ("binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"

@@ -53,7 +53,7 @@ class Distilled(GenerativeModel):
 
     knows: ClassVar[Knows] = Knows.NOTHING
     strategy: ClassVar[str] = "sgd"
-    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens")
+    kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "table")
     calls: ClassVar[str] = "steps"
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "ema": 0.99, "clip": 5.0}
 
@@ -103,7 +103,7 @@ class Distilled(GenerativeModel):
     def times(self) -> Tensor:
         """K · substeps + 1 falling times, of which the student takes every substeps-th."""
         with torch.no_grad():
-            cells = math.prod(self.space.model_shape)
+            cells = math.prod(self.teacher.latent_space.model_shape)
             return optimal(self.teacher.schedule, self.steps * self.substeps, cells)
 
     def denoise(self, y: Tensor | None = None) -> Denoise:
@@ -136,7 +136,7 @@ class Distilled(GenerativeModel):
 
     def trajectory(self, noise: Noise, y: Tensor | None = None) -> Iterator[State]:
         """The student's K + 1 states from t = 1 down."""
-        zeros = torch.zeros(noise.rows, *self.space.model_shape, dtype=self.dtype, device=self.device)
+        zeros = torch.zeros(noise.rows, *self.teacher.latent_space.model_shape, dtype=self.dtype, device=self.device)
         z = draw(terminal(self.teacher.schedule, zeros), noise)
         return trajectory(self.denoise(y), z, self.times()[:: self.substeps], noise, "ddim")
 

@@ -24,7 +24,7 @@ class EDM(GaussianDiffusion):
     The loss is not a bound.  A grid even in t is the paper's grid of σ; Heun's method is the default sampler.
 
     Arguments:
-        space: reals, grey levels or symbols.
+        space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
         noise: any schedule; Karras' own if not given, with σ from 0.002 for reals, and for grey levels and symbols from where
             they are still told apart, to 80.
@@ -51,9 +51,9 @@ class EDM(GaussianDiffusion):
         self.default_sampler = "heun"
         require(p_std > 0, "p_std", "a positive number", p_std)
         self.backbone, self.sigma_data, self.p_mean, self.p_std = backbone, sigma_data, p_mean, p_std
-        self.data = sigma_data if sigma_data is not None else 0.5 if space.symbols else 1.0
-        least = math.exp(clean_gamma(space) / 2) if space.symbols else 0.002
-        self.denoiser = make_denoiser(space, noise or Karras(least), "edm", backbone, condition, data=self.data)
+        self.data = sigma_data if sigma_data is not None else 0.5 if self.latent_space.symbols else 1.0
+        least = math.exp(clean_gamma(self.latent_space) / 2) if self.latent_space.symbols else 0.002
+        self.denoiser = make_denoiser(self.latent_space, noise or Karras(least), "edm", backbone, condition, data=self.data)
 
     @classmethod
     def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class EDM(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(σ² + s²)/s² ‖ε − ε̂‖², which is the weighted error of x̂ and of F alike; not a bound."""
-        u, quantile = self.infer(x, y), low_discrepancy(len(x), x.device).clamp(1e-6, 1 - 1e-6)
+        u, quantile = self.latent_space.to_model(x, self.dtype), low_discrepancy(len(x), x.device).clamp(1e-6, 1 - 1e-6)
         log_sigma = self.p_mean + self.p_std * ndtri(quantile)
         prediction, eps, at = noisy(self.denoiser, u, self.schedule.time_of(2 * log_sigma), y)
         weight = 1 + (at.sigma / self.data) ** 2

@@ -25,7 +25,7 @@ class FlowMatching(GaussianDiffusion):
     The loss is not a bound; log p comes from the bound of the same denoiser or, with `method="ode"`, from the flow itself.
 
     Arguments:
-        space: reals, grey levels or symbols.
+        space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
         noise: any schedule; the straight path if not given, from where discrete cells are still told apart.
         times: how t is drawn in training: uniform, or logit_normal, which favours the middle of the path.
@@ -48,13 +48,13 @@ class FlowMatching(GaussianDiffusion):
         self.default_sampler = Adams(correct=None)
         self.backbone, self.times = backbone, times
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
-        ratio = math.exp(clean_gamma(space) / 2)
-        straight = Straight(ratio / (1 + ratio), Straight().least) if space.symbols else Straight()
-        self.denoiser = make_denoiser(space, noise or straight, "flow", backbone, condition)
+        ratio = math.exp(clean_gamma(self.latent_space) / 2)
+        straight = Straight(ratio / (1 + ratio), Straight().least) if self.latent_space.symbols else Straight()
+        self.denoiser = make_denoiser(self.latent_space, noise or straight, "flow", backbone, condition)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The squared error of the velocity at one time a row; not a bound."""
         t = low_discrepancy(len(x), x.device)
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
-        return flow_matching(self.denoiser, self.infer(x, y), t, y)
+        return flow_matching(self.denoiser, self.latent_space.to_model(x, self.dtype), t, y)

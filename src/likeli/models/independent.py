@@ -49,7 +49,7 @@ class Independent(GenerativeModel):
     kinds: ClassVar[tuple[str, ...]] = ("real", "binary", "pixels", "tokens", "counts", "table")
     calls: ClassVar[str] = "0"
     score_block: ClassVar[int | None] = None
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     takes_weights: ClassVar[bool] = True
 
     def __init__(self, space: Space, smoothing: float = 0.5) -> None:

@@ -27,7 +27,7 @@ class LinearGaussian(DensityModel):
     """p(u) = Σ_k w_k N(u | m_k, Σ_k): marginals and conditionals of any cells are exact."""
 
     calls: ClassVar[str] = "0"
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     takes_weights: ClassVar[bool] = True
     score_block: ClassVar[int | None] = None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from likeli.diffusion.bound import low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
+from likeli.diffusion.denoiser import of_seen
 from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.losses import denoising_score_matching
 from likeli.diffusion.networks import DenoiserBackbone, make_denoiser
@@ -26,7 +27,7 @@ class ScoreSDE(GaussianDiffusion):
     asked for as the bound, or by the probability flow with `method="ode"`.
 
     Arguments:
-        space: reals, grey levels or symbols.
+        space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
         noise: vp, ve or subvp, from where discrete cells are still told apart; or any schedule.
         weight: `noise` for λ = σ², `likelihood` for λ = g².
@@ -50,8 +51,8 @@ class ScoreSDE(GaussianDiffusion):
         super().__init__(space, condition, noise)
         self.backbone, self.weight, self.times = backbone, weight, times
         self.proposal = Proposal() if times == "importance" else None
-        schedule = _process(noise, space) if isinstance(noise, str) else noise
-        self.denoiser = make_denoiser(space, schedule, "score", backbone, condition)
+        schedule = _process(noise, self.latent_space) if isinstance(noise, str) else noise
+        self.denoiser = make_denoiser(self.latent_space, schedule, "score", backbone, condition)
 
     @classmethod
     def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -59,9 +60,10 @@ class ScoreSDE(GaussianDiffusion):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """½ λ(t) ‖s − ∇log q‖² at one time a row; no bound for λ = σ², the bound's diffusion term for λ = g²."""
-        u, t = self.infer(x, y), low_discrepancy(len(x), x.device)
+        u, t = self.latent_space.to_model(x, self.dtype), low_discrepancy(len(x), x.device)
         if self.weight == "likelihood":
-            return self._diffusion(u, torch.randn_like(u), *self._place(t), y)
+            given = self.denoise(y), u, torch.randn_like(u)
+            return self._diffusion(*(of_seen(*given) if self.takes_missing else given), *self._place(t))
         where, weight = self._place(t)
         loss = 0.5 * denoising_score_matching(self.denoiser, u, where, y)
         self._learn(where, loss)

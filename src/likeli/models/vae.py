@@ -141,7 +141,7 @@ class VAE(Hierarchy, Coded):
     """
 
     train_defaults: ClassVar[dict[str, Any]] = {"lr": 4e-3, "ema": 0.998, "weight_decay": 1e-2}
-    takes_missing: ClassVar[bool] = True
+    takes_missing: bool = True
     graph = Graph(reads_y=frozenset({"posterior", "observation"}))
     depth = 1
 

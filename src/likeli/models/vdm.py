@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likeli.diffusion.bound import integral, low_discrepancy
 from likeli.diffusion.categorical import clean_gamma
+from likeli.diffusion.denoiser import Denoise
 from likeli.diffusion.gaussian import CHAIN, GaussianDiffusion
 from likeli.diffusion.guidance import Guidance
 from likeli.diffusion.learned import Monotone, MonotoneByCell
@@ -30,7 +31,7 @@ class VDM(GaussianDiffusion):
     """Trained on −log p(x) ≤ KL(q(z_1|x)‖p(z_1)) − log p(x|z_0) + ½ E_t γ'(t) ‖ε − ε̂(z_t)‖², in nats.
 
     Arguments:
-        space: reals, grey levels or symbols.
+        space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
         predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss, `learned_by_cell`
@@ -78,7 +79,7 @@ class VDM(GaussianDiffusion):
         if isinstance(schedule, MonotoneByCell):
             require(predict != "categorical", "predict", "eps, x, score or v, as symbols' probabilities need one path", predict)
             predict = "v" if predict == "auto" else predict
-        self.denoiser = make_denoiser(space, schedule, predict, backbone, condition, dropout=0.0)
+        self.denoiser = make_denoiser(self.latent_space, schedule, predict, backbone, condition, dropout=0.0)
 
     @classmethod
     def _of_earlier(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -87,26 +88,26 @@ class VDM(GaussianDiffusion):
 
     def _path(self, noise: str) -> Schedule:
         first, last = self.gamma
-        first = clean_gamma(self.space) if first is None else first
+        first = clean_gamma(self.latent_space) if first is None else first
         # the terminal mismatch is about ½ D e^{−γ₁} nats
-        last = math.log(200 * math.prod(self.space.model_shape)) if last is None else last
+        last = math.log(200 * math.prod(self.latent_space.model_shape)) if last is None else last
         if noise == "learned_by_cell":
-            scalar = self.space.model_shape == self.space.shape
+            scalar = self.latent_space.model_shape == self.space.shape
             require(scalar, "noise", "learned or log_linear, as symbols share a path", noise)
-            return MonotoneByCell(first, last, tuple(self.space.model_shape))
+            return MonotoneByCell(first, last, tuple(self.latent_space.model_shape))
         if noise == "learned":
             return Monotone(first, last, self.learn_ends, free=self.steps is not None)
         known = {"log_linear": LogLinear, "cosine": Cosine}
         require(noise in known, "noise", "learned, learned_by_cell, log_linear, cosine, or a schedule", noise)
         return known[noise](first, last)
 
-    def _diffusion(self, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor, y: Tensor | None) -> Tensor:
+    def _diffusion(self, denoise: Denoise, u: Tensor, eps: Tensor, where: Tensor, weight: Tensor) -> Tensor:
         """In continuous time along the schedule itself: ½ γ'(t) ‖ε − ε̂‖²."""
         if not self.continuous:
-            return super()._diffusion(u, eps, where, weight, y)
+            return super()._diffusion(denoise, u, eps, where, weight)
         rate = self.schedule.rate(where)[1]
         weight = weight.reshape(-1, *[1] * (rate.ndim - 1))
-        estimate, excess = integral(self.denoise(y), u, eps, self.schedule.at(where), rate * weight)
+        estimate, excess = integral(denoise, u, eps, self.schedule.at(where), rate * weight)
         if torch.is_grad_enabled() and isinstance(self.schedule, Monotone):
             return estimate + self.schedule.variance_loss(where, excess)
         return estimate

@@ -11,9 +11,9 @@ from likeli.spaces.counts import (
     ZeroInflatedNegativeBinomial,
 )
 from likeli.spaces.dates import Calendar
-from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Emission, Observation
+from likeli.spaces.head import Categorical, CategoricalCells, Cells, CodedCells, Emission, Observation, symbol_cells
 from likeli.spaces.labels import Labels, like_training, with_shares
-from likeli.spaces.marginal import Marginal
+from likeli.spaces.marginal import Marginal, UnitVectors
 from likeli.spaces.pixels import Bernoulli, Binary, DiscretisedLogistic, Pixels
 from likeli.spaces.real import Gaussian, MixtureDensity, Real, StudentT
 from likeli.spaces.table import Column, Dtype, Mixed, Table
@@ -53,6 +53,7 @@ __all__ = [
     "StudentT",
     "Table",
     "Tokens",
+    "UnitVectors",
     "Words",
     "ZeroInflatedNegativeBinomial",
     "caption_space",
@@ -61,5 +62,6 @@ __all__ = [
     "ended",
     "extents",
     "like_training",
+    "symbol_cells",
     "with_shares",
 ]

@@ -97,6 +97,7 @@ class Space(Configurable, ABC):
         amounts: how much each symbol holds, by unit, where that tells more than cells: `symbol`, `byte` of text; else empty.
         rank: its turn when values of an unknown kind are recognised, 1 first; 0 where it is not asked.
         coding: cells as symbols where these are not the values themselves; see `coding_of`.
+        vectors: the space of its symbols as unit vectors, where a Gaussian diffusion sees these and not model units; else None.
         unit: ∂x/∂u where it does not depend on x, of each cell or of all, float64: one model unit in the user's; else None.
 
     Arguments:
@@ -108,6 +109,7 @@ class Space(Configurable, ABC):
     symbols: int = 0
     spacing: float | None = None
     coding: Coding | None = None
+    vectors: Space | None = None
     unit: Tensor | None = None
     categorical: Tensor | None = None
     calendars: Mapping[int, Calendar] = MappingProxyType({})

@@ -180,6 +180,11 @@ class CodedCells(Cells):
         return self.coding.values(self.symbols.draw(noise), noise)
 
 
+def symbol_cells(space: Space, logits: Tensor) -> CategoricalCells | CodedCells:
+    """Cells of the space's symbols with logits (B, symbols, *shape)."""
+    return CategoricalCells(logits, space.end) if space.coding is None else CodedCells(logits, space.coding)
+
+
 def open_uniform(noise: Noise, *shape: int) -> Tensor:
     """Uniform on (0, 1) without its ends, where quantile functions are infinite; in double precision."""
     return noise.uniform(*shape).double().clamp(2.0**-26, 1 - 2.0**-26)

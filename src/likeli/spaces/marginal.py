@@ -18,11 +18,12 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from likeli.config import Configurable
 from likeli.errors import require
 from likeli.random import Noise
-from likeli.spaces.base import Coding
+from likeli.spaces.base import Coding, Space
 
 FEWEST_ROWS = 8  # that an exact value must have to be an atom
 SHARE = 0.01  # of the rows, that an exact value of a real column must have besides
@@ -283,3 +284,57 @@ class Marginals(Coding):
             t = 1 / (1 + (y - 0.5 * whole).clamp(min=0) / span)
             x = torch.where((y > 0) & kept, self.placed(cell, t), x)
         return x
+
+
+class UnitVectors(Space):
+    """The symbols of a row, a unit vector of K_i numbers for a cell of K_i symbols: two of them are √2 apart in every cell.
+
+    A category, an atom and an interval between atoms are one symbol each, so that spikes are as far from their neighbours as
+    names are; the density within an interval needs no diffusion.  A missing cell is NaN in all of its numbers.
+
+    Arguments:
+        of: rows whose cells are coded by marginals.
+    """
+
+    spacing = math.sqrt(2)
+
+    def __init__(self, of: Space) -> None:
+        super().__init__(of.shape, of.names)
+        assert isinstance(of.coding, Marginals)
+        self.of, self.coding, self.measure, self.categorical = of, of.coding, of.measure, of.categorical
+        self.sizes, self.symbols = self.coding.sizes, max(self.coding.sizes)
+        sizes, k = torch.tensor(self.sizes), torch.arange(self.symbols)[:, None]
+        self.first = sizes.cumsum(0) - sizes  # of each cell's numbers in a row
+        self.places = torch.where(k < sizes, self.first + k, sum(self.sizes))  # of each symbol's number, (K, cells)
+        self.log_prior = torch.cat([m[:size] for m, size in zip(self.coding.mass.log(), self.sizes)])
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        return (sum(self.sizes),)
+
+    def _check_values(self, x: Tensor, what: str, missing: bool) -> Tensor:
+        return self.of._check_values(x, what, missing)
+
+    def to_model(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        codes = self.coding.symbols(x)
+        gone = (codes < 0).repeat_interleave(torch.tensor(self.sizes, device=x.device), 1)
+        u = torch.zeros(len(x), sum(self.sizes), dtype=dtype, device=x.device)
+        return u.scatter_(1, codes.clamp(min=0) + self.first.to(x.device), 1.0).masked_fill(gone, torch.nan)
+
+    def from_model(self, u: Tensor) -> Tensor:
+        """The middle of the nearest symbol, or the code of a name."""
+        nearest = self.by_symbol(u).argmax(1)
+        return self.coding.placed(nearest, torch.full(nearest.shape, 0.5, dtype=torch.float64, device=u.device))
+
+    def near(self, u: Tensor, noise: Noise) -> Tensor:
+        """The nearest symbols as values, of which a place in an interval is drawn."""
+        return self.coding.values(self.by_symbol(u).argmax(1), noise)
+
+    def by_symbol(self, u: Tensor) -> Tensor:
+        """The numbers of unit vectors (B, *model_shape) as (B, symbols, *shape), −∞ where a cell has fewer."""
+        padded = F.pad(u, (0, 1), value=-torch.inf)
+        return padded[:, self.places.to(u.device).flatten()].reshape(len(u), *self.places.shape)
+
+    def by_cell(self, logits: Tensor) -> Tensor:
+        """The softmax over each cell's symbols, (B, *model_shape) → (B, *model_shape)."""
+        return torch.cat([part.softmax(1) for part in logits.split(self.sizes, 1)], 1)

@@ -24,7 +24,7 @@ from likeli.spaces.arrays import as_tensor, pandas_column
 from likeli.spaces.base import MAX_COUNT, Space, within_bin
 from likeli.spaces.dates import Calendar
 from likeli.spaces.head import CodedCells, Observation
-from likeli.spaces.marginal import Marginal, Marginals
+from likeli.spaces.marginal import Marginal, Marginals, UnitVectors
 
 Type = Literal["real", "integer", "date", "categorical", "ordinal", "boolean"]
 NAMED = ("categorical", "ordinal", "boolean")  # types of categories
@@ -188,6 +188,7 @@ class Table(Space):
         self.coding = self.marginals = Marginals([c.marginal for c in self.columns], self.discrete, self.categorical)
         atoms = self.discrete.any() or any(c.marginal.atoms for c in self.columns)
         self.measure = "mass" if self.discrete.all() else "mixed" if atoms else "density"
+        self.vectors = UnitVectors(self)
         self.calendars = {i: c.calendar for i, c in enumerate(self.columns) if c.calendar}
         self._low, self._top = torch.tensor([c.range for c in self.columns], dtype=torch.float64).T
 
