@@ -120,6 +120,7 @@ def test_rows_do_not_depend_on_the_gaps_of_their_neighbours():
     assert torch.equal(model.log_likelihood(x, samples=4).value[:2], alone)
 
 
+@pytest.mark.slow
 def test_a_category_and_a_normal_reach_their_entropy():
     """c ~ (0.3, 0.7), r | c ~ N(±2, 0.5²): log p = log π_c + log N(r).
 
@@ -134,8 +135,8 @@ def test_a_category_and_a_normal_reach_their_entropy():
     model, test = VDM(space, DenoiserBackbone(hidden=(64, 64))), x[1500:]
     optimiser = torch.optim.Adam(model.parameters())
     with seeded(1, "training"):
-        for step in range(400):
-            optimiser.param_groups[0]["lr"] = 1e-2 * (1 - step / 400)
+        for step in range(1200):
+            optimiser.param_groups[0]["lr"] = 1e-2 * (1 - step / 1200)
             optimiser.zero_grad()
             model.loss(x[torch.randint(1500, (128,))]).mean().backward()
             optimiser.step()
@@ -145,13 +146,13 @@ def test_a_category_and_a_normal_reach_their_entropy():
     normal = torch.distributions.Normal(4 * test[:, 0] - 2, 0.5)
     prior = torch.where(test[:, 0] > 0, 0.7, 0.3).log()
     best = prior + (normal.cdf(high) - normal.cdf(low)).log() + coding.log_within(test)[:, 1]
-    found = model.log_likelihood(test, samples=16)
+    found = model.log_likelihood(test, samples=48)
     error, lost = found.stderr.square().sum().sqrt().item() / len(test), (best - found.value).mean().item()
     assert -4 * error < lost < 0.05 * 0.61 + 4 * error, (lost, error)
     assert (prior + normal.log_prob(test[:, 1]) - best).mean().item() < 0.1  # of 20 cells: h²/24σ² each, and the tails
     drawn = model.sample(256)
     assert abs((drawn[:, 0] > 0).double().mean().item() - 0.7) < 4 * math.sqrt(0.21 / 256) + 0.02
-    assert ((drawn[:, 1] > 0) == (drawn[:, 0] > 0)).double().mean().item() > 0.95
+    assert ((drawn[:, 1] > 0) == (drawn[:, 0] > 0)).double().mean().item() > 0.95  # of the truth all but 6e-5
 
 
 def test_model_units_come_back_and_samples_stay_among_the_values():

@@ -339,7 +339,8 @@ def test_the_control_variate_has_the_stated_mean_and_removes_most_of_the_varianc
     nn.init.normal_(model.denoiser.net.leave.weight, std=0.03)
     x = torch.randn(20_000, 2, dtype=F64)
     with torch.no_grad(), seeded(0, "control"):
-        with_it = model._diffusion(x, torch.randn_like(x), torch.rand(20_000, dtype=F64), torch.ones(20_000, dtype=F64), None)
+        even = torch.rand(20_000, dtype=F64), torch.ones(20_000, dtype=F64)
+        with_it = model._diffusion(model.denoise(), x, torch.randn_like(x), *even)
         eps, t = torch.randn_like(x), torch.rand(20_000, dtype=F64)
         without = 7 * noise_error(model.denoise(), x, eps, model.schedule.at(t)).sum(1)
     error = math.hypot(with_it.std() / 20_000**0.5, without.std() / 20_000**0.5)
@@ -397,7 +398,8 @@ def test_the_best_denoiser_loses_the_same_information_on_every_path():
         model.denoiser = Correlated(model.schedule, covariance)
         with torch.no_grad(), seeded(seed, "draws"):
             x = torch.randn(20_000, 2, dtype=F64) @ torch.linalg.cholesky(covariance).mT
-            terms = model._diffusion(x, torch.randn_like(x), torch.rand(20_000, dtype=F64), torch.ones(20_000, dtype=F64), None)
+            even = torch.rand(20_000, dtype=F64), torch.ones(20_000, dtype=F64)
+            terms = model._diffusion(model.denoise(), x, torch.randn_like(x), *even)
         assert abs(terms.mean().item() - known) < 4.5 * terms.std().item() / 20_000**0.5
         assert terms.std().item() / 20_000**0.5 < 0.02 * known
 
