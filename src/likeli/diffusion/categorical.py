@@ -23,7 +23,9 @@ class CategoricalDenoiser(Conditional):
     right symbol with no network at all, and with an empty network the model is already that of independent uniform cells.
 
     Arguments:
-        net: (z, γ, y) → logits/4: (B, K, *shape), or of the shape of z where a symbol is a unit vector.
+        net: (z, γ, y) → logits/4: (B, K, *shape), or of the shape of z where a symbol is a unit vector.  Of a table it sees, in
+            place of z, each symbol's probability given z_i alone and the log of that, side by side: sums of probabilities say
+            what loosely tied columns have to say, sums of their logs what closely tied ones have.
         schedule: t → (α, σ).
         space: of cells of K symbols.
         takes_null: whether the network was trained without y at times.
@@ -41,7 +43,8 @@ class CategoricalDenoiser(Conditional):
         """What the network adds to the cells' own evidence, over 4: (B, K, *shape), or (B, *model_shape) of unit vectors."""
         gamma, at = level_of(at, z), at.like(z)
         if isinstance(self.space, UnitVectors):
-            return self.net(self.space.by_cell(_evidence(self.space, z, at.alpha, at.sigma)), gamma, y)
+            p = self.space.by_cell(_evidence(self.space, z, at.alpha, at.sigma))
+            return self.net(torch.cat([p, 1 + p.clamp(min=math.exp(-FAINT)).log() / FAINT], 1), gamma, y)
         return self.net(z / torch.hypot(at.alpha, at.sigma).to(z), gamma, y)
 
     def log_pmf(self, z: Tensor, at: Point, y: Tensor | None = None) -> Tensor:
@@ -61,6 +64,7 @@ class CategoricalDenoiser(Conditional):
 
 
 GAIN = 4.0  # logits range over tens while an optimiser moves weights by its rate: a tenth of a bit a cell after a short run
+FAINT = 8.0  # −log of the probability from which a network sees none
 CACHED = 2**20  # numbers that are worked on at a time
 
 

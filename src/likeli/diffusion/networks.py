@@ -17,7 +17,7 @@ from likeli.nn.mlp import DenoisingMLP
 from likeli.nn.potential import Potential
 from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
-from likeli.spaces import Space
+from likeli.spaces import Space, UnitVectors
 
 Network = Literal["auto", "mlp", "unet", "transformer"]
 FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every one costs more than the rest of the network
@@ -91,7 +91,8 @@ def make_denoiser(
         require(space.symbols > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         if backbone.energy:
             raise Unsupported("energy: a gradient is no probability of symbols; predict v, eps or x in place of categorical")
-        net = _network(space, backbone, space.symbols if scalar else 1, conditioner, rate)
+        views = 2 if isinstance(space, UnitVectors) else 1
+        net = _network(space, backbone, space.symbols if scalar else 1, conditioner, rate, views=views)
         return CategoricalDenoiser(net, schedule, space, conditioner.dropout > 0)
     waves: tuple[float, ...] = (1.0, 2.0, 4.0) if not space.symbols else ()
     if scalar and space.spacing:
@@ -107,6 +108,7 @@ def _network(
     condition: Conditioner,
     dropout: float,
     waves: tuple[float, ...] = (),
+    views: int = 1,
 ) -> nn.Module:
     network, hidden = backbone.network, backbone.hidden
     image = space.model_shape == space.shape and len(space.shape) in (2, 3)
@@ -123,4 +125,4 @@ def _network(
     if network == "transformer":
         require(hidden[0] <= 32 or hidden[0] % 32 == 0, "hidden", "multiples of 32, one for each head", hidden)
         return Transformer(space.shape, hidden, outputs, condition, dropout)
-    return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout, waves)
+    return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout, waves, views)

@@ -99,6 +99,7 @@ class DenoisingMLP(nn.Module):
         condition: what y is, or None.
         dropout: probability of zeroing a hidden feature in training.
         waves: angular frequencies k whose sin kz and cos kz are further inputs: narrow modes need them.
+        views: how many tensors like z it sees side by side, (B, views · cells).
     """
 
     waves: Tensor
@@ -111,13 +112,14 @@ class DenoisingMLP(nn.Module):
         condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         waves: tuple[float, ...] = (),
+        views: int = 1,
     ) -> None:
         super().__init__()
         self.shape, self.outputs = shape, outputs
         cells, width = math.prod(shape), hidden[0]
         self.level = NoiseLevel(128, condition)
         self.register_buffer("waves", torch.tensor(waves), persistent=False)
-        self.enter = nn.Linear(cells * (1 + 2 * len(waves)), width)
+        self.enter = nn.Linear(views * cells * (1 + 2 * len(waves)), width)
         self.blocks = nn.ModuleList(Modulated(width, 128, dropout) for _ in hidden)
         self.leave = nn.Linear(width, cells * outputs)
         self.norm = nn.LayerNorm(width)
