@@ -152,9 +152,9 @@ def test_what_is_small_is_read_whole_and_what_is_large_is_not(tmp_path, monkeypa
     assert "40 pictures in 40 files stay there" in data.warnings[-1]
     assert likeli.data.rebuild(data.describe()).fingerprint() == data.fingerprint()
     assert likeli.data.rebuild(before).stream is None  # a run that was fitted when these were in memory
-    (tmp_path / "all" / "captions.csv").write_text("0000.png,one\n0001.png,two\n")
-    assert likeli.load_data(source, labels="captions").stream is None
-    for asked, told in (({"labels": "captions", "stream": 1}, "labels beside option stream=1"), ({"stream": 2}, "0 or 1")):
+    assert likeli.load_data(source, labels=np.arange(40) % 2).stream is None
+    beside = {"labels": np.arange(40) % 2, "stream": 1}
+    for asked, told in ((beside, "labels beside option stream=1"), ({"stream": 2}, "0 or 1")):
         with pytest.raises(InputError, match=told):
             likeli.load_data(source, **asked)
     with pytest.raises(InputError, match="a family trained in batches"):
@@ -213,6 +213,44 @@ def test_pictures_are_scored_part_by_part(tmp_path, capsys):
     assert main(["score", run, f"{source}:stream=1", "--out", str(tmp_path / "no.csv")]) == 2
     assert "0003.png: is not a picture (PNG" in capsys.readouterr().err
     assert not (tmp_path / "no.csv").exists()
+
+
+CAPTIONS = [f"a {('small', 'large', 'very large')[i % 3]} {('dog', 'cat')[i % 2]}" if i % 7 else "" for i in range(200)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_captions_go_with_their_pictures_as_of_a_folder_that_is_read_whole(tmp_path, capsys):
+    x = pictures(200)
+    written(tmp_path / "all", x)
+    lines = [f"{i:04}.png,{text}\n" for i, text in enumerate(CAPTIONS)]
+    (tmp_path / "all" / "captions.csv").write_text("file,caption\n" + "".join(lines))
+    source, run = str(tmp_path / "all"), str(tmp_path / "run")
+    whole, kept = (likeli.load_data(source, labels="captions", stream=s, fractions=(1, 0, 0)) for s in (0, 1))
+    assert len(kept.stream) == 200
+    assert kept.condition == whole.condition or str(kept.condition) == str(whole.condition)
+    assert all(note in kept.warnings for note in whole.warnings)
+    assert "29 of 200 pictures have no caption" in " ".join(kept.warnings)
+    model = likeli.VDM(kept.space, likeli.DenoiserBackbone(network="mlp", hidden=(8,), condition_dropout=0.1),
+                       condition=kept.condition)  # fmt: skip
+    rows = gather(model, kept)[0].shuffled(0, 0)
+    found, y = (torch.cat(t) for t in zip(*(rows(slice(i, i + 40)) for i in range(0, 200, 40))))
+    order, like = np.lexsort(found.flatten(1).numpy().T), np.lexsort(whole.x.flatten(1).numpy().T)
+    np.testing.assert_array_equal(found.numpy()[order], whole.x.numpy()[like])
+    assert torch.equal(y[order], whole.y[like])
+    words = ["--labels", "captions", "--model", "vdm", "--model.backbone.network", "mlp", "--model.backbone.hidden", "8"]
+    assert main(["fit", f"{source}:stream=1", *words, "--steps", "5", "--out", run, "--quiet"]) == 0
+    for name, rows in (("many", f"{source}:stream=1"), ("one", source)):
+        assert main(["score", run, rows, "--out", str(tmp_path / f"{name}.csv"), "--likelihood.samples", "2"]) == 0
+    assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    (tmp_path / "all" / "captions.csv").write_text("".join(lines[1:]) + "0000.png,a dog\n")
+    with pytest.raises(InputError, match="other rows: the source has changed"):
+        likeli.data.rebuild(kept.describe())
+    (tmp_path / "all" / "captions.csv").unlink()
+    capsys.readouterr()
+    for verb in (["score", run, f"{source}:stream=1", "--out", str(tmp_path / "no.csv")], ["fit", "--resume", "--out", run]):
+        assert main(verb) == 2
+        assert "labels: expected captions.csv or captions.txt in" in capsys.readouterr().err
+    assert main(["score", run, f"{source}:stream=1", "--out", str(tmp_path / "label.csv"), "--label", "a large cat"]) == 0
 
 
 def truncate(path):

@@ -166,7 +166,8 @@ def parts_for(
 
     model, one, labels = saved.model, parse_label(label, saved.model), saved.info.get("data", {}).get("labels")
     own = not Path(source).exists() and PART.fullmatch(source)
-    files, found = None if own else find_files(source, labels), find_annotated(of_layer(saved, source))
+    files = None if own else find_files(source, labels if one is None else None)
+    found = find_annotated(of_layer(saved, source))
     rows: Any = found if found is not None and found.sparse else files
     pictures = files is not None and not is_table(files)
     if rows is None or (tables and pictures):

@@ -14,7 +14,7 @@ from likeli.data.picture_stream import condition_of, survey_pictures
 from likeli.data.readers.folders import find_pictures
 from likeli.data.readers.hub import HubPictures, HubTable, hub_files, open_hub
 from likeli.data.readers.idx import is_idx, training_images
-from likeli.data.readers.images import MOST_PIXELS, Album
+from likeli.data.readers.images import MOST_PIXELS, Album, captioned, captions_of
 from likeli.data.readers.shards import Shards, find_shards
 from likeli.data.stream import Split
 from likeli.data.table_stream import survey
@@ -49,7 +49,7 @@ def find_files(source: Any, labels: Any = None, options: dict[str, Any] | None =
     """The files that a source stays in while it is read; None for one that is read into memory.
 
     A folder of pictures or a data set of the hub stays in files if it would take more than `LARGEST_IN_MEMORY`, or if its
-    option `stream` says so; not with labels from elsewhere than its folders, such as captions.
+    option `stream` says so; not with labels from elsewhere than its folders, but for captions.
 
     Raises:
         InputError: damaged files; an option that there is not.
@@ -72,9 +72,12 @@ def find_files(source: Any, labels: Any = None, options: dict[str, Any] | None =
         found = Album(find_pictures(base), size_option(given))
     if found is None or (asked is None and bytes_of(found) <= LARGEST_IN_MEMORY):
         return None
+    captions = captions_of(base, labels) if isinstance(found, Album) else None
+    if isinstance(found, Album) and captions is not None:
+        return captioned(found, captions)
     apart = labels is not None and not is_table(found)
     told = f"{base}: labels beside option stream=1"
-    require(not (apart and asked == "1"), told, "none: the classes are its folders, or its column of them", labels)
+    require(not (apart and asked == "1"), told, "captions, or none: the classes are its folders, or its column of them", labels)
     return None if apart else found
 
 
@@ -103,5 +106,8 @@ def sample_of_files(files: FiledTable | FiledPictures, labels: Any, said: dict[s
         return Raw(files.name, frame, split=parts, warnings=[note], stream=stream)
     x, rows, parts, stream, notes = survey_pictures(files, Split(split.seed, split.fractions, files.sizes))
     condition, labels = condition_of(files), files.labels(rows)
+    if files.captions is not None:
+        return Raw(files.name, x, labels, condition=condition, split=parts, warnings=notes, stream=stream, labelled=True,
+                   extras={"captions": labels})  # fmt: skip
     y = [files.classes.index(name) for name in labels] if isinstance(labels, list) else labels
     return Raw(files.name, x, y, condition=condition, split=parts, warnings=notes, stream=stream)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from likeli.data.stream import Code, Rows, Split, Stream, chances, told_of_sample
 from likeli.errors import InputError, require
-from likeli.spaces import Labels, Space
+from likeli.spaces import Labels, Space, caption_space
 
 BYTES_OF_A_BLOCK, FEWEST_OF_A_BLOCK, MOST_OF_A_BLOCK = 1 << 18, 4, 256  # neighbours, so that a disk is not read at random
 BYTES_AT_ONCE = 1 << 22  # that are on their way to a model which scores them
@@ -35,6 +35,8 @@ class Pictures(Protocol):
     def what(self) -> str: ...
     @property
     def classes(self) -> list[str]: ...
+    @property
+    def captions(self) -> list[str] | None: ...
     @property
     def sizes(self) -> dict[str, int]: ...
     def __len__(self) -> int: ...
@@ -235,8 +237,10 @@ def survey_pictures(pictures: Pictures, split: Split) -> tuple[Tensor, np.ndarra
     form = seen.form()
     x = torch.from_numpy(np.stack([form.row(picture, pictures.where(row)) for picture, row in zip(kept, rows)]))
     mean, scale = seen.moments(form)
-    digest = hashlib.sha256(marks).hexdigest()
-    stream = PictureStream(split, training, digest, {"": mean}, {"": scale}, pictures, form, each, marks)
+    digest = hashlib.sha256(marks)
+    for text in pictures.captions or ():
+        digest.update(f"{text}\n".encode())
+    stream = PictureStream(split, training, digest.hexdigest(), {"": mean}, {"": scale}, pictures, form, each, marks)
     notes = [*seen.told(form), told_of_sample(pictures.name, n, "picture", stream.files, len(x))]
     parts = torch.tensor(of)
     return x, np.array(rows), tuple(torch.nonzero(parts == i)[:, 0] for i in range(3)), stream, notes
@@ -287,6 +291,8 @@ def parts_of_pictures(pictures: Pictures, space: Space) -> Iterator[tuple[Tensor
         yield torch.from_numpy(x), pictures.labels(rows), f"{pictures.name}, rows from {begin}"
 
 
-def condition_of(pictures: Pictures) -> Labels | None:
-    """What their classes are."""
+def condition_of(pictures: Pictures) -> Space | None:
+    """What their classes or captions are."""
+    if pictures.captions is not None:
+        return caption_space(pictures.captions)
     return Labels(len(pictures.classes), tuple(pictures.classes)) if pictures.classes else None

@@ -165,6 +165,7 @@ class HubPictures:
     codes: np.ndarray | None
     folds: ClassVar[bool] = False
     sizes: ClassVar[dict[str, int]] = {}
+    captions: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.loaded)

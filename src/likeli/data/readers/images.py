@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,7 +59,7 @@ def captions_of(folder: str, labels: Any) -> Path | None:
     Raises:
         InputError: there is none.
     """
-    if labels == "captions":
+    if isinstance(labels, str) and labels == "captions":
         there = [path for path in (Path(folder) / f"captions{suffix}" for suffix in CAPTIONS) if path.is_file()]
         require(len(there) > 0, "labels", f"captions.csv or captions.txt in {folder}", "neither")
         return there[0]
@@ -80,7 +80,8 @@ def read_captions(path: Path, files: list[str]) -> tuple[list[str], list[str]]:
         InputError: a line without a caption, or of a picture that is not there; no caption at all.
     """
     names = [f.rpartition("/")[2] for f in files]
-    place = {n: i for i, n in enumerate(names) if names.count(n) == 1} | {f: i for i, f in enumerate(files)}
+    count = Counter(names)
+    place = {n: i for i, n in enumerate(names) if count[n] == 1} | {f: i for i, f in enumerate(files)}
     mark, found, again = "\t" if path.suffix.lower() == ".tsv" else ",", dict[int, str](), 0
     try:
         with open_regular(path) as file:
@@ -214,10 +215,14 @@ class Album:
     Arguments:
         listing: where they are.
         edge: as for `read_folder`.
+        captions: of each row, in the place of classes.
+        said: what was odd about those.
     """
 
     listing: Listing
     edge: int | None = None
+    captions: list[str] | None = None
+    said: tuple[str, ...] = ()
     folds: ClassVar[bool] = True  # whether what shows no colour or no grey is taken as grey or binary
 
     def __len__(self) -> int:
@@ -230,8 +235,8 @@ class Album:
 
     @property
     def classes(self) -> list[str]:
-        """Their names; none without classes."""
-        return self.listing.classes
+        """Their names; none without classes, or beside captions."""
+        return self.listing.classes if self.captions is None else []
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -246,6 +251,7 @@ class Album:
     def notes(self, sizes: Counter[tuple[int, int]], clear: int) -> list[str]:
         """What was done to pictures, of which so many are of each size and so many transparent."""
         notes = [f"{self.what}: {clear} pictures have transparency; they were laid over white"] * (clear > 0)
+        notes += self.said
         return notes if self.edge is None else notes + told_of_scaling(self.what, sizes, self.edge)
 
     def where(self, row: int) -> str:
@@ -253,8 +259,8 @@ class Album:
         return str(self.listing.path(row))
 
     def labels(self, rows: np.ndarray) -> list[str] | None:
-        """The classes of rows."""
-        return self.listing.labels(rows)
+        """The classes of rows, or their captions."""
+        return self.listing.labels(rows) if self.captions is None else [self.captions[row] for row in rows.tolist()]
 
     def look(self, row: int) -> tuple[tuple[int, ...], bool]:
         """(the shape that a row will have, whether it is transparent), from its header.
@@ -278,3 +284,9 @@ class Album:
             size, mode = _facts(picture, path)
             array = _pixels(picture, size, mode.removesuffix(CLEAR) in GREY, self.edge)
         return array, size, mode.endswith(CLEAR)
+
+
+def captioned(album: Album, path: Path) -> Album:
+    """The album with the captions of a file; see `read_captions`."""
+    texts, said = read_captions(path, [album.listing.name(row) for row in range(len(album))])
+    return replace(album, captions=texts, said=tuple(said))
