@@ -1,19 +1,36 @@
-"""`--parts`: the time that each part of the suite took, as `make verify` says it; and the figures of `make torture`."""
+"""What `make verify` asks for: `--parts`, the time of each part and the share of each long form, and `--minutes`, its cap; and
+the figures of `make torture`."""
 
+import time
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
-from torture import SHARE
+from torture import SHARE, long_forms
+
+BEGAN = time.monotonic()
+LAST = 3  # minutes that a test which was begun may take beyond the others; those with longer limits are begun first
+LATE = "the minutes of --minutes are over"
 
 
 def pytest_addoption(parser):
     parser.addoption("--parts", action="store_true", help="the time of each part of the suite, and its share of all")
+    parser.addoption("--minutes", type=float, metavar="M", help=f"no test begins in the last {LAST} of M minutes")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items, config):
     for item in items if SHARE else ():
         item.add_marker(pytest.mark.timeout(0), append=False)  # hours
+    if config.getoption("--minutes") is not None:
+        limit = {item: (item.get_closest_marker("timeout") or pytest.mark.timeout(0).mark).args[0] for item in items}
+        items.sort(key=lambda item: -limit[item])
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGAN > 60 * (minutes - LAST):
+        pytest.skip(LATE)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -32,7 +49,13 @@ def pytest_terminal_summary(terminalreporter, config):
                 part = report.nodeid.partition("::")[0].removeprefix("tests/").partition("/")[0].removesuffix(".py")
                 seconds[part] += report.duration
                 tests[part] += report.when == "call"
-    total = sum(seconds.values())
+    late = sum(LATE in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    total, count = sum(seconds.values()), sum(len(terminalreporter.stats.get(how, [])) for how in ("passed", "failed"))
+    terminalreporter.section("share of the long forms that this held")
+    for place, held, full in long_forms(Path(__file__).parent):
+        terminalreporter.write_line(f"{held / full:7.1%} {held:7,} of {full:7,}  {place}")
+    share = f"{count / max(count + late, 1):7.1%} {count:7,} of {count + late:7,}"
+    terminalreporter.write_line(f"{share}  tests; {late} were not begun in time")
     terminalreporter.section("time by part")
     for part in sorted(seconds, key=seconds.get, reverse=True):
         terminalreporter.write_line(f"{seconds[part] / 60:7.2f} min {seconds[part] / total:5.1%} {tests[part]:5} tests  {part}")
