@@ -142,7 +142,7 @@ def history(case: Case) -> Sign:
     if isinstance(case.info.get("diverged"), str):
         return Sign(1.0, False, case.info["diverged"])
     bad = [row for row in case.history if any(_broken(v) for v in row.values())]
-    tensors = [*case.model.parameters(), *case.model.buffers()]
+    tensors = case.model.state_dict().values()  # what is learned and saved: constants of a space may be infinite
     lost = sum(int((~t.isfinite()).sum()) for t in tensors if t.is_floating_point())
     where = f", the first at step {bad[0].get('step', '?')}" if bad else ""
     told = f"{len(bad)} of {len(case.history)} rows{where}; {lost} weights"
