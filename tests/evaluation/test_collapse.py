@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from likeli.errors import InputError, Unsupported
-from likeli.evaluation.collapse import diagnose_latents
+from likeli.evaluation.collapse import Collapse, diagnose_latents
 from likeli.models.gmm import GMM
 from likeli.models.hvae import HVAE, LadderBackbone
 from likeli.models.markov_hvae import MarkovHVAE
@@ -66,6 +66,14 @@ def test_two_clusters_of_codes_under_one_gaussian_prior_are_a_hole():
     assert found.hole > 0.3
     assert any("prior mismatch" in a and "prior_family" in a for a in found.alarms)
     assert any("prior hole" in a for a in found.alarms)
+
+
+@pytest.mark.parametrize(("rows", "alarm"), [(18, False), (90, True)])
+def test_two_of_eighteen_prior_draws_in_holes_are_chance_and_ten_of_ninety_are_not(rows, alarm):
+    """P(Bin(18, 1/19) ≥ 2) = 0.24, P(Bin(90, 1/91) ≥ 10) = 5e-8: a perfect prior has as many below the least of n codes."""
+    nothing = {"information": None, "mismatch": None, "mismatch_stderr": None, "mismatch_at_least": None, "told_apart": []}
+    found = Collapse([1.0], [[]], [1], [1], hole=1 / 9, rows=rows, **nothing)
+    assert found.hollow is alarm
 
 
 def test_information_near_its_ceiling_is_not_believed():

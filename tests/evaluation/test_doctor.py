@@ -205,6 +205,11 @@ def test_a_prior_hole_is_named():
     assert read(number_checks.prior_hole, sound, data(sound, 400)).status == "passes"
 
 
+def test_a_chain_of_symbols_is_not_asked_for_importance_weights_over_all_its_steps():
+    model = likeli.DiscreteDiffusion(Binary((3,)))
+    assert read(number_checks.importance_weights, model, torch.ones(40, 3, dtype=torch.long)).status == "does not apply"
+
+
 class Told(GenerativeModel):
     """N(w y, I) for a label y of 0 or 1; w = 0 leaves y unread."""
 

@@ -35,6 +35,7 @@ COLLAPSED_KL = 0.01  # nats
 HOLE_MISMATCH = 0.1  # nats of KL(q̄ ‖ p)
 HOLE_SHARE = 0.1  # ten times the share of prior draws that a perfect prior has below the 1 % quantile
 EDGE = 0.01
+CHANCE = 1e-3  # of as many prior draws in holes, were there none
 CEILING = 2.0  # nats below log n from which the information is believed; its bias there is about e⁻²/2
 ROWS, DEEP_ROWS = 1000, 300
 TESTED = 256  # latents of one level that the classifier is given
@@ -87,8 +88,13 @@ class Collapse:
 
     @property
     def hollow(self) -> bool:
-        """Whether prior draws lie where the data's codes hardly ever do."""
-        return self.hole is not None and self.hole > HOLE_SHARE
+        """Whether prior draws lie where the data's codes hardly ever do, more of them than chance has with so few rows."""
+        if self.hole is None or self.hole <= HOLE_SHARE:
+            return False
+        from scipy.stats import binom
+
+        below = max(EDGE, 1 / (self.rows + 1))  # the expected share under the least of n codes, were q̄ = p
+        return bool(binom.sf(round(self.hole * self.rows) - 1, self.rows, below) < CHANCE)
 
 
 def diagnose_latents(

@@ -19,6 +19,7 @@ from likeli.evaluation.examination import Case, Sign, health_check, losses_of, z
 from likeli.evaluation.own_density import movable_cells, sampler_test
 from likeli.latent.chain import LatentVariableModel
 from likeli.latent.estimators import importance
+from likeli.models.discrete_diffusion import DiscreteDiffusion
 from likeli.probability.importance import diagnose
 from likeli.random import derive, seeded
 
@@ -149,7 +150,7 @@ def terminal_mismatch(case: Case) -> Sign:
 )
 def importance_weights(case: Case) -> Sign:
     """Whether q(z|x) is near enough to the posterior for importance weights to have a mean that draws can find."""
-    if not isinstance(case.model, LatentVariableModel) or isinstance(case.model, GaussianDiffusion):
+    if not isinstance(case.model, LatentVariableModel) or isinstance(case.model, (GaussianDiffusion, DiscreteDiffusion)):
         raise Unsupported(f"{case.model.kind()} is not scored by importance weights")
     x, y = case.few(64)
     found = importance(case.model, x, y, samples=200, seed=case.seed).diagnostics
