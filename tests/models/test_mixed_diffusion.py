@@ -100,12 +100,13 @@ def test_the_bound_of_the_exact_denoiser_is_log_p():
     assert bool(((flow.value - JOINT.flatten()[:2].log()).abs() < 4 * flow.stderr + 0.02).all())
 
 
-def test_a_new_network_has_every_column_as_it_is_by_itself_whichever_cells_are_missing():
+@pytest.mark.parametrize("family", [VDM, DDPM, EDM, FlowMatching, ScoreSDE])
+def test_a_new_network_has_every_column_as_it_is_by_itself_whichever_cells_are_missing(family):
     """Columns that are independent are known exactly: log p = Σ_observed (log mass + log p(x | its cell)), and never more."""
     space = mixed()
     nan = float("nan")
     rows = [[0, 0, 0, 1], [2, 0.2, 3, 0], [1, 1.7, 4, nan], [nan, 0, nan, 1], [nan, nan, 2, nan], [0, -3.0, 1, 1]]
-    x, model = torch.tensor(rows, dtype=F64), VDM(space)
+    x, model = torch.tensor(rows, dtype=F64), family(space)
     found, codes = model.log_likelihood(x, samples=200), space.marginals.symbols(x)
     truth = (space.marginals.mass.T.gather(0, codes.clamp(min=0)).log() + space.marginals.log_within(x)) * (codes >= 0)
     gap = truth.sum(1) - found.value

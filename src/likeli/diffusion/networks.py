@@ -70,7 +70,7 @@ def make_denoiser(
         space: what x is.
         schedule: t → (α, σ).
         predict: `categorical` for probabilities of discrete cells' symbols; auto takes it up to 2¹⁸ of them in all, else v,
-            and v for an energy.
+            and v for an energy; of a table it is always categorical.
         backbone: the network.
         condition: what y is, if anything.
         dropout: where the backbone says none.
@@ -84,13 +84,16 @@ def make_denoiser(
     rate = dropout if backbone.dropout is None else backbone.dropout
     conditioner = Conditioner(condition, backbone.condition_dropout)
     scalar = space.model_shape == space.shape
-    if predict == "auto":
+    if isinstance(space, UnitVectors):  # any other estimate leaves it to chance that a cell's numbers make one vector
+        predict = "categorical"
+    elif predict == "auto":
         few = 0 < space.symbols * space.dimensions <= FEW_SYMBOLS and not backbone.energy
         predict = "categorical" if few else "v"
     if predict == "categorical":
         require(space.symbols > 0, "predict", "eps, x, score or v, since the cells are not discrete", predict)
         if backbone.energy:
-            raise Unsupported("energy: a gradient is no probability of symbols; predict v, eps or x in place of categorical")
+            remedy = "" if isinstance(space, UnitVectors) else "; predict v, eps or x in place of categorical"
+            raise Unsupported(f"energy: a gradient is no probability of symbols{remedy}")
         views = 2 if isinstance(space, UnitVectors) else 1
         net = _network(space, backbone, space.symbols if scalar else 1, conditioner, rate, views=views)
         return CategoricalDenoiser(net, schedule, space, conditioner.dropout > 0)

@@ -51,7 +51,7 @@ class DDPM(GaussianDiffusion):
         steps: T.
         noise: any schedule, of which the levels stand evenly in t; `Betas` from 0.1/T to 20/T if not given, which is 1e-4 to
             0.02 for T = 1000.
-        predict: what the network gives.
+        predict: what the network gives; of a table always the probabilities of its symbols.
         objective: what training minimises; the plain noise error if not given.
         variance: p's at each step: q's own (small), that of z_t given z_s (large), or one learned for each level.
         condition: what y is, if anything.

@@ -33,7 +33,8 @@ class VDM(GaussianDiffusion):
     Arguments:
         space: reals, grey levels, symbols or a table.
         backbone: the denoiser's network; chosen from the space if not given.
-        predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v.
+        predict: what the network gives; auto gives each cell's probabilities up to 2¹⁸ symbols in all, else v; of a table
+            always those.
         noise: how γ rises from the data to the noise; `learned` shapes it for the least variance of the loss, `learned_by_cell`
             gives each cell of reals or grey levels a path of its own, which can raise the bound; it is sampled by the ancestral
             chain or by euler_maruyama, evenly in time; or any schedule.
