@@ -20,7 +20,7 @@ from likeli.evaluation.doctor import doctor
 from likeli.evaluation.examination import CHECKS, Case
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
-from likeli.spaces import Binary, Labels, Real
+from likeli.spaces import Binary, Labels, Real, Tokens
 from likeli.training.run import EMA
 from linear_gaussian import chain, data
 
@@ -208,6 +208,14 @@ def test_a_prior_hole_is_named():
 def test_a_chain_of_symbols_is_not_asked_for_importance_weights_over_all_its_steps():
     model = likeli.DiscreteDiffusion(Binary((3,)))
     assert read(number_checks.importance_weights, model, torch.ones(40, 3, dtype=torch.long)).status == "does not apply"
+
+
+def test_noise_that_leaves_symbols_apart_is_no_fault_of_a_schedule():
+    """Half the distance of two unit vectors, √2/2, is four of a default's first σ, 0.18, and one and a half of the other's."""
+    x = torch.ones(4, 3, dtype=torch.long)
+    for gamma, status in (((None, None), "passes"), ((-1.5, None), "fails")):
+        model = likeli.VDM(Tokens(3, 5), gamma=gamma)
+        assert read(training_checks.noise_schedule, model, x).status == status
 
 
 class Told(GenerativeModel):

@@ -32,7 +32,7 @@ COPIED = 0.5  # of the way from samples that lie as near to held-out rows as to 
 @health_check(
     "noise schedule",
     condition=f"log SNR falls all the way, by less than {JUMP:.0%} of its range in a thousandth of the time, from noise below "
-    f"{BLUR:g} of the data's spread and half the distance of symbols",
+    f"{BLUR:g} of the spread of reals, or a quarter of the distance of symbols",
     remedy="a schedule that starts with less noise (a smaller gamma_min or sigma_min), and without a step",
 )
 def noise_schedule(case: Case) -> Sign:
@@ -48,8 +48,9 @@ def noise_schedule(case: Case) -> Sign:
     span = (gamma[-1] - gamma[0]).abs().clamp(min=1e-12)
     largest, falls = (steps.abs() / span).max().item(), bool((steps < 0).any())
     left = (gamma[0] / 2).exp().max().item()
-    least = min(BLUR, case.space.spacing / 2) if case.space.spacing else BLUR
-    told = f"at t = 0 noise of {left:.3g} of the data's spread, where at most {least:.3g} is good; "
+    apart = case.model.latent_space.spacing
+    least = apart / 4 if apart else BLUR
+    told = f"at t = 0 noise of {left:.3g} in model units, where at most {least:.3g} is good; "
     told += f"{int((steps < 0).any(1).sum())} of {PLACES - 1} steps go back, the largest is {largest:.1%} of the range"
     return Sign(left, not falls and largest < JUMP and left <= least, told)
 
