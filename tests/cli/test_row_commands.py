@@ -48,11 +48,22 @@ def test_holes_are_filled_and_all_else_is_as_it_was(desk, capsys):
     assert written[0] == given[0]
     assert all(w == g or (g == "" and w) for new, old in zip(written, given, strict=True) for w, g in zip(new, old))
     truth = likeli.impute(likeli.load(folder / "run"), holed[["age", "town", "height"]])
-    ages = pandas.read_csv(folder / "full.csv")["age"]
-    assert ages.tolist() == pytest.approx(truth.mean["age"].astype(float).tolist())
+    average = truth.mean["age"].astype(float)
+    assert (average != average.round()).any()
+    assert [row[0] for row in written[1:]] == [str(round(age)) for age in average]  # whole numbers, written as such
     cells = pandas.read_csv(folder / "cells.csv")
+    full = cells.loc[cells["column"] == "age", "value"].astype(float)
+    assert full.tolist() == pytest.approx(average[holed["age"].isna()].tolist(), rel=1e-12)
     assert len(cells) == about["filled_cells"]
     assert ((cells["low"] <= cells["high"]) == cells["share"].isna()).all()
+
+
+@pytest.mark.parametrize("words", [[], ["--fill", "draws", "-n", "1"]])
+def test_a_column_without_any_cell_is_whole_as_the_run_knows_it(desk, words):
+    folder, holed = desk
+    holed[["town", "height"]].head(2).assign(age=None).to_csv(folder / "ageless.csv", index=False)
+    assert main(["impute", f"{folder}/run", f"{folder}/ageless.csv", "--out", f"{folder}/aged.csv", "--overwrite", *words]) == 0
+    assert pandas.read_csv(folder / "aged.csv", dtype=str)["age"].str.fullmatch(r"\d+").all()
 
 
 def test_several_draws_stand_under_each_other(desk):

@@ -2,13 +2,14 @@
 
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
 likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
-likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
+likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: average, low, high, share
 likeli impute runs/x shards/ --out all.csv                       a folder of .parquet files, part by part
 likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
 It is said whether the draws are exact, asymptotically exact or approximate, and where they may be off (docs/latent.md; of a
 diffusion, docs/restoration.md).  Cells that are there, and columns that the run does not know, such as its labels, are written
-as they are.  A blank, NA, ? or null is a missing cell.
+as they are; a column of whole numbers stays one, its averages rounded (--cells has them in full).  A blank, NA, ? or null is
+a missing cell.
 """
 
 from __future__ import annotations
@@ -148,13 +149,23 @@ def _filled(
     if paths[0] is None:
         return found
     filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
-    whole = [table.assign(**{name: part[name] for name in known}) for part in filled]
+    whole = [table.assign(**_as_written(part[known], table, found)) for part in filled]
     if args.fill == "draws":
         whole = [part.assign(draw=i)[["draw", *table.columns]] for i, part in enumerate(whole)]
     for path, frame in ((paths[0], pandas.concat(whole)), (paths[1], found.cells(args.level) if args.cells else None)):
         if path is not None and frame is not None:
             write_csv(path, {name: cells_of(frame[name]) for name in frame.columns}, append=append)
     return found
+
+
+def _as_written(filled: Any, table: Any, found: Imputation) -> dict[str, Any]:
+    """Filled columns by name; those whose values are whole numbers hold the nearest ones, written as the file wrote its own."""
+    from likeli.data import columns_of
+
+    values, columns = columns_of(found.draws[0, :1], found.space), {name: filled[name] for name in filled.columns}
+    for name in [name for name, cells in values.items() if name in columns and isinstance(cells[0], int)]:
+        columns[name] = columns[name].round().astype(table[name].dtype if table[name].notna().any() else "Int64")
+    return columns
 
 
 def read_table(path: str) -> Any:
