@@ -11,9 +11,8 @@ import torch
 
 from likeli.evaluation.ledger import Item, Ledger
 from likeli.evaluation.two_sample import ClassifierTest
-from likeli.show.pictures import curves, grid, on_paper, picture, png, strip
+from likeli.show.pictures import LINES, curves, grid, on_paper, picture, png, strip
 from likeli.show.report import Contender, Report, verdict
-from likeli.show.vector import LINES
 from likeli.spaces import Pixels, Real, Tokens
 
 EVIL = "<script>alert('x')</script>"

@@ -279,6 +279,18 @@ def parse_label(text: str | None, model: GenerativeModel) -> Tensor | None:
     return parse_condition(text, model.condition)
 
 
+def named_labels(saved: Checkpoint, y: Tensor, n: int) -> dict[str, list[Any]]:
+    """The labels of n samples under the name of the column that they had in the data, by name where the classes have names.
+
+    Nothing where y are mixtures of classes, or no classes.
+    """
+    if y.ndim != 1 or y.is_floating_point():
+        return {}
+    names = () if saved.model.condition is None else saved.model.condition.names
+    column = saved.info.get("data", {}).get("labels") or "label"
+    return {str(column): [names[k] if names else k for k in y.expand(n).tolist()]}
+
+
 def parse_condition(text: str | None, condition: Space) -> Tensor | None:
     """One row of a condition as the command line writes it; a text where it spells one.
 

@@ -29,7 +29,7 @@ def emit(args: argparse.Namespace, payload: Mapping[str, Any], text: str) -> Non
 def emit_rows(
     args: argparse.Namespace, about: Mapping[str, Any], columns: Mapping[str, list[Any]], done: str, below: str
 ) -> None:
-    """A result with a line a row: in the CSV file `--out`, saying `done`, or printed with `below` under it.
+    """A result with a line a row: in the .csv or .parquet file `--out`, saying `done`, or printed with `below` under it.
 
     In a .h5ad, of which the rows are, they are columns of obs called likeli_NAME.
     """
@@ -41,10 +41,12 @@ def emit_rows(
         add_to_h5ad(args, {"run": args.run_folder, **about}, obs=numbers)
         emit(args, {**about, "out": args.out}, f"{done} in {args.out}")
         return
-    from likeli.data import write_csv
+    import pandas
+
+    from likeli.data import write_part
 
     with new_file(args.out, overwrite=args.overwrite) as path:
-        write_csv(path, columns)
+        write_part(path, pandas.DataFrame(columns, dtype=object), 0)
     emit(args, {**about, "out": args.out}, f"{done} in {args.out}")
 
 
@@ -191,6 +193,10 @@ def check_new(path: str | None, *, overwrite: bool, suffixes: Sequence[str] = ()
     require(os.access(folder, os.W_OK), argument, f"a folder that can be written, {folder} cannot", path)
     require(not target.is_dir(), argument, "a file", f"the folder {path}")
     require(overwrite or not target.exists(), argument, "a new file, or --overwrite", f"{path}, which exists")
+    if target.suffix.lower() == ".parquet":
+        from likeli.data import need_pyarrow
+
+        need_pyarrow()
 
 
 def write_samples(path: Path, x: Tensor, space: Space, labels: Mapping[str, list[Any]], about: Mapping[str, Any]) -> None:
@@ -201,29 +207,16 @@ def write_samples(path: Path, x: Tensor, space: Space, labels: Mapping[str, list
     """
     from likeli import data
     from likeli.cli.prompts import set_out
-    from likeli.config import build
     from likeli.show.pictures import picture
-    from likeli.spaces import Dtype, Tokens
+    from likeli.spaces import Tokens
 
     suffix = path.suffix.lower()
-    known = {*space.names, *labels}
-    order = [name for name in about.get("columns") or () if name in known]
     if suffix == ".png":
         picture(x, space).save(path, format="PNG", optimize=True)
     elif suffix == ".npy":
         data.write_npy(path, x.cpu().numpy())
-    elif suffix == ".csv":
-        columns = data.columns_of(x, space) | labels
-        data.write_csv(path, {name: columns[name] for name in dict.fromkeys([*order, *columns])})
-    elif suffix == ".parquet":
-        import pandas
-
-        rows = pandas.DataFrame(data.columns_of(x, space)) if isinstance(space, Tokens) else space.frame(x)
-        dtype = about.get("label_dtype")
-        for name, values in labels.items():
-            rows[name] = values if dtype is None else build(dtype, Dtype).series(values)
-        rows = rows.set_axis([str(name) for name in rows.columns], axis=1)
-        data.write_parquet(path, rows[list(dict.fromkeys([*order, *rows.columns]))])
+    elif suffix in (".csv", ".parquet"):
+        data.write_part(path, data.frame_of(x, space, labels, about, typed=suffix == ".parquet"), 0)
     elif suffix == ".h5ad":
         data.write_matrix(path, x, space.names, labels)
     elif isinstance(space, Tokens):

@@ -124,8 +124,7 @@ def contender(
 
 def shown(x: Tensor, space: Space) -> Image | str | None:
     """A picture that lies on a page of any colour: a grid of images, or the points of two columns; None for other data."""
-    from likeli.show.pictures import grid, is_image
-    from likeli.show.vector import points_svg
+    from likeli.show.pictures import grid, is_image, points_svg
 
     if is_image(space):
         large = max(space.shape[-2:]) > 16
@@ -221,9 +220,9 @@ def anomaly_sheet(
         written: the rows' cells by column.
         again: the command.
     """
+    from likeli.show.pictures import curves_svg
     from likeli.show.report import Figure
     from likeli.show.sheet import Sheet, SheetPart
-    from likeli.show.vector import curves_svg
 
     n, (low, high) = len(detector.reference), detector.false_alarms
     flagged = found.flagged.nonzero()[:, 0]

@@ -4,7 +4,7 @@ from likeli.data.builtin.sources import SOURCES, Source, describe_sources
 from likeli.data.builtin.toys import Toy
 from likeli.data.coded import load_parts, load_rows
 from likeli.data.column_table import load_columns
-from likeli.data.columns import columns_of, write_csv, write_parquet
+from likeli.data.columns import columns_of, frame_of, join_parts, need_pyarrow, write_csv, write_parquet, write_part
 from likeli.data.dataset import Data, refuse_missing, split_rows
 from likeli.data.load import load_data, rebuild
 from likeli.data.readers.h5ad import write_matrix
@@ -17,10 +17,13 @@ __all__ = [
     "Toy",
     "columns_of",
     "describe_sources",
+    "frame_of",
+    "join_parts",
     "load_columns",
     "load_data",
     "load_parts",
     "load_rows",
+    "need_pyarrow",
     "rebuild",
     "refuse_missing",
     "split_rows",
@@ -28,4 +31,5 @@ __all__ = [
     "write_matrix",
     "write_npy",
     "write_parquet",
+    "write_part",
 ]

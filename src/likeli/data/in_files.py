@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from likeli.data.readers.folders import find_pictures
 from likeli.data.readers.hub import HubPictures, HubTable, hub_files, open_hub
 from likeli.data.readers.idx import is_idx, training_images
 from likeli.data.readers.images import MOST_PIXELS, Album, captioned, captions_of
-from likeli.data.readers.shards import Shards, find_shards
+from likeli.data.readers.shards import Shards, find_shards, mark
 from likeli.data.stream import Split
 from likeli.data.table_stream import survey
 from likeli.errors import InputError, require
@@ -111,3 +112,12 @@ def sample_of_files(files: FiledTable | FiledPictures, labels: Any, said: dict[s
                    extras={"captions": labels})  # fmt: skip
     y = [files.classes.index(name) for name in labels] if isinstance(labels, list) else labels
     return Raw(files.name, x, y, condition=condition, split=parts, warnings=notes, stream=stream)
+
+
+def marks_of(source: str) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of the last change (ns) of every file that a source names; none of one that is no path."""
+    base = named_options(source, {})[0]
+    path = f"{base.partition('.npz:')[0]}.npz" if ".npz:" in base else base
+    found = [Path(path)] if os.path.lexists(path) else sorted(map(Path, glob.glob(path)))
+    files = [file for one in found for file in (sorted(one.rglob("[!.]*")) if one.is_dir() else [one]) if file.is_file()]
+    return {} if base in SOURCES else {str(file): mark(file) for file in files}

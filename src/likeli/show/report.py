@@ -19,8 +19,7 @@ from torch import Tensor
 from likeli.evaluation.ledger import Ledger
 from likeli.evaluation.likelihood import MEANING
 from likeli.evaluation.two_sample import ClassifierTest
-from likeli.show.pictures import png
-from likeli.show.vector import curves_svg
+from likeli.show.pictures import curves_svg, png
 
 CURVE = 20  # rows of history that make a curve
 LINES = {"training batches": "loss", "validation rows": "valid"}

@@ -3,23 +3,24 @@
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
 likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
 likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: average, low, high, share
-likeli impute runs/x shards/ --out all.csv                       a folder of .parquet files, part by part
+likeli impute runs/x shards/ --out all.parquet                   a folder of .parquet files, part by part
 likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
 It is said whether the draws are exact, asymptotically exact or approximate, and where they may be off (docs/latent.md; of a
 diffusion, docs/restoration.md).  Cells that are there, and columns that the run does not know, such as its labels, are written
 as they are; a column of whole numbers stays one, its averages rounded (--cells has them in full).  A blank, NA, ? or null is
-a missing cell.
+a missing cell.  A command that was ended goes on after its last whole part when it is given again (docs/scale.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from likeli.cli.kept_parts import TABLES, Rows, command_of, in_small_parts, write_by_parts
 from likeli.cli.objects import open_run, parse_label, parts_for, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_new, emit, new_file, warn
@@ -37,13 +38,13 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on, some cells missing")
-    parser.add_argument("--out", metavar="FILE", required=True, help="where to write the filled rows: .csv, or .npy of arrays")
+    parser.add_argument("--out", metavar="FILE", required=True, help="the filled rows: .csv or .parquet, .npy of arrays")
     parser.share("--overwrite")
     parser.add_argument("--fill", choices=["mean", "draws"], default="mean", help="one table, or one for each draw [mean]")
     parser.add_argument("-n", "--draws", dest="n", type=int, default=99, metavar="N", help="draws of each cell [99]")
     ways = "mmps, twisted_smc (exact in the limit, slow), replacement, repaint, pi_gdm, dps"
     parser.add_argument("--method", metavar="NAME", help=f"of a diffusion: {ways} [mmps]")
-    parser.add_argument("--cells", metavar="FILE.csv", help="also write a line for each missing cell")
+    parser.add_argument("--cells", metavar="FILE", help="also write a line for each missing cell: .csv or .parquet")
     parser.add_argument("--level", type=float, default=0.9, metavar="P", help="chance of the intervals in --cells [0.9]")
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="codes to choose from where that is how [200]")
     parser.share("--label", "--batch", "--seed", "--processes")
@@ -58,104 +59,94 @@ def run(args: argparse.Namespace) -> None:
     array = Path(args.out).suffix.lower() == ".npy"
     fits = not array or (Path(args.data).suffix.lower() == ".npy" and args.cells is None)
     require(fits, "out", "a name that ends in .csv, but of a .npy without --cells", args.out)
-    for path, name, suffixes in ((args.out, "out", [".csv", ".npy"]), (args.cells, "cells", [".csv"])):
+    for path, name, suffixes in ((args.out, "out", [*TABLES, ".npy"]), (args.cells, "cells", TABLES)):
         check_new(path, overwrite=args.overwrite, suffixes=suffixes, argument=name)
     saved = open_run(args)
     how = {"samples": args.samples, "seed": args.seed, "batch": args.batch, "method": args.method}
-    streamed = parts_for(saved, args.data, args.label, missing=True, tables=True)
-    if streamed is not None:
-        found, note, count, rows = _of_parts(args, saved, how, streamed)
-    else:
-        found = _of_array(args, saved, how) if array else _of_table(args, saved, how)
-        note, count, rows = found.note, int(found.missing.sum()), len(found.missing)
-    warn([f"draws may be off: {note}"] if note else [])
-    about = {"rows": rows, "filled_cells": count, "draws": args.n, "answer": found.answer, "method": found.method or None}
-    about |= {"note": note, "out": args.out, "cells": args.cells}
-    by = f", {found.answer}{f' ({found.method})' * bool(found.method)}"
-    emit(args, about, f"{count} cells of {rows} rows filled, by {args.n} draws each{by}, in {args.out}")
+    found = _of_array(args, saved, how) if array else _of_tables(args, saved, how)
+    warn([f"draws may be off: {found['note']}"] if found["note"] else [])
+    about = {"draws": args.n, **found, "method": found["method"] or None, "out": args.out, "cells": args.cells}
+    by = f", {found['answer']}" + f" ({found['method']})" * bool(found["method"])
+    told = f"{found['filled_cells']} cells of {found['rows']} rows filled, by {args.n} draws each{by}, in {args.out}"
+    emit(args, about, told)
 
 
-def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
-    """The averages (rows, ...) or all draws (draws, rows, ...) of an array's holes, written as one."""
+def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> dict[str, Any]:
+    """The averages (rows, ...) or all draws (draws, rows, ...) of an array's holes, written as one; what is said of them."""
     from likeli import processes
     from likeli.data import write_npy
     from likeli.data.readers.npy import read_npy
     from likeli.evaluation.imputation import impute
 
     found = impute(saved.model, read_npy(args.data), args.n, parse_label(args.label, saved.model), **how)
-    if not processes.is_first():
-        return found
-    with new_file(args.out, overwrite=args.overwrite) as path:
-        write_npy(path, (found.mean if args.fill == "mean" else found.draws).cpu().numpy())
-    return found
+    if processes.is_first():
+        with new_file(args.out, overwrite=args.overwrite) as path:
+            write_npy(path, (found.mean if args.fill == "mean" else found.draws).cpu().numpy())
+    return _told(found)
 
 
-def _of_table(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> Imputation:
-    """A file's rows as they are but for their holes, and a line for each of these, written as tables."""
-    x, y = rows_for(saved, args.data, label=args.label, missing=True)
-    table = read_table(args.data)
-    table = saved.model.space.frame(x) if table is None else table
-    with _new_tables(args) as paths:
-        return _filled(args, saved, how, table, y, paths)
-
-
-def _of_parts(
-    args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], streamed: tuple[int, Iterator[tuple[Any, Tensor, Any]]]
-) -> tuple[Imputation, str, int, int]:
-    """Rows that stay in files, some at a time: (the draws of the last ones, what is doubtful in any of them, how
-    many cells were filled, how many rows)."""
+def _of_tables(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) -> dict[str, Any]:
+    """Rows as they are but for their holes, and a line for each of these, written part by part; what is said of all."""
     from likeli.progress import Gauge
     from likeli.random import derive
 
-    rows, parts = streamed
+    rows, parts, held = _rows(args, saved)
     gauge = Gauge(not args.json, f"filling by {saved.model.kind()}", rows, unit="rows")
-    found, doubts, count, first = list[Any](), list[str](), 0, 0
-    with _new_tables(args) as paths:
-        for frame, x, y in parts:
-            table = as_table(frame).set_axis(range(first, first + len(x)))
-            its_seed = derive(args.seed, "part", first) if first else args.seed
-            found = [_filled(args, saved, how | {"seed": its_seed}, table, y, paths, append=first > 0)]
-            doubts += [f"rows {first} to {first + len(x) - 1}: {found[0].note}"] if found[0].note else []
-            count, first = count + int(found[0].missing.sum()), first + len(x)
-            gauge.advance(first)
+
+    def work(part: Rows, first: int) -> tuple[dict[str, Any], list[Any]]:
+        its_seed = derive(args.seed, "part", first) if first else args.seed
+        table = part[0].set_axis(range(first, first + len(part[0])))
+        told = _filled(args, saved, how | {"seed": its_seed}, table, part[2])
+        gauge.advance(first + len(table))
+        return told
+
+    said = write_by_parts(args, [args.out, args.cells], command_of(args, saved, *held), in_small_parts(parts), work)
     gauge.close()
-    more = f"; more such parts of the rows: {len(doubts) - 1}" if len(doubts) > 1 else ""
-    return found[0], doubts[0] + more if doubts else "", count, rows
+    return said[-1] | {"rows": rows, "filled_cells": sum(one["filled_cells"] for one in said), "note": _doubt(said)}
 
 
-@contextlib.contextmanager
-def _new_tables(args: argparse.Namespace) -> Iterator[tuple[Path | None, Path | None]]:
-    """Where to write the filled rows and the lines of cells; nowhere what was not asked for, nor in another process."""
-    from likeli import processes
+def _doubt(said: list[dict[str, Any]]) -> str:
+    """What is doubtful in any of the parts, which say of how many rows they are."""
+    ends = itertools.accumulate(one["rows"] for one in said)
+    first, *more = [(end - one["rows"], end - 1, one["note"]) for one, end in zip(said, ends) if one["note"]] or [(0, 0, "")]
+    where = f"rows {first[0]} to {first[1]}: " if len(said) > 1 and first[2] else ""
+    return f"{where}{first[2]}" + f"; more such parts of the rows: {len(more)}" * bool(more)
 
-    with contextlib.ExitStack() as stack:
-        wanted = (path if processes.is_first() else None for path in (args.out, args.cells))
-        paths = [path and stack.enter_context(new_file(path, overwrite=args.overwrite)) for path in wanted]
-        yield paths[0], paths[1]
+
+def _rows(args: argparse.Namespace, saved: Checkpoint) -> tuple[int, Iterator[Rows], Sequence[Any]]:
+    """How many rows, (all of their columns, x, y) of some at a time, and those that are in memory."""
+    in_files = parts_for(saved, args.data, args.label, missing=True, tables=True)
+    if in_files is not None:
+        return in_files[0], ((as_table(frame), x, y) for frame, x, y in in_files[1]), ()
+    x, y = rows_for(saved, args.data, label=args.label, missing=True)
+    table = read_table(args.data)
+    return len(x), iter([(saved.model.space.frame(x) if table is None else table, x, y)]), (x, y)
 
 
 def _filled(
-    args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], table: Any, y: Tensor | None,
-    paths: tuple[Path | None, Path | None], *, append: bool = False,
-) -> Imputation:  # fmt: skip
-    """Fill some rows and write them."""
+    args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any], table: Any, y: Tensor | None
+) -> tuple[dict[str, Any], list[Any]]:
+    """Some rows filled: what is said of them, and in the first process the tables to write."""
     import pandas
 
-    from likeli.data import write_csv
+    from likeli import processes
     from likeli.evaluation.imputation import impute
 
     known = [name for name in table.columns if name in saved.model.space.names] or list(table.columns)
     found = impute(saved.model, table[known], args.n, y, **how)
-    if paths[0] is None:
-        return found
+    if not processes.is_first():
+        return _told(found), []
     filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
     whole = [table.assign(**_as_written(part[known], table, found)) for part in filled]
     if args.fill == "draws":
         whole = [part.assign(draw=i)[["draw", *table.columns]] for i, part in enumerate(whole)]
-    for path, frame in ((paths[0], pandas.concat(whole)), (paths[1], found.cells(args.level) if args.cells else None)):
-        if path is not None and frame is not None:
-            write_csv(path, {name: cells_of(frame[name]) for name in frame.columns}, append=append)
-    return found
+    return _told(found), [pandas.concat(whole), *([found.cells(args.level)] if args.cells else [])]
+
+
+def _told(found: Imputation) -> dict[str, Any]:
+    """What is said of filled rows."""
+    told = {"answer": found.answer, "method": found.method, "note": found.note}
+    return {"rows": len(found.missing), "filled_cells": int(found.missing.sum())} | told
 
 
 def _as_written(filled: Any, table: Any, found: Imputation) -> dict[str, Any]:
@@ -185,10 +176,3 @@ def as_table(frame: Frame) -> Any:
     types = [object if isinstance(c, list) else "Int64" if whole else None for c, whole in zip(frame.columns, frame.whole)]
     columns = zip(frame.names, frame.columns, types)
     return pandas.DataFrame({name: pandas.Series(cells, dtype=dtype) for name, cells, dtype in columns})
-
-
-def cells_of(column: Any) -> list[Any]:
-    """A pandas column as Python values, None for what is missing; whole numbers among averages of such as they were."""
-    values = column.astype(object).where(column.notna(), None).tolist()
-    widened = str(column.dtype) == "Float64"
-    return [int(v) if widened and v is not None and v == int(v) else v for v in values]

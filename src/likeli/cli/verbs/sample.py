@@ -14,22 +14,25 @@ likeli sample runs/hvae --keep 2,3 --out like.png    a hierarchy: levels 2 and 3
 likeli sample runs/book -n 5 --prompt "ROMEO:" --length 200 --out s.txt    text that begins so
 likeli sample runs/book --infill "To be, ____ to be"    one symbol for each _; printed where there is no --out
 
-Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.
+Sample number i is a function of the seed and i alone: a longer set begins with the shorter one.  A .csv or .parquet is written
+part by part; a command that was ended goes on after its last whole part when it is given again (docs/scale.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from likeli.cli.objects import call_options, check_fits, open_run, parse_condition, parse_label, rows_for, stored_data
+from likeli.cli.kept_parts import CELLS_OF_A_PART, ROWS_OF_A_PART, TABLES, command_of, write_by_parts
+from likeli.cli.objects import call_options, check_fits, named_labels, open_run, parse_label, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import check_matrix, check_new, emit, log, new_file, to_json, warn, write_samples
+from likeli.cli.output import check_matrix, check_new, emit, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
+from likeli.cli.verbs.guidance import add_guidance_arguments, guidance_option
 from likeli.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from likeli.checkpoint import Checkpoint
     from likeli.contract import GenerativeModel
     from likeli.diffusion.flow_error import FlowError
-    from likeli.spaces import Space
+    from likeli.spaces import Tokens
 
 SUFFIXES = (".png", ".npy", ".csv", ".parquet", ".txt", ".h5ad")
 SHOWN = 64  # samples that an animation shows
@@ -103,26 +106,25 @@ def run(args: argparse.Namespace) -> None:
     if y is None and model.condition is not None:
         y = like_training(model.condition, n, seed=args.seed)
         require(y is not None, "label", f"--label with {model.condition.describe_shape()}", "nothing")
-    check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
-    if text is None or text.alphabet is None:
-        x = sampled(model, n, y, args.seed, options)
+    x = None
+    if text is None and args.animate is None and Path(str(args.out)).suffix.lower() in TABLES:
+        sampled_by_parts(args, saved, n, y, options)
     else:
-        x = text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
+        check_fits(3 * 8 * n * model.space.dimensions, f"{n} samples of {model.space.dimensions} cells")
+        x = _drawn(args, model, n, y, options, text)
     if not processes.is_first():
         return
     frames = states(model, min(n, SHOWN), y, args.seed, options) if args.animate is not None else []
-    drawn = {} if y is None else _named_labels(saved, y, n)
-    about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": list(x.shape), "note": note}
+    drawn = {} if y is None else named_labels(saved, y, n)
+    about: dict[str, Any] = {"out": args.out, "n": n, "seed": args.seed, "shape": [n, *model.space.shape], "note": note}
     about |= {"labels": next(iter(drawn.values()))} if drawn and args.label is None else {}
-    if text is not None and args.out is None:
+    if text is not None and x is not None and args.out is None:
         texts = text.decode(x)
         warn([note] if note else [])
         emit(args, about | {"texts": texts}, set_out(texts)[:-1])
         return
-    with new_file(args.out, overwrite=args.overwrite) as path:
-        write_samples(path, x, model.space, drawn, saved.info.get("data", {}))
-    if frames:
-        write_animation(args, frames, x, model.space)
+    if x is not None:
+        _write(args, saved, x, drawn, frames)
     how = ""
     if choice is not None:
         about["sampler"] = choice.row()
@@ -133,13 +135,49 @@ def run(args: argparse.Namespace) -> None:
     emit(args, about, f"{n} samples in {args.out}{how}{f'; {note}' * bool(note)}")
 
 
-def write_animation(args: argparse.Namespace, frames: list[tuple[str, Tensor]], x: Tensor, space: Space) -> None:
-    """The way from noise to the samples x as the moving picture `--animate`."""
+def _drawn(
+    args: argparse.Namespace, model: GenerativeModel, n: int, y: Tensor | None, options: dict[str, Any], text: Tokens | None
+) -> Tensor:
+    """All samples, which fit into memory."""
+    if text is None or text.alphabet is None:
+        return sampled(model, n, y, args.seed, options)
+    return text_samples(args, text, text.alphabet, lambda seed, given: sampled(model, n, y, seed, options, given))
+
+
+def sampled_by_parts(args: argparse.Namespace, saved: Checkpoint, n: int, y: Tensor | None, options: dict[str, Any]) -> None:
+    """Draw a table's rows and write those of each part before the next is drawn."""
+    from likeli import processes
+    from likeli.data import frame_of
+    from likeli.random import BLOCK
+
+    space, about, typed = saved.model.space, saved.info.get("data", {}), Path(args.out).suffix.lower() == ".parquet"
+    each = max(min(ROWS_OF_A_PART, CELLS_OF_A_PART // space.dimensions) // BLOCK, 1) * BLOCK
+    check_fits(3 * 8 * min(each, n) * space.dimensions, f"{min(each, n)} samples of {space.dimensions} cells")
+
+    def work(rows: slice, first: int) -> tuple[dict[str, Any], list[Any]]:
+        count, some = rows.stop - rows.start, y if y is None or len(y) == 1 else y[rows]
+        x = sampled(saved.model, count, some, args.seed, options, first=first)
+        labels = {} if some is None else named_labels(saved, some, count)
+        return {"rows": count}, [frame_of(x, space, labels, about, typed=typed)] if processes.is_first() else []
+
+    parts = [slice(first, min(first + each, n)) for first in range(0, n, each)]
+    write_by_parts(args, [args.out], command_of(args, saved), parts, work)
+
+
+def _write(
+    args: argparse.Namespace, saved: Checkpoint, x: Tensor, labels: dict[str, list[Any]],
+    frames: Sequence[tuple[str, Tensor]] = (),
+) -> None:  # fmt: skip
+    """Samples x and, where there are frames, the way from noise to them as the moving picture `--animate`."""
     from likeli.show.pictures import animation
 
-    with new_file(args.animate, overwrite=args.overwrite) as path:
-        captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
-        path.write_bytes(animation(shown, space, captions=captions))
+    space = saved.model.space
+    with new_file(args.out, overwrite=args.overwrite) as path:
+        write_samples(path, x, space, labels, saved.info.get("data", {}))
+    if frames:
+        with new_file(args.animate, overwrite=args.overwrite) as path:
+            captions, shown = zip(*frames, (f"samples, seed {args.seed}", x[: len(frames[0][1])]))
+            path.write_bytes(animation(shown, space, captions=captions))
 
 
 def _on_conditions(args: argparse.Namespace, saved: Checkpoint, n: int, y: Tensor | None, options: dict[str, Any]) -> None:
@@ -162,9 +200,7 @@ def _on_conditions(args: argparse.Namespace, saved: Checkpoint, n: int, y: Tenso
         raise InputError(f"{error}{'; the run is conditional on it: --label Y' * bool(own)}") from error
     if not processes.is_first():
         return
-    drawn = {} if found.y is None else _named_labels(saved, found.y, n)
-    with new_file(args.out, overwrite=args.overwrite) as path:
-        write_samples(path, found.x, saved.model.space, drawn, saved.info.get("data", {}))
+    _write(args, saved, found.x, {} if found.y is None else named_labels(saved, found.y, n))
     about = {"out": args.out, "n": n, "seed": args.seed, "shape": list(found.x.shape), "note": found.note, "how": found.how}
     about |= {"drawn": found.drawn, "acceptance": found.acceptance, "log_p": found.log_p, "stderr": found.stderr}
     about |= {} if found.ess is None else {"ess": [found.ess.min().item(), found.ess.max().item()]}
@@ -251,9 +287,10 @@ def _kept(args: argparse.Namespace, saved: Checkpoint) -> dict[str, Any]:
 
 
 def sampled(
-    model: GenerativeModel, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any], given: Tensor | None = None
-) -> Tensor:
-    """`model.sample`, to the bit, with a bar on a terminal; processes share the blocks, and each gets all samples."""
+    model: GenerativeModel, n: int, y: Tensor | None, seed: int, options: Mapping[str, Any], given: Tensor | None = None,
+    *, first: int = 0,
+) -> Tensor:  # fmt: skip
+    """`model.sample` from number `first` on, to the bit, with a bar on a terminal; processes share blocks, each gets all."""
     import torch
     from tqdm import tqdm
 
@@ -263,10 +300,10 @@ def sampled(
     parts: list[Tensor] = []
     mine = processes.share(n, BLOCK)
     with tqdm(total=mine.stop - mine.start, unit="sample", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for first in range(mine.start, mine.stop, BLOCK):
-            count = min(BLOCK, mine.stop - first)
-            rows, known = (v if v is None or len(v) == 1 else v[first : first + count] for v in (y, given))
-            parts.append(model.sample(count, rows, given=known, seed=seed, first=first, **options))
+        for at in range(mine.start, mine.stop, BLOCK):
+            count = min(BLOCK, mine.stop - at)
+            rows, known = (v if v is None or len(v) == 1 else v[at : at + count] for v in (y, given))
+            parts.append(model.sample(count, rows, given=known, seed=seed, first=first + at, **options))
             bar.update(count)
     shared = processes.exchanged(None, {"x": torch.cat(parts)} if parts else {})
     return torch.cat([found["x"] for _, found in shared if found])
@@ -292,94 +329,3 @@ def states(model: Any, n: int, y: Tensor | None, seed: int, options: Mapping[str
             kept.append((name, model.space.from_model(z[:n] / torch.hypot(at.alpha, at.sigma).to(z)).cpu()))
     pick = torch.linspace(0, len(kept) - 1, min(len(kept), FRAMES)).round().long().unique()
     return [kept[i] for i in pick.tolist()]
-
-
-def _named_labels(saved: Checkpoint, y: Tensor, n: int) -> dict[str, list[Any]]:
-    """The labels of n samples under the name of the column that they had in the data, by name where the classes have names.
-
-    Nothing where y are mixtures of classes, or no classes.
-    """
-    if y.ndim != 1 or y.is_floating_point():
-        return {}
-    names = () if saved.model.condition is None else saved.model.condition.names
-    column = saved.info.get("data", {}).get("labels") or "label"
-    return {str(column): [names[k] if names else k for k in y.expand(n).tolist()]}
-
-
-def add_guidance_arguments(parser: Parser) -> None:
-    """Declare them."""
-    group = parser.add_argument_group(
-        "for conditional diffusion models",
-        "guidance: x' = x0 + G (xy - x0), with xy the denoiser's belief given y and x0 its belief without y.  G = 0 is the "
-        "unconditional model, G = 1 the plain conditional one; any other G samples no posterior, and the result says so.",
-    )
-    group.add_argument("--guidance", type=float, metavar="G", help="how far a sample is pushed towards its condition [1]")
-    group.add_argument("--against", metavar="RUN", help="x0 of a weaker run given the same y, in place of no y")
-    kept = "xy from the gradient of a classifier of noised training rows; FOLDER keeps it, or has it from an earlier call"
-    group.add_argument("--classifier", nargs="?", const="", metavar="FOLDER", help=kept)
-    group.add_argument("--interval", type=tuple[float, float], metavar="A,B", help="guide where sigma/alpha is from A to B")
-    group.add_argument("--rescale", type=float, default=0.0, metavar="P", help="bring the spread back to xy's, 0 to 1 [0]")
-    group.add_argument("--parallel", type=float, default=1.0, metavar="P", help="share of the push along xy that is kept [1]")
-    group.add_argument("--radius", type=float, metavar="R", help="largest length of xy - x0, in model units")
-
-
-def guidance_option(args: argparse.Namespace, saved: Checkpoint) -> dict[str, Any]:
-    """`guidance` as a sampler takes it; nothing where none is asked for.
-
-    Raises:
-        InputError: options without --guidance, a family that is not guided, a weaker run of other data.
-    """
-    from inspect import signature
-
-    from likeli.checkpoint import read
-    from likeli.diffusion.guidance import Guidance, Guided, check_null
-
-    model, asked = saved.model, {"interval": args.interval, "radius": args.radius}
-    variants = asked | {"rescale": args.rescale, "parallel": args.parallel}
-    if args.guidance is None:
-        usual = {"interval": None, "radius": None, "rescale": 0.0, "parallel": 1.0}
-        alone = [name for name, value in variants.items() if value != usual[name]]
-        alone += [name for name, given in (("against", args.against), ("classifier", args.classifier)) if given is not None]
-        require(not alone, alone[0] if alone else "", "--guidance G beside it", "nothing")
-        return {}
-    if "guidance" not in signature(model.draw).parameters:
-        raise InputError(f"guidance: expected a run of a diffusion model, got one of {model.kind()}")
-    guidance = Guidance(args.guidance, **variants)
-    if args.against is not None:
-        weaker = read(args.against).model
-        fits = isinstance(weaker, Guided) and weaker.space.shape == model.space.shape
-        require(fits, "against", f"a Gaussian diffusion of {model.space.describe_shape()}", weaker.kind())
-        assert isinstance(weaker, Guided)
-        guidance = Guidance(args.guidance, weaker=weaker, **variants)
-    elif args.classifier is not None:
-        guidance = Guidance(args.guidance, classifier=_classifier(args, saved), **variants)
-    elif args.guidance != 1:
-        check_null(model)
-    return {"guidance": guidance}
-
-
-def _classifier(args: argparse.Namespace, saved: Checkpoint) -> Any:
-    """The folder's classifier, or one of the run's noised training rows; with the label bound for an unconditional run."""
-    from likeli.diffusion.gaussian import GaussianDiffusion
-    from likeli.diffusion.noisy_classifier import fit_noisy_classifier, load_classifier, save_classifier
-
-    model = saved.model
-    if not isinstance(model, GaussianDiffusion):
-        raise InputError(f"classifier: expected a run of a Gaussian diffusion model, got one of {model.kind()}")
-    if args.classifier and Path(args.classifier).exists():
-        found = load_classifier(args.classifier, model)
-    else:
-        data = stored_data(saved.info)
-        known = model.condition or data.condition
-        require(known is not None and data.y is not None, "classifier", "a run whose data have labels", data.name)
-        x, y = data.split("train")
-        assert y is not None
-        found = fit_noisy_classifier(model, x, y, known, seed=args.seed)
-        if args.classifier:
-            save_classifier(found, args.classifier)
-            log(f"likeli: the classifier is kept in {args.classifier}")
-    if model.condition is not None:
-        return found
-    one = parse_condition(args.label, found.condition)
-    require(one is not None, "label", f"--label with {found.condition.describe_shape()}", "nothing")
-    return lambda z, at, y: found(z, at, one)

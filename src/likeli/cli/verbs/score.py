@@ -1,25 +1,26 @@
 """log p(x) of every row of a file
 
 likeli score runs/x rows.csv --out scores.csv
-likeli score runs/x shards/ --out all.csv             a folder of .parquet files (or of many images), part by part
+likeli score runs/x shards/ --out all.parquet         a folder of .parquet files (or of many images), part by part
 likeli score runs/cells cells.h5ad --out scored.h5ad  all that was in it, and likeli_nats, likeli_stderr in obs
 
 The result has one line a row: row, nats, stderr (Monte Carlo error of that row; empty where there is none), knows (what kind of
 number it is) and measure (density or mass); for symbols also bits_per_symbol and, where they spell text,
-bits_per_byte of UTF-8.  Exit code 0 means that every row was scored.
+bits_per_byte of UTF-8.  Exit code 0 means that every row was scored.  A command that was ended goes on after its last whole
+part when it is given again (docs/scale.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from likeli.cli.kept_parts import Rows, command_of, in_small_parts, write_by_parts
 from likeli.cli.objects import call_options, open_run, parts_for, rows_for
 from likeli.cli.options import Parser
-from likeli.cli.output import check_rows_out, emit, emit_rows, is_h5ad, new_file
+from likeli.cli.output import check_rows_out, emit, emit_rows, is_h5ad
 from likeli.cli.verbs.evaluate import add_likelihood_arguments
 from likeli.errors import require
 from likeli.progress import Gauge
@@ -35,30 +36,46 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options of everything that says something of each row."""
     parser.share("run_folder")
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on")
-    parser.add_argument("--out", metavar="FILE.csv", help="where to write [standard output]; a .h5ad of the rows is kept whole")
+    out = ".csv or .parquet to write [standard output]; a .h5ad of the rows is kept whole"
+    parser.add_argument("--out", metavar="FILE", help=out)
     parser.share("--overwrite", "--label", "--processes")
     add_likelihood_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score, batch by batch, and write."""
+    """Score part by part, and write."""
     from likeli import processes
 
     check_rows_out(args)
     saved = open_run(args)
     options = call_options(saved.model.measure_likelihood, args.dotted["likelihood"], "likelihood")
     options |= {"batch": args.batch, "seed": args.seed}
-    streamed = parts_for(saved, args.data, args.label)
-    if streamed is not None:
-        return score_parts(args, saved, *streamed, options)
-    x, y = rows_for(saved, args.data, label=args.label)
-    gauge = Gauge(not args.json, f"scoring with {saved.model.kind()}", len(x), unit="rows")
-    columns = row_scores(saved.model, x, y, 0, gauge, options)
+    in_files = parts_for(saved, args.data, args.label)
+    held: tuple[Tensor | None, ...] = ()
+    if in_files is None:
+        held = x, y = rows_for(saved, args.data, label=args.label)
+        in_files = len(x), iter([(None, x, y)])
+    rows, parts = in_files
+    many = f"--out FILE.csv for the {rows:,} rows, which are not all in memory"
+    require(args.out is not None or bool(held), "out", many, "nothing")
+    gauge = Gauge(not args.json, f"scoring with {saved.model.kind()}", rows, unit="rows")
+    little = in_small_parts((None, x, y) for _, x, y in parts)
+    columns = dict[str, list[Any]]()
+    if args.out is None or is_h5ad(args.out):
+        for _, x, y in little:
+            found = row_scores(saved.model, x, y, len(columns.get("row", ())), gauge, options)
+            columns = {name: columns.get(name, []) + values for name, values in found.items()}
+        kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": rows}
+    else:
+        kind = score_parts(args, saved, little, gauge, options, held) | {"rows": rows}
     gauge.close()
-    if processes.is_first():
-        kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": len(x)}
-        emit_rows(args, kind, columns, f"{len(x)} rows ({kind['knows']}, nats, {kind['measure']})", "")
-    return None
+    if not processes.is_first():
+        return
+    done = f"{rows} rows ({kind['knows']}, nats, {kind['measure']})"
+    if columns:
+        emit_rows(args, kind, columns, done, "")
+    else:
+        emit(args, kind | {"out": args.out}, f"{done} in {args.out}")
 
 
 def row_scores(
@@ -85,28 +102,19 @@ def row_scores(
 
 
 def score_parts(
-    args: argparse.Namespace, saved: Checkpoint, rows: int, parts: Iterator[tuple[Any, Tensor, Tensor | None]], options: Any
-) -> None:
-    """Score rows that stay in files, and write those of each part before the next is read."""
-    from likeli import processes
-    from likeli.data import write_csv
+    args: argparse.Namespace, saved: Checkpoint, parts: Iterable[Rows], gauge: Gauge, options: dict[str, Any],
+    held: Sequence[Tensor | None],
+) -> dict[str, Any]:  # fmt: skip
+    """Score rows and write those of each part before the next is read; what kind of number it is.
 
-    require(args.out is not None, "out", f"--out FILE.csv for the {rows:,} rows, which are not all in memory", "nothing")
-    gauge, first, kind = Gauge(not args.json, f"scoring with {saved.model.kind()}", rows, unit="rows"), 0, dict[str, Any]()
-    if is_h5ad(args.out):
-        scored = [row_scores(saved.model, x, y, 0, gauge, options) for _, x, y in parts]
-        gauge.close()
-        columns = {name: [v for part in scored for v in part[name]] for name in scored[0]}
-        kind = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": rows}
-        if processes.is_first():
-            emit_rows(args, kind, columns, f"{rows} rows ({kind['knows']}, nats, {kind['measure']})", "")
-        return
-    with new_file(args.out, overwrite=args.overwrite) if processes.is_first() else nullcontext() as path:
-        for _, x, y in parts:
-            columns = row_scores(saved.model, x, y, first, gauge, options)
-            if path is not None:
-                write_csv(path, columns, append=first > 0)
-            kind, first = {"knows": columns["knows"][0], "measure": columns["measure"][0], "rows": rows}, first + len(x)
-    gauge.close()
-    if processes.is_first():
-        emit(args, kind | {"out": args.out}, f"{rows} rows ({kind['knows']}, nats, {kind['measure']}) in {args.out}")
+    Arguments:
+        held: rows that are in memory.
+    """
+    import pandas
+
+    def work(part: Rows, first: int) -> tuple[dict[str, Any], list[Any]]:
+        columns = row_scores(saved.model, part[1], part[2], first, gauge, options)
+        told = {"rows": len(part[1]), "knows": columns["knows"][0], "measure": columns["measure"][0]}
+        return told, [pandas.DataFrame(columns, dtype=object)]
+
+    return write_by_parts(args, [args.out], command_of(args, saved, *held), parts, work)[-1]
