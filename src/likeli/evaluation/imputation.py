@@ -5,7 +5,8 @@
 Exact for mixtures of Gaussians on reals, latent classes, independent cells, autoregressive models and boosted trees of any
 order; a masked diffusion follows its own guesses, cell after cell; a Gaussian diffusion draws by a sampler of its posterior,
 with the known cells of z's clean end as readings without noise; for others z ~ p(z|x_o) by importance resampling,
-x_m ~ p(x_m|z).  A Gaussian sees an observed whole number, category or spike as an interval of its scale, whose place z is.
+x_m ~ p(x_m|z), and where a VAE models why cells are missing, (z, x_m) by p(s|x_o, x_m) too.  A Gaussian sees an observed
+whole number, category or spike as an interval of its scale, whose place z is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from likeli.diffusion.restoration import MMPS, Mask, PosteriorSampler, posterior
 from likeli.diffusion.restoration.posterior_sampler import Answer
 from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
+from likeli.latent.missingness import SelfMasking
 from likeli.probability.draw import draw
 from likeli.probability.importance import Diagnostics, diagnose
 from likeli.random import BLOCK, Ambient, Keyed, Streams, derive, seeded
@@ -48,6 +50,13 @@ class Fills(Protocol):
         With them come the log weights (samples, B) of the importance resampling behind them; None where they are exact.
         """
         ...
+
+
+@runtime_checkable
+class Hides(Protocol):
+    """A family that may model why cells are missing."""
+
+    mask_model: SelfMasking | None
 
 
 @dataclass(frozen=True)
@@ -339,19 +348,28 @@ def _everyones(draws: Tensor, weights: list[Tensor], mine: Tensor) -> tuple[Tens
 
 
 def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> Drawn:
-    """Draws (n, B, *shape) and the log weights (samples, B) that chose their codes."""
-    context, codes, weights = model.infer(x, y), list[list[Tensor]](), []
+    """Draws (n, B, *shape) and the log weights (samples, B) that chose their codes, or them where cells hide themselves."""
+    context, codes, whole, weights = model.infer(x, y), list[list[Tensor]](), list[Tensor](), []
+    mask_model = model.mask_model if isinstance(model, Hides) else None
     for _ in range(samples):
         codes.append(draw_latents(model, x, y, context, Ambient(x)))
         log_p, log_q = log_densities(model, x, y, context, codes[-1])
-        weights.append((log_p - log_q).double())
+        log_w = log_p - log_q
+        if mask_model is not None:
+            whole.append(_decoded(model, x, y, codes[-1]))
+            log_w = log_w + mask_model(model.space.to_model(whole[-1], model.dtype), x.isnan())
+        weights.append(log_w.double())
     log_w = torch.stack(weights)
     cdf = log_w.softmax(0).T.cumsum(1)
     u = Ambient(cdf).uniform(n).to(cdf.device)
     chosen = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=samples - 1)  # (B, n)
-    levels, rows, filled = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device), []
-    for k in chosen.T:
-        *_, last = model.walk(Ambient(x), y, choose=given_latents([level[k, rows] for level in levels]))
-        drawn = draw(model.observation(last.state, y), Ambient(x))
-        filled.append(torch.where(x.isnan(), drawn.to(x.dtype), x))
-    return torch.stack(filled), log_w
+    levels, rows = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device)
+    if mask_model is not None:
+        return torch.stack(whole)[chosen.T, rows], log_w
+    return torch.stack([_decoded(model, x, y, [level[k, rows] for level in levels]) for k in chosen.T]), log_w
+
+
+def _decoded(model: LatentVariableModel, x: Tensor, y: Tensor | None, latents: list[Tensor]) -> Tensor:
+    """Rows x with x_m ~ p(x_m|z) in their missing cells."""
+    *_, last = model.walk(Ambient(x), y, choose=given_latents(latents))
+    return torch.where(x.isnan(), draw(model.observation(last.state, y), Ambient(x)).to(x.dtype), x)

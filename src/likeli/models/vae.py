@@ -19,6 +19,7 @@ from likeli.config import Configurable
 from likeli.contract import Coded
 from likeli.errors import require
 from likeli.latent.chain import Graph, Hierarchy
+from likeli.latent.missingness import Missingness, SelfMasking
 from likeli.latent.posterior import KLWeight, PosteriorFamily, make_posterior
 from likeli.latent.prior import PriorFamily, make_prior
 from likeli.nn.conv import ConvDecoder, ConvEncoder, usual_stages
@@ -28,7 +29,7 @@ from likeli.probability.draw import at_least_single, draw
 from likeli.probability.information import gaussian_kl
 from likeli.processes import mean_over_batch
 from likeli.random import Ambient, Noise, Streams, repeated_rows
-from likeli.spaces import Observation, Space
+from likeli.spaces import Gaussian, Observation, Space
 
 CRITIC = (64, 64)  # widths of the critic of the code
 
@@ -89,13 +90,15 @@ class VariationalObjective(Configurable):
         critic: λ, weight of what the code's mean z̄ gives away of the class y to a critic c that is trained to tell it; above 0
             the loss is not a bound.
         critic_turns: steps of the critic for one of the model.
+        missingness: `at_random`, or of cells that hide themselves: missing oftener the greater they would be (`high`), the
+            smaller (`low`), or either (`self`); the loss is then of (x_o, s), s which cells are missing.
 
     Raises:
         InputError: a number outside its range, or options that exclude each other.
 
     Source: Burda et al. (2015), arXiv:1509.00519 for K; Tucker et al. (2018), arXiv:1810.04152 for dreg; Kingma et al. (2016),
-    arXiv:1606.04934 for free nats; Ganin et al. (2016), arXiv:1505.07818 for a critic; Barber & Agakov
-    (2003), NIPS 16, for what its loss says of information.
+    arXiv:1606.04934 for free nats; Ganin et al. (2016), arXiv:1505.07818 for a critic; Barber & Agakov (2003), NIPS 16, for
+    what its loss says of information; Ipsen et al. (2021), arXiv:2006.12871 for cells that hide themselves.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class VariationalObjective(Configurable):
         gradient: Literal["standard", "dreg"] = "standard",
         critic: float = 0.0,
         critic_turns: int = 5,
+        missingness: Missingness = "at_random",
     ) -> None:
+        self.missingness = missingness
         self.critic, self.critic_turns = critic, critic_turns
         self.beta, self.free_nats, self.kl_warmup = beta, free_nats, kl_warmup
         self.train_samples, self.gradient = train_samples, gradient
@@ -119,6 +124,9 @@ class VariationalObjective(Configurable):
         require(train_samples >= 1, "train_samples", "at least 1", train_samples)
         require(train_samples == 1 or (beta == 1 and not free_nats), "train_samples", "1 with beta or free nats", train_samples)
         require(gradient == "standard" or train_samples >= 2, "train_samples", "at least 2 for dreg", train_samples)
+        kinds = ("at_random", "self", "high", "low")
+        require(missingness in kinds, "missingness", f"one of {', '.join(kinds)}", missingness)
+        require(missingness == "at_random" or not free_nats, "free_nats", "0 where cells hide themselves", free_nats)
 
 
 class VAE(Hierarchy, Coded):
@@ -162,6 +170,9 @@ class VAE(Hierarchy, Coded):
         self.objective = objective or VariationalObjective()
         self._check()
         self.head = head.on(space) if head else space.head()
+        why = self.objective.missingness
+        able = why == "at_random" or isinstance(self.head, Gaussian)
+        require(able, "missingness", "at_random unless cells are reals (kind real) with a gaussian head", why)
         self.embed = Conditioner(condition)
         self.q = make_posterior(posterior_family, latent_dim)
         self.encoder, self.decoder = self._networks()
@@ -174,6 +185,7 @@ class VAE(Hierarchy, Coded):
         if self.critic is not None:
             self.strategy = "critic"  # type: ignore[misc]
             self.train_defaults = self.train_defaults | {"betas": (0.0, 0.99)}  # type: ignore[misc]
+        self.mask_model = None if why == "at_random" else SelfMasking(space.shape, why)
         self.kl_weight = KLWeight(self.objective.beta, self.objective.kl_warmup)
         if condition is None:
             self._start_informative()
@@ -286,6 +298,8 @@ class VAE(Hierarchy, Coded):
             reasons.append(f"{o.free_nats:g} nats a latent dimension are free")
         if o.kl_warmup:
             reasons.append(f"the weight of the KL rises over the first {o.kl_warmup} steps")
+        if o.missingness != "at_random":
+            reasons.append("it is of which cells are missing too")
         if o.critic:
             reasons.append(f"what the code gives away of y to a critic is weighted by {o.critic:g}")
         return [f"the training loss is not a bound: {'; '.join(reasons)}; the reported log-likelihood is"] if reasons else []
@@ -294,7 +308,8 @@ class VAE(Hierarchy, Coded):
         """−ELBO at one draw, in nats, unless an option says otherwise:
 
             Σ_j w·max(λ, KL_j) − log p(x|z),   w = β·min(1, step/kl_warmup),   max of the batch's mean,
-            −log (1/K) Σ_k [p(x|z_k)·(p(z_k)/q(z_k|x))ʷ] for K draws,
+            −log (1/K) Σ_k [p(x|z_k)·(p(z_k)/q(z_k|x))ʷ] for K draws, times p(s|x_o, x_mk), x_mk ~ p(x_m|z_k), of cells that
+            hide themselves,
             and with a critic λ·[H(y) + log c(y|z̄)] more, whose mean is at most λ times the information of z̄ on y.
 
         Training mode counts the steps of a warm-up; out of it w = β.
@@ -305,7 +320,7 @@ class VAE(Hierarchy, Coded):
 
     def _without_critic(self, x: Tensor, y: Tensor | None, context: Tensor) -> Tensor:
         weight = self.kl_weight()
-        if self.objective.train_samples > 1:
+        if self.objective.train_samples > 1 or self.mask_model is not None:
             return self._importance_weighted(x, y, weight, context)
         if self.objective.free_nats:
             return self._with_free_nats(x, y, weight, context)
@@ -338,7 +353,11 @@ class VAE(Hierarchy, Coded):
         with repeated_rows(k):
             (step,) = self.walk(Ambient(x), y, context=context)
         z, scored = step.z, self.q(context.detach()) if self.objective.gradient == "dreg" else step.q
-        log_w = self.observation(z, y).log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
+        p_x = self.observation(z, y)
+        log_w = p_x.log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
+        if self.mask_model is not None:
+            whole = torch.where(x.isnan(), draw(p_x, Ambient(x)), x)
+            log_w = log_w + self.mask_model(self.space.to_model(whole, self.dtype), x.isnan())
         log_w = log_w.unflatten(0, (-1, k))
         bound = log_w.logsumexp(1) - math.log(k)
         if self.objective.gradient == "standard":
