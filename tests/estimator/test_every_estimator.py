@@ -294,6 +294,23 @@ def test_a_frame_with_gaps_comes_back_as_a_frame():
     assert filled["age"].equals(frame["age"])
 
 
+def test_a_diffusion_fills_and_scores_rows_with_gaps_where_it_can():
+    """A table's gaps are left out of its unit vectors; rows of reals must be whole to be fitted or scored, not to be filled."""
+    x, gaps = gaussian(40), mixed()
+    holed = x.copy()
+    holed[:1, 1], gaps.loc[:1, "job"] = np.nan, None
+    few = {"draws": 2, "random_state": 0, **TINY}
+    filled = Imputer("flow_matching", **few).fit(x).transform(holed[:2])
+    assert np.isfinite(filled).all()
+    assert np.array_equal(filled[1], x[1])
+    assert not Imputer("flow_matching", **few).fit(gaps).transform(gaps[:3])["job"].isna().any()
+    assert np.isfinite(Density("vdm", **TINY).fit(gaps).score_samples(gaps[:3])).all()
+    with pytest.raises(ValueError, match="NaN"):
+        Density("vdm", **TINY).fit(x).score_samples(holed)
+    with pytest.raises(InputError, match="missing"):
+        Imputer("flow_matching", **few).fit(holed)
+
+
 # --- scikit-learn's habits ----------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ class FamilyEstimator(BaseEstimator, ABC):
 
     model_: GenerativeModel
     _plain: ClassVar[str] = "real"  # the kind of numbers if nothing is said
+    _holed: ClassVar[bool] = False  # whether rows may have gaps that the family's density does not take
     _presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # options of a family in place of its own defaults
 
     def __init__(
@@ -97,7 +98,7 @@ class FamilyEstimator(BaseEstimator, ABC):
         given = {**self._presets.get(self.family, {}), **self._options}
         self._chosen = sorted_options(self.family, given, set(self._get_param_names()))
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._reader = Reader(self.kind, cls.takes_missing, plain=self._plain)
+        self._reader = Reader(self.kind, self._holed or cls.takes_missing, plain=self._plain)
         source, kind = self._reader.first(self, X)
         valid = self._chosen.validation if STRATEGIES[cls.strategy].stochastic else 0.0
         valid *= 1 - held_out
@@ -116,6 +117,7 @@ class FamilyEstimator(BaseEstimator, ABC):
                 model = family_of(self.family)(data.space, **self._chosen.model, **given)
         except InputError as error:
             raise InputError(f"{error}; X has {self.n_features_in_} feature(s)") from error
+        self._reader.missing |= model.takes_missing  # of some families, in tables only
         history = fit(
             model, data, steps=self.steps, minutes=self.minutes, seed=self.seed_, progress=False,
             **({} if sample_weight is None else {"sample_weight": sample_weight}), **self._chosen.training,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
@@ -23,13 +23,16 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, FamilyEstimator):
 
     Arguments:
         family: `gmm`, `ppca`, `factor_analysis`, `vae`, `independent`, `categorical_mixture`, `autoregressive` or
-            `boosted_trees`; or a Gaussian diffusion such as `flow_matching`, whose rows to fit must be whole.
+            `boosted_trees`; or a Gaussian diffusion such as `flow_matching`, whose rows to fit must be
+            whole where all columns are reals.
         sample_posterior: fill with one draw of x_m given x_o, in place of its mean (a category's mean is the most frequent).
         draws: over which the mean goes where it has no closed form.
         kind, steps, minutes, random_state, options: as for `Density`.
 
     A data frame comes back as one where its columns have types other than numbers.  After `fit`: `model_`, `history_`, `seed_`.
     """
+
+    _holed: ClassVar[bool] = True
 
     def __init__(
         self, family: str = "gmm", *, sample_posterior: bool = False, draws: int = 99, kind: str | None = None,
