@@ -211,7 +211,20 @@ def agree(said: Mapping[str, Any]) -> None:
         for name, value in first.items():
             part, wanted, got = differing(name, value, theirs.get(name))
             told = f"{one_line(str(got), 120)} in process {number}"
-            require(wanted == got, part, f"{one_line(str(wanted), 120)} in every process, as in process 0", told)
+            require_together(wanted == got, part, f"{one_line(str(wanted), 120)} in every process, as in process 0", told)
+
+
+def require_together(condition: bool, argument: str, expected: str, got: str) -> None:
+    """`require` of what is the same in every process: all of them refuse, and the first says it, wherever the others write.
+
+    Raises:
+        InputError: unless `condition` holds.
+    """
+    if not condition and _joined is not None:
+        if is_first():
+            _joined.compare_set("told", "", "0")
+        first_says(0)  # none goes on to its error before that
+    require(condition, argument, expected, got)
 
 
 def differing(name: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import struct
 import warnings
 
@@ -19,7 +20,8 @@ from likeli.checkpoint import strict_json as strict
 from likeli.checkpoint import tensors
 from likeli.config import describe
 from likeli.errors import CheckpointError, InputError, LikeliError
-from likeli.spaces import Labels, Pixels, Real, Tokens
+from likeli.models.independent import Independent
+from likeli.spaces import Column, Labels, Pixels, Real, Table, Tokens
 
 SPACES = [Real((2,), mean=(0.1, 1 / 3), scale=(1e-20, 7.0)), Pixels((2, 3), 16), Tokens(3, 4, "ab\\\u20ac"), Real(())]
 
@@ -190,6 +192,17 @@ def test_a_table_of_twenty_thousand_names_is_saved(tmp_path):
     space = Real((20_000,), mean=tuple(map(float, range(20_000))), scale=0.1, names=names)
     ck.save_pretrained(fill(TinyFlow(space)), tmp_path / "x")
     assert describe(ck.load(tmp_path / "x").space) == describe(space)
+
+
+@pytest.mark.parametrize("told,info,names", [
+    ("most of them of model.space.columns: fewer columns (--types NAME=drop), or kind real or counts", {}, 20),
+    ("most of them of info.note: make that shorter", {"note": "x" * (1 << 24)}, 2),
+])  # fmt: skip
+def test_what_makes_a_config_too_long_is_named_with_a_remedy(tmp_path, told, info, names):
+    model = Independent(Table([Column("c" * (1 << 20) * (names > 2) + str(i)) for i in range(names)]))
+    with pytest.raises(InputError, match=f"^config.json: expected at most 16777216 bytes, got .* bytes, {re.escape(told)}"):
+        ck.save(model, tmp_path / "run", info=info)
+    assert not (tmp_path / "run").exists()
 
 
 def test_inspect_tells_all(tmp_path, model):

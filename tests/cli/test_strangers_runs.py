@@ -74,3 +74,8 @@ def test_a_data_file_whose_name_is_no_utf8_is_fitted_and_its_run_loads(tmp_path,
     assert likeli.load(run).space.names == ("a", "b")
     assert np.isfinite(nats(capsys, run, "--data", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv")))
     assert main(["info", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("likeli: data: expected --data SOURCE, since the run's own rows are not found under their name ")
+    assert told.endswith("caf\\udce9.csv, got nothing\n")

@@ -192,6 +192,13 @@ def test_bad_input_is_one_line(call, error):
     assert "\n" not in str(caught.value)
 
 
+def test_rows_with_gaps_are_counted_and_no_family_is_blamed():
+    x = torch.zeros(3, 1)
+    x[1] = math.nan
+    with pytest.raises(InputError, match=r"^x: expected rows without gaps, since .* got 1 of 3 rows with them$"):
+        noise_levels(chain(None), x)
+
+
 def test_bound_and_flow_on_one_line():
     """The exact denoiser of a mixture: the flow is log p within its stated errors, the bound below it; rows are paired."""
     model = VDM(Real((2,)), backbone=DenoiserBackbone(hidden=(4,)), noise="log_linear", gamma=(None, 12.0)).double()

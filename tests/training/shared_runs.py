@@ -125,10 +125,12 @@ def by_rows():
     return [torch.cat([p.value for p in parts]).tolist(), torch.cat([p.stderr for p in parts]).tolist(), *filled]
 
 
-def refused():
-    """What is told, in every process, of one that asks for another seed, sees other rows, or is too many for the batch."""
+def refused(folder):
+    """What is told, in every process, of one that asks for another seed, sees other rows or not the run's folder, or is too
+    many for the batch."""
     told, mine = [], processes.rank()
-    for x, options in ((U, {"seed": mine}), (U + mine, {}), (U, {"lr": 1e-3 * (1 + mine)}), (U, {"batch": 1})):
+    apart = {"out": f"{folder}/of-{mine}/run"}
+    for x, options in ((U, {"seed": mine}), (U + mine, {}), (U, {"lr": 1e-3 * (1 + mine)}), (U, {"batch": 1}), (U, apart)):
         try:
             likeli.fit(made("float32")[0], x.float(), steps=1, progress=False, **options)
             told.append("")
@@ -146,7 +148,7 @@ def main(folder, long=""):
             "closed": {name: closed(name) for name in CLOSED},
             "interrupted": interrupted(f"{folder}/run"),
             "rows": by_rows(),
-            "refused": refused(),
+            "refused": refused(folder),
         }
         if processes.is_first():
             Path(folder, "found.json").write_text(json.dumps(found), encoding="utf-8")

@@ -189,8 +189,10 @@ def test_a_signal_to_one_process_stops_all_and_the_resume_is_exact(shared):
     assert found["resumed"] == [losses[-18:], weights]
 
 
-def test_another_seed_other_rows_or_settings_are_refused_before_any_work(shared):
-    seed, rows, rate, batch = shared["refused"]
+def test_another_seed_other_rows_settings_or_folder_are_refused_before_any_work(shared):
+    seed, rows, rate, batch, apart = shared["refused"]  # as process 0, which is the one that speaks, has it
+    assert apart.startswith("out: expected a folder that all processes share, got ")
+    assert apart.endswith("of-0/run, which process 1 does not see")
     assert seed == "seed: expected 0 in every process, as in process 0, got 1 in process 1"
     assert rows.startswith("rows of the data (sha256): expected ")
     assert rate == "lr: expected 0.001 in every process, as in process 0, got 0.002 in process 1"

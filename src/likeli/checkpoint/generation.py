@@ -22,7 +22,7 @@ from likeli.checkpoint.build import build_model, check_config, config_of
 from likeli.checkpoint.card import card
 from likeli.checkpoint.tensors import TensorFile, check_entries, check_finite, non_finite, serialise
 from likeli.contract import GenerativeModel
-from likeli.errors import CheckpointError, LikeliError, require
+from likeli.errors import CheckpointError, InputError, LikeliError, require
 
 CONFIG, WEIGHTS, CARD, MANIFEST = "config.json", "model.safetensors", "README.md", "manifest.json"
 STATE, STATE_TENSORS = "train_state.json", "train_state.safetensors"
@@ -76,7 +76,7 @@ def contents(
     step = (state or {}).get("step", info.get("step", 0))
     require(type(step) is int and step >= 0, "step", "a whole number of at least 0", step)
     files: Contents = {
-        CONFIG: [strict.dumps(config_of(model, step, info), CONFIG, LIMITS[CONFIG])],
+        CONFIG: [_described(model, step, info)],
         WEIGHTS: serialise(weights, WEIGHTS),
         CARD: [card(model, step, info).encode("utf-8", "replace")],
     }
@@ -92,7 +92,22 @@ def contents(
 
 def check_savable(model: GenerativeModel, info: Mapping[str, Any]) -> None:
     """Raise the `InputError` that saving would end in, if the description of the model or of its data is too long."""
-    strict.dumps(config_of(model, 0, info), CONFIG, LIMITS[CONFIG])
+    _described(model, 0, info)
+
+
+def _described(model: GenerativeModel, step: int, info: Mapping[str, Any]) -> bytes:
+    """config.json, which has to be small enough to be read back; what makes it long is named, and what to do."""
+    described = config_of(model, step, info)
+    data, most = strict.dumps(described, CONFIG, 1 << 62), LIMITS[CONFIG]
+    if len(data) > most:
+        name, part = "", described
+        while isinstance(part, dict) and part:
+            key = max(part, key=lambda k: len(str(part[k])))
+            name, part = f"{name}.{key}", part[key]
+        advice = "fewer columns (--types NAME=drop), or kind real or counts, which say less of each"
+        told = f"expected at most {most} bytes, got {len(data)} bytes, most of them of {name[1:100]}"
+        raise InputError(f"{CONFIG}: {told}: {advice if 'columns' in name else 'make that shorter'}")
+    return data
 
 
 def write_generation(files: Contents, target: Path, partial: Path) -> None:

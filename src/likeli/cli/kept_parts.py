@@ -173,7 +173,7 @@ class KeptParts:
         new = self.folder / f"{name}.json.new"
         with disk.writing(new):
             new.unlink(missing_ok=True)
-        disk.write_new(new, [to_json(value).encode()])
+        disk.write_new(new, [json.dumps(value).encode()])  # ASCII, whatever bytes a path has
         disk.rename(new, new.with_suffix(""))
 
 
@@ -191,8 +191,8 @@ def kept_parts(outs: Sequence[str], command: Mapping[str, Any]) -> Iterator[Kept
     foreign = sorted(name for name in os.listdir(kept.folder) if not KEPT.fullmatch(name)) if kept.folder.is_dir() else []
     require(not foreign, "out", f"a name whose {kept.folder} is not there, or holds parts only", ", ".join(foreign[:3]))
     with lock(kept.folder):
-        kept.begin(command)
         try:
+            kept.begin(command)
             yield kept
         except BaseException:
             if kept.said and kept.folder.is_dir():

@@ -102,6 +102,7 @@ def stored_data(info: Mapping[str, Any], source: str | None = None) -> Data:
     """
     from likeli import checkpoint
     from likeli.data import SOURCES, rebuild
+    from likeli.data.in_files import marks_of
 
     about = info.get("data", {})
     require("fingerprint" in about, "data", "--data, since the run does not name its own", "nothing")
@@ -110,6 +111,9 @@ def stored_data(info: Mapping[str, Any], source: str | None = None) -> Data:
     wanted = "--data SOURCE@test for the part of its rows that the run was not fitted on"
     why = f"nothing; the run names {one_line(named, 120)!r}, but not by a fit of yours on this machine, so it is not opened"
     require(own or about.get("source") is None, "data", wanted, why)
+    elsewhere = source is not None or about.get("source") is None or named.partition(":")[0] in (*SOURCES, "hf")
+    there = f"--data SOURCE, since the run's own rows are not found under their name {one_line(named, 120)}"
+    require(elsewhere or bool(marks_of(named)), "data", there, "nothing")
     return rebuild(about, source)
 
 

@@ -133,7 +133,9 @@ def checked(model: GenerativeModel, x: Any, y: Any) -> tuple[GaussianDiffusion, 
         raise Unsupported(f"{model.kind()} has no noise levels; vdm, ddpm, score_sde, edm and flow_matching have")
     if isinstance(model.schedule, MonotoneByCell):
         raise Unsupported("noise levels: each cell of this schedule has its own at every t")
-    x = model.space.check(x).to(model.device)
+    x = model.space.check(x, missing=True).to(model.device)
+    gaps = int(x.isnan().flatten(1).any(1).sum()) if x.is_floating_point() else 0
+    require(not gaps, "x", "rows without gaps, since a missing cell has no noise level", f"{gaps} of {len(x)} rows with them")
     return model, x, model.check_condition(y, len(x))
 
 

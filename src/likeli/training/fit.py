@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -145,15 +145,13 @@ def _folder(out: str | Path | None, overwrite: bool, resume: bool) -> Iterator[t
     if out is None:
         yield None, False
         return
-    if not processes.is_first():
-        resumes = processes.first_says(0) == 1
-        seen = f"{out}, which process {processes.rank()} does not see"
-        require(Path(out).is_dir(), "out", "a folder that all processes share", seen)
-        yield Path(out), resumes
-        return
-    resumes = checkpoint.prepare_folder(out, overwrite, resume)
-    with checkpoint.lock(out):
-        processes.first_says(resumes)
+    first = processes.is_first()
+    resumes = checkpoint.prepare_folder(out, overwrite, resume) if first else False
+    with checkpoint.lock(out) if first else nullcontext():
+        resumes = processes.first_says(resumes) == 1
+        seen = [there for there, _ in processes.exchanged(Path(out).is_dir(), {})]
+        told = f"{out}, which process {seen.index(False)} does not see" if False in seen else ""
+        processes.require_together(not told, "out", "a folder that all processes share", told)
         yield Path(out), resumes
 
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, overwrite=args.overwrite, suffixes=[".png"])
     saved = open_run(args)
     x, y = rows_for(saved, args.data, args.split, args.rows, args.label)
-    checked(saved.model, x[:1], None if y is None else y[:1])
+    checked(saved.model, x, y)
     found = noise_levels(saved.model, x, y, levels=args.levels, draws=args.draws, seed=args.seed)
     few, times = slice(SPREAD_ROWS), [level.t for level in found.levels]
     means = denoised(saved.model, x[few], None if y is None else y[few], times=times, seed=args.seed)
