@@ -1,5 +1,6 @@
 """Whatever is wrong, the command line says so in one line, exits with 2, and writes nothing over."""
 
+import os
 import re
 import shutil
 import sys
@@ -168,6 +169,7 @@ def test_bad_places(tmp_path, refused):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     assert main(["fit", "gaussian", "--model", "ppca", "--quiet", "--out", str(folder / "run")]) == 0
+    os.mkfifo(folder / "pipe")
     np.save(folder / "wide.npy", np.zeros((9, 3)) + np.arange(3))
     np.save(folder / "missing.npy", np.where(np.arange(18).reshape(9, 2) == 5, np.inf, 1.0))
     return folder
@@ -180,6 +182,7 @@ def made(tmp_path_factory):
         ("score {run} {made}/missing.npy", "row 2, column 1"),
         ("score {run} nowhere.csv", "nowhere.csv"),
         ("score {run} {made}/wide.npy --out nowhere/s.csv", "existing folder"),
+        ("score {run} {made}/wide.npy --out {made}/pipe --overwrite", "out: expected a regular file, got the device or pipe"),
         ("evaluate {run} --data {made}/wide.npy", r"got shape \(9, 3\)"),
         ("evaluate {run} --batch 0", "batch"),
         ("evaluate {run} --split all", "split"),

@@ -190,6 +190,8 @@ def test_npz_labels_by_name(tmp_path):
     data = load_data(f"{tmp_path}/a.npz:train_images", labels=f"{tmp_path}/y.npy")
     assert data.y.tolist() == [i % 2 for i in range(20)]
     assert rebuild(data.describe()).fingerprint() == data.fingerprint()
+    with pytest.raises(InputError, match=r"fractions: expected three numbers \(train, valid, test\), got None"):
+        rebuild({name: value for name, value in data.describe().items() if name != "fractions"})
 
 
 def test_parquet_equals_the_frame_it_came_from(tmp_path):

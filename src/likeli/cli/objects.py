@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 import resource
+import shutil
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -349,6 +350,17 @@ def check_fits(needed: float, what: str) -> None:
     there = available()
     if needed > there:
         raise LikeliError(f"{what} needs {in_bytes(needed)} of memory, and {in_bytes(there)} can be had")
+
+
+def check_room(path: str, needed: float, what: str) -> None:
+    """Refuse `needed` bytes that the disk of a new file does not have.
+
+    Raises:
+        LikeliError: names both numbers.
+    """
+    free = shutil.disk_usage(Path(path).parent).free
+    if needed > free:
+        raise LikeliError(f"{what} need {in_bytes(needed)} of disk at least, and {in_bytes(free)} are free")
 
 
 def in_bytes(count: float) -> str:

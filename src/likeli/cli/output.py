@@ -192,6 +192,7 @@ def check_new(path: str | None, *, overwrite: bool, suffixes: Sequence[str] = ()
     require(folder.is_dir(), argument, "a file in an existing folder", path)
     require(os.access(folder, os.W_OK), argument, f"a folder that can be written, {folder} cannot", path)
     require(not target.is_dir(), argument, "a file", f"the folder {path}")
+    require(target.is_file() or not target.exists(), argument, "a regular file", f"the device or pipe {path}")
     require(overwrite or not target.exists(), argument, "a new file, or --overwrite", f"{path}, which exists")
     if target.suffix.lower() == ".parquet":
         from likeli.data import need_pyarrow

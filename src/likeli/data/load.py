@@ -185,8 +185,9 @@ def rebuild(description: dict[str, Any], source: Any = None) -> Data:
         options["vocab"] = build(description["space"]["alphabet"], Alphabet)  # type: ignore[type-abstract]
     if "streamed" not in description and isinstance(place, (str, os.PathLike)) and find_files(place) is not None:
         options["stream"] = 0  # large pictures were in memory once, in another split
-    data = load_data(place, fractions=tuple(description["fractions"]), **options)
-    same = data.fingerprint() == description["fingerprint"]
+    fractions = description.get("fractions")
+    data = load_data(place, fractions=tuple(fractions) if isinstance(fractions, list) else fractions, **options)
+    same = data.fingerprint() == description.get("fingerprint")
     require(same, str(description.get("name")), "the rows that the run was fitted on", "other rows: the source has changed")
     return data
 

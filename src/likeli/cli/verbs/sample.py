@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from likeli.cli.kept_parts import CELLS_OF_A_PART, ROWS_OF_A_PART, TABLES, command_of, write_by_parts
-from likeli.cli.objects import call_options, check_fits, named_labels, open_run, parse_label, rows_for
+from likeli.cli.objects import call_options, check_fits, check_room, named_labels, open_run, parse_label, rows_for
 from likeli.cli.options import Parser
 from likeli.cli.output import check_matrix, check_new, emit, new_file, to_json, warn, write_samples
 from likeli.cli.prompts import add_text_arguments, asked_for_text, set_out, text_samples
@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         _on_conditions(args, saved, n, y, options)
         return
     if y is None and model.condition is not None:
+        check_fits(8 * n, f"labels of {n} samples")
         y = like_training(model.condition, n, seed=args.seed)
         require(y is not None, "label", f"--label with {model.condition.describe_shape()}", "nothing")
     x = None
@@ -153,6 +154,7 @@ def sampled_by_parts(args: argparse.Namespace, saved: Checkpoint, n: int, y: Ten
     space, about, typed = saved.model.space, saved.info.get("data", {}), Path(args.out).suffix.lower() == ".parquet"
     each = max(min(ROWS_OF_A_PART, CELLS_OF_A_PART // space.dimensions) // BLOCK, 1) * BLOCK
     check_fits(3 * 8 * min(each, n) * space.dimensions, f"{min(each, n)} samples of {space.dimensions} cells")
+    check_room(args.out, n * space.dimensions / 8, f"{n} samples of {space.dimensions} cells")  # a bit a cell, well packed
 
     def work(rows: slice, first: int) -> tuple[dict[str, Any], list[Any]]:
         count, some = rows.stop - rows.start, y if y is None or len(y) == 1 else y[rows]
@@ -160,7 +162,7 @@ def sampled_by_parts(args: argparse.Namespace, saved: Checkpoint, n: int, y: Ten
         labels = {} if some is None else named_labels(saved, some, count)
         return {"rows": count}, [frame_of(x, space, labels, about, typed=typed)] if processes.is_first() else []
 
-    parts = [slice(first, min(first + each, n)) for first in range(0, n, each)]
+    parts = (slice(first, min(first + each, n)) for first in range(0, n, each))
     write_by_parts(args, [args.out], command_of(args, saved), parts, work)
 
 

@@ -132,6 +132,7 @@ class MarkovChain(Toy):
 
 def gaussian(dims: int = 2) -> KnownMixture:
     """One Gaussian: mean i + 1 and standard deviation 1 + i/2 in column i, correlation 0.8^|i−j|."""
+    _require_room("gaussian", dims**2)
     i = torch.arange(dims, dtype=FLOAT)
     std = 1 + i / 2
     covariance = 0.8 ** (i[:, None] - i).abs() * std[:, None] * std
@@ -158,6 +159,7 @@ def ppca_draw(dims: int = 8, latent: int = 2, draw: int = 0) -> KnownMixture:
         draw: the seed of W and μ.
     """
     require(latent <= dims, "latent", f"at most dims = {dims}", latent)
+    _require_room("ppca_draw", dims**2)
     g = _parameters("ppca", draw)
     W, mu = torch.randn(dims, latent, dtype=FLOAT, generator=g), torch.randn(dims, dtype=FLOAT, generator=g)
     return KnownMixture(torch.ones(1), mu[None], (W @ W.T + 0.09 * torch.eye(dims, dtype=FLOAT))[None])
@@ -170,6 +172,7 @@ def gmm_draw(dims: int = 2, components: int = 5, draw: int = 0) -> KnownMixture:
         components: how many.
         draw: the seed of the parameters.
     """
+    _require_room("gmm_draw", components * dims**2)
     g = _parameters("gmm", draw)
     weights = 1 + torch.rand(components, dtype=FLOAT, generator=g)
     means = 3 * torch.randn(components, dims, dtype=FLOAT, generator=g)
@@ -185,9 +188,14 @@ def markov(length: int = 16, vocab: int = 5, draw: int = 0) -> MarkovChain:
         length, vocab: tokens in one example, and how many there are.
         draw: the seed of the probabilities.
     """
+    _require_room("markov", vocab * (vocab + 1))
     p = (2 * torch.randn(vocab + 1, vocab, dtype=FLOAT, generator=_parameters("markov", draw))).softmax(1)
     return MarkovChain(p[0], p[1:], length)
 
 
 def _parameters(name: str, draw: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(draw, "parameters of", name))
+
+
+def _require_room(name: str, parameters: int) -> None:
+    require(parameters <= 2**24, name, f"at most {2**24:,} parameters", f"options that ask for {parameters:,}")
