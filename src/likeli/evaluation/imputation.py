@@ -27,11 +27,10 @@ from likeli.diffusion.gaussian import GaussianDiffusion
 from likeli.diffusion.restoration import MMPS, Mask, PosteriorSampler, posterior_draws, take_reading
 from likeli.diffusion.restoration.posterior_sampler import Answer
 from likeli.errors import Unsupported, require, require_draws
-from likeli.latent.chain import LatentVariableModel, draw_latents, given_latents, log_densities
-from likeli.latent.missingness import SelfMasking
-from likeli.probability.draw import draw
+from likeli.latent.chain import LatentVariableModel
+from likeli.latent.missingness import filled_by_codes
 from likeli.probability.importance import Diagnostics, diagnose
-from likeli.random import BLOCK, Ambient, Keyed, Streams, derive, seeded
+from likeli.random import BLOCK, Keyed, Streams, derive, seeded
 from likeli.spaces import Space, UnitVectors
 from likeli.spaces.base import confined, held_cells
 from likeli.spaces.frames import filled_frame
@@ -50,13 +49,6 @@ class Fills(Protocol):
         With them come the log weights (samples, B) of the importance resampling behind them; None where they are exact.
         """
         ...
-
-
-@runtime_checkable
-class Hides(Protocol):
-    """A family that may model why cells are missing."""
-
-    mask_model: SelfMasking | None
 
 
 @dataclass(frozen=True)
@@ -184,7 +176,8 @@ def impute(
 
     Where the draws are not exact, `samples` codes (for a Gaussian, places of the observed whole numbers, categories and spikes
     in their intervals) are drawn from q(z|x_o), and n of them are drawn again in proportion to p(x_o, z)/q(z|x_o): right as
-    `samples` grows, and as far as the diagnostics say before.
+    `samples` grows, and as far as the diagnostics say before.  A VAE's q learns from what it drew, for rows with few
+    effective codes.
 
     Arguments:
         model: gmm, ppca, factor_analysis, categorical_mixture, independent, autoregressive and boosted_trees of any order, a
@@ -232,7 +225,7 @@ def impute(
                 filled, log_w = model.fill(x[rows], given, n, samples=samples, seed=its_seed)
             else:
                 assert isinstance(model, LatentVariableModel)
-                filled, log_w = _resampled(model, x[rows], given, n, samples)
+                filled, log_w = filled_by_codes(model, x[rows], given, n, samples)
         draws = draws.to(filled.dtype)
         draws[:, rows] = torch.stack([confined(model.space, one, x[rows]) for one in filled]).to(filled.dtype)
         weights += [] if log_w is None else [log_w]
@@ -345,31 +338,3 @@ def _everyones(draws: Tensor, weights: list[Tensor], mine: Tensor) -> tuple[Tens
     for found in shared:
         draws[:, found["rows"]] = found["draws"].to(draws)
     return draws, [found["weights"].to(draws.device) for found in shared if "weights" in found]
-
-
-def _resampled(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: int, samples: int) -> Drawn:
-    """Draws (n, B, *shape) and the log weights (samples, B) that chose their codes, or them where cells hide themselves."""
-    context, codes, whole, weights = model.infer(x, y), list[list[Tensor]](), list[Tensor](), []
-    mask_model = model.mask_model if isinstance(model, Hides) else None
-    for _ in range(samples):
-        codes.append(draw_latents(model, x, y, context, Ambient(x)))
-        log_p, log_q = log_densities(model, x, y, context, codes[-1])
-        log_w = log_p - log_q
-        if mask_model is not None:
-            whole.append(_decoded(model, x, y, codes[-1]))
-            log_w = log_w + mask_model(model.space.to_model(whole[-1], model.dtype), x.isnan())
-        weights.append(log_w.double())
-    log_w = torch.stack(weights)
-    cdf = log_w.softmax(0).T.cumsum(1)
-    u = Ambient(cdf).uniform(n).to(cdf.device)
-    chosen = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=samples - 1)  # (B, n)
-    levels, rows = [torch.stack(level) for level in zip(*codes)], torch.arange(len(x), device=x.device)
-    if mask_model is not None:
-        return torch.stack(whole)[chosen.T, rows], log_w
-    return torch.stack([_decoded(model, x, y, [level[k, rows] for level in levels]) for k in chosen.T]), log_w
-
-
-def _decoded(model: LatentVariableModel, x: Tensor, y: Tensor | None, latents: list[Tensor]) -> Tensor:
-    """Rows x with x_m ~ p(x_m|z) in their missing cells."""
-    *_, last = model.walk(Ambient(x), y, choose=given_latents(latents))
-    return torch.where(x.isnan(), draw(model.observation(last.state, y), Ambient(x)).to(x.dtype), x)

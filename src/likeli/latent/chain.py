@@ -312,6 +312,12 @@ def log_densities(
     return log_p + model.observation(state, y).log_prob(x), log_q
 
 
+def log_posterior(model: LatentVariableModel, y: Tensor | None, context: Any, latents: Sequence[Tensor]) -> Tensor:
+    """log q(z|x), (B,), at given latents, with the arguments of `log_densities`."""
+    steps = model.walk(Ambient(latents[-1]), y, context=context, choose=given_latents(latents))
+    return torch.stack([step.q.log_prob(step.z) for step in steps if step.q is not None]).sum(0)
+
+
 def given_latents(latents: Sequence[Tensor]) -> Choose:
     """What `walk` takes to visit `latents`, one tensor a level, the top level first."""
     return lambda level, _: latents[len(latents) - level]
