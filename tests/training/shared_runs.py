@@ -23,7 +23,7 @@ G = torch.Generator().manual_seed(0)
 U = torch.randn(100, 6, generator=G).double() @ torch.randn(6, 6, generator=G).double()
 BITS, COUNTS = (U.reshape(-1, 2, 3) > 0).long(), U.exp().mul(2).clamp(max=50).long()
 HOLED = torch.where(torch.rand(U.shape, generator=G) < 0.2, torch.nan, U)
-STEPS = {"vae": 200, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "critic": 10, "discrete": 4}
+STEPS = {"vae": 50, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "critic": 10, "discrete": 4}
 
 
 def made(name):

@@ -119,7 +119,7 @@ def amortisation_gap() -> float:
 
 
 def _refined_bound(vae: VAE, x: Tensor) -> Tensor:
-    return expected_bound(vae, x, refine(vae, x, steps=300, lr=0.02))
+    return expected_bound(vae, x, refine(vae, x, steps=200, lr=0.02))
 
 
 @identity("R25", title="the mean of all minibatch gradients is the full gradient", tolerance=1e-10)
