@@ -33,8 +33,8 @@ from likeli.random import Ambient
 Missingness = Literal["at_random", "self", "high", "low"]
 
 PROPOSALS = 8  # M at most: the first round has one
-ROUNDS = 4
-ENOUGH = 0.5  # of the draws are effective: no further round
+ROUNDS = 3
+ENOUGH = 0.2  # of the codes are effective: no further round
 
 
 class SelfMasking(nn.Module):
