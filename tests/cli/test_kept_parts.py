@@ -103,9 +103,13 @@ def stopped(words, after, monkeypatch, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         add(self, *args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(kept_parts.KeptParts, "add", stopping)
-        return main(words)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(kept_parts.KeptParts, "add", stopping)
+            return main(words)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_kept_is_said_and_nothing_is_left_of_a_first_part(desk, tmp_path, monkeypatch, capsys):

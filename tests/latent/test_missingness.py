@@ -110,7 +110,7 @@ def test_training_finds_what_was_hidden():
         objective = VariationalObjective(missingness=why, train_samples=5)
         with seeded(0, "weights"):
             model = VAE(data.space, 1, CoderBackbone((16,)), objective=objective)
-        likeli.fit(model, data, steps=600, batch=128, progress=False, seed=0)
+        likeli.fit(model, data, steps=400, batch=128, progress=False, seed=0)
         off[why] = (impute(model, holed[hidden][:500], 20, samples=100).mean[:, 0] - rows[hidden][:500, 0]).mean().item()
         assert ("which cells are missing" in " ".join(model.notes)) == (why == "high")
     assert off["at_random"] < -0.15
