@@ -34,6 +34,7 @@ Missingness = Literal["at_random", "self", "high", "low"]
 
 PROPOSALS = 8  # M at most: the first round has one
 ROUNDS = 3
+CANDIDATES = 16  # of a hidden cell, for each code
 ENOUGH = 0.2  # of the codes are effective: no further round
 
 
@@ -57,8 +58,12 @@ class SelfMasking(nn.Module):
 
     def forward(self, u: Tensor, missing: Tensor) -> Tensor:
         """log p(s|x), (B, *shape) whole rows on the model's scale and which of their cells are missing → (B,)."""
+        return self.cells(u, missing).flatten(1).sum(1)
+
+    def cells(self, u: Tensor, missing: Tensor) -> Tensor:
+        """log p(s_j|x_j) of each cell, (…, *shape)."""
         logits = self.slope * u - self.offset
-        return -F.softplus(torch.where(missing, -logits, logits)).flatten(1).sum(1)
+        return -F.softplus(torch.where(missing, -logits, logits))
 
 
 @runtime_checkable
@@ -91,8 +96,7 @@ def filled_by_codes(model: LatentVariableModel, x: Tensor, y: Tensor | None, n: 
 class Weighed:
     """Codes of rows x with holes from a mixture of encoders' q(z|filling), some of each filling's, and their weights.
 
-    log w = log p(x_o, z) + log p(s|x_o, x_m) − log (1/M) Σ_m q(z|filling m), the second term where cells hide themselves, at
-    x_m ~ p(x_m|z).
+    log w = log p(x_o, z) + log p(s|x_o, z) − log (1/M) Σ_m q(z|filling m), the second term where cells hide themselves.
     """
 
     def __init__(self, model: LatentVariableModel, x: Tensor, y: Tensor | None, fillings: list[Tensor], groups: int) -> None:
@@ -109,10 +113,9 @@ class Weighed:
             log_p = log_densities(model, every_x, every_y, every, turned[0])[0].unflatten(0, (m, -1))
             log_w = log_p.double() - torch.stack(log_q).double().logsumexp(0) + math.log(m)
             if self.mask_model is not None:
-                whole = torch.stack([self._decoded(c) for c in codes])
-                u = model.space.to_model(whole.flatten(0, 1), model.dtype)
-                log_w += self.mask_model(u, every_x.isnan()).unflatten(0, (m, -1))
-                self.whole += list(whole)
+                whole, log_mask = zip(*[self._hidden(c, self.mask_model) for c in codes])
+                log_w += torch.stack(log_mask)
+                self.whole += whole
             self.codes += codes
             weights.append(log_w)
         self.log_w = torch.cat(weights)
@@ -129,7 +132,23 @@ class Weighed:
         levels = [torch.stack(level) for level in zip(*self.codes)]
         return torch.stack([self._decoded([level[k, rows] for level in levels]) for k in index])
 
-    def _decoded(self, latents: list[Tensor]) -> Tensor:
+    def _decoded(self, latents: list[Tensor], copies: int = 1) -> Tensor:
+        """Rows with x_m ~ p(x_m|z) in their holes, (copies, B, *shape), or (B, *shape) of one."""
         *_, last = self.model.walk(Ambient(self.x), self.y, choose=given_latents(latents))
-        drawn = draw(self.model.observation(last.state, self.y), Ambient(self.x))
-        return torch.where(self.x.isnan(), drawn.to(self.x.dtype), self.x)
+        p = self.model.observation(last.state, self.y)
+        drawn = [torch.where(self.x.isnan(), draw(p, Ambient(self.x)).to(self.x.dtype), self.x) for _ in range(copies)]
+        return drawn[0] if copies == 1 else torch.stack(drawn)
+
+    def _hidden(self, latents: list[Tensor], mask_model: SelfMasking) -> tuple[Tensor, Tensor]:
+        """Rows with x_m ~ p(x_m|z, s) in their holes, (B, *shape), and log p(s|x_o, z), (B,).
+
+        Given z the cells are independent, and p(s_j|z) is the mean of p(s_j|x_j) over x_j ~ p(x_j|z): of each cell some are
+        drawn and one is kept, in proportion to it.
+        """
+        drawn = self._decoded(latents, CANDIDATES)
+        u = self.model.space.to_model(drawn.flatten(0, 1), self.model.dtype).view_as(drawn)
+        log_p = mask_model.cells(u, self.x.isnan()).double()
+        cdf = log_p.softmax(0).cumsum(0)
+        kept = (cdf < Ambient(self.x).uniform(*self.x.shape[1:]).to(cdf)).sum(0).clamp(max=CANDIDATES - 1)
+        log_mean = log_p.logsumexp(0) - math.log(CANDIDATES)
+        return drawn.gather(0, kept[None])[0], log_mean.flatten(1).sum(1)
