@@ -7,7 +7,7 @@ import torch
 
 import likeli
 from likeli.errors import InputError
-from likeli.evaluation.imputation import impute
+from likeli.evaluation.imputation import UNCHECKED, impute
 from likeli.latent.missingness import PROPOSALS, SelfMasking, Weighed
 from likeli.models.vae import VAE, CoderBackbone, VariationalObjective
 from likeli.random import seeded
@@ -62,6 +62,7 @@ def test_draws_follow_the_conditional_given_which_cells_are_missing(problem, row
     draws = found.draws[:, 0, holed[row].isnan()]
     assert ((draws.mean(0) - centre).abs() / (spread / n.sqrt()) < 5).all()
     assert ((draws.std(0) / spread - 1).abs() * (2 * n).sqrt() < 5).all()
+    assert UNCHECKED in found.note
     at_random = ppca.conditional(holed).mean[row][holed[row].isnan()]
     assert ((draws.mean(0) - at_random).abs() / (spread / n.sqrt()) > 7).any()  # and the mask matters here
 

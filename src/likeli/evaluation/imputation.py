@@ -28,7 +28,7 @@ from likeli.diffusion.restoration import MMPS, Mask, PosteriorSampler, posterior
 from likeli.diffusion.restoration.posterior_sampler import Answer
 from likeli.errors import Unsupported, require, require_draws
 from likeli.latent.chain import LatentVariableModel
-from likeli.latent.missingness import filled_by_codes
+from likeli.latent.missingness import Hides, filled_by_codes
 from likeli.probability.importance import Diagnostics, diagnose
 from likeli.random import BLOCK, Keyed, Streams, derive, seeded
 from likeli.spaces import Space, UnitVectors
@@ -37,6 +37,7 @@ from likeli.spaces.frames import filled_frame
 
 Drawn = tuple[Tensor, Tensor | None]
 DRAWN = 512  # draws of a network at a time
+UNCHECKED = "what hid itself is told by the forms of p(x) and p(s|x) alone, and intervals leave out that these may be wrong"
 
 
 @runtime_checkable
@@ -63,6 +64,7 @@ class Imputation:
         given: the data frame that was filled, or None.
         answer: what the draws are of p(x_m|x_o): `exact`, `asymptotically exact` or `approximate`.
         method: by which a diffusion's were made.
+        hiding: whether they rest on a model of why cells are missing, which nothing in the data can check.
     """
 
     draws: Tensor
@@ -72,13 +74,16 @@ class Imputation:
     given: Any = field(default=None, repr=False)
     answer: Answer = "exact"
     method: str = ""
+    hiding: bool = False
 
     @property
     def note(self) -> str:
         """Why the draws may be off; empty for exact ones and where the weights can be trusted."""
         if self.method and lookup(self.method, PosteriorSampler).shares:  # type: ignore[type-abstract]
             return "draws of one row share ancestors and are not independent"
-        return "" if self.diagnostics is None else self.diagnostics.complaint()
+        doubts = [UNCHECKED] if self.hiding else []
+        doubts += [] if self.diagnostics is None else [self.diagnostics.complaint()]
+        return "; ".join(filter(None, doubts))
 
     @property
     def mean(self) -> Any:
@@ -234,7 +239,8 @@ def impute(
     diagnostics = diagnose(torch.cat(weights, 1)) if weights else None
     plain: Answer = "exact" if model.knows is Knows.EXACT else "approximate"
     answer = how.answer if how is not None else "asymptotically exact" if weights else plain
-    return Imputation(draws, missing, diagnostics, model.space, frame, answer, how.kind() if how is not None else "")
+    hiding = isinstance(model, Hides) and model.mask_model is not None
+    return Imputation(draws, missing, diagnostics, model.space, frame, answer, "" if how is None else how.kind(), hiding)
 
 
 def fills(model: GenerativeModel) -> bool:
