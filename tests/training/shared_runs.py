@@ -23,7 +23,8 @@ G = torch.Generator().manual_seed(0)
 U = torch.randn(100, 6, generator=G).double() @ torch.randn(6, 6, generator=G).double()
 BITS, COUNTS = (U.reshape(-1, 2, 3) > 0).long(), U.exp().mul(2).clamp(max=50).long()
 HOLED = torch.where(torch.rand(U.shape, generator=G) < 0.2, torch.nan, U)
-STEPS = {"vae": 50, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "critic": 10, "discrete": 4}
+STEPS = {"vae": 50, "float32": 10, "free nats": 10, "weighted": 10, "ebm": 10, "gan": 10, "critic": 10, "discrete": 4,
+         "hiding": 4}  # fmt: skip
 
 
 def made(name):
@@ -41,6 +42,10 @@ def made(name):
                 objective = VariationalObjective(train_samples=3, gradient="dreg")
                 weight = torch.arange(100) % 3.0
                 return likeli.VAE(Real((6,)), latent_dim=2, objective=objective).double(), U, {"sample_weight": weight}
+            case "hiding":
+                objective = VariationalObjective(missingness="high", train_samples=2)
+                model = likeli.VAE(Real((6,)), 2, likeli.CoderBackbone(dropout=0.2), objective=objective).double()
+                return model, HOLED, {}
             case "ebm":
                 return likeli.EBM(Binary((2, 3))).double(), BITS, {}
             case "gan":

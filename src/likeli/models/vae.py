@@ -352,11 +352,11 @@ class VAE(Hierarchy, Coded):
         x, y = x.repeat_interleave(k, 0), y if y is None else y.repeat_interleave(k, 0)
         with repeated_rows(k):
             (step,) = self.walk(Ambient(x), y, context=context)
-        z, scored = step.z, self.q(context.detach()) if self.objective.gradient == "dreg" else step.q
-        p_x = self.observation(z, y)
+            z, p_x = step.z, self.observation(step.z, y)
+            whole = x if self.mask_model is None else torch.where(x.isnan(), draw(p_x, Ambient(x)), x)
+        scored = self.q(context.detach()) if self.objective.gradient == "dreg" else step.q
         log_w = p_x.log_prob(x) + weight * (step.p.log_prob(z) - scored.log_prob(z))
         if self.mask_model is not None:
-            whole = torch.where(x.isnan(), draw(p_x, Ambient(x)), x)
             log_w = log_w + self.mask_model(self.space.to_model(whole, self.dtype), x.isnan())
         log_w = log_w.unflatten(0, (-1, k))
         bound = log_w.logsumexp(1) - math.log(k)
