@@ -72,7 +72,7 @@ def seconds_a_step(model, train, settings):
     descent, taken = Descent(trial.parameters(), chosen), []
     for _ in range(12):
         begin = time.process_time()
-        descent.step(training_loss(trial, train[: settings["batch"]], None, chosen).mean(), 1e-4)
+        descent.step(training_loss(trial.loss, train[: settings["batch"]], None, chosen).mean(), 1e-4)
         taken.append(time.process_time() - begin)
     return statistics.median(taken[2:])
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.imputation import chained
 
 METRIC, HIGHER = "rmse", False
-VARIANTS = [{"name": name, "missingness": why, "minutes": 2} for name in ("letter", "spam") for why in ("high", "at_random")]
+VARIANTS = [{"name": name, "missingness": why, "seconds": 120} for name in ("letter", "spam") for why in ("high", "at_random")]
 
 
 def prepare(folder, data):
@@ -38,7 +38,7 @@ def judged(filled, x, hidden):
     return float(np.sqrt(((filled - x)[hidden] ** 2).mean()))
 
 
-def ours(folder, name, missingness, minutes, seed=0):
+def ours(folder, name, missingness, seconds, seed=0):
     import torch
 
     import likeli
@@ -49,14 +49,14 @@ def ours(folder, name, missingness, minutes, seed=0):
     objective = likeli.VariationalObjective(missingness=missingness, train_samples=10)
     model = likeli.VAE(data.space, 10, likeli.CoderBackbone((128, 128)), objective=objective)
     begin = time.process_time()
-    likeli.fit(model, data, minutes=minutes, progress=False, seed=seed)
+    likeli.fit(model, data, minutes=seconds / 60, progress=False, seed=seed)
     found = likeli.impute(model, torch.from_numpy(holed), 99, samples=200, seed=seed)
     low, high = (end.numpy() for end in found.interval(0.9))
     cover = ((low <= x) & (x <= high))[hidden].mean()
     return {METRIC: judged(found.mean.numpy(), x, hidden), "cover": float(cover), "seconds": time.process_time() - begin}
 
 
-def peer(folder, name, missingness, minutes, seed=0):
+def peer(folder, name, missingness, seconds, seed=0):
     from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.linear_model import BayesianRidge
 
