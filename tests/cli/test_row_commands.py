@@ -66,6 +66,18 @@ def test_a_column_without_any_cell_is_whole_as_the_run_knows_it(desk, words):
     assert pandas.read_csv(folder / "aged.csv", dtype=str)["age"].str.fullmatch(r"\d+").all()
 
 
+def test_medians_of_the_draws_are_written_where_they_are_asked_for(desk):
+    folder, holed = desk
+    words = ["impute", f"{folder}/run", f"{folder}/holes.csv", "--out", f"{folder}/mid.csv", "--cells", f"{folder}/at.csv"]
+    assert main([*words, "--fill", "median", "-n", "20"]) == 0
+    truth = likeli.impute(likeli.load(folder / "run"), holed[["age", "town", "height"]], 20)
+    middle = pandas.Series(np.median(truth.draws[:, :, 0].double().numpy(), 0))
+    written, cells = pandas.read_csv(folder / "mid.csv"), pandas.read_csv(folder / "at.csv")
+    assert written["age"].tolist() == middle.round().tolist()
+    assert written["town"].tolist() == truth.mean["town"].tolist()
+    assert cells.loc[cells["column"] == "age", "value"].astype(float).tolist() == middle[holed["age"].isna()].tolist()
+
+
 def test_several_draws_stand_under_each_other(desk):
     folder, holed = desk
     words = ["impute", f"{folder}/run", f"{folder}/holes.csv", "--out", f"{folder}/three.csv", "--fill", "draws", "-n", "3"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -91,10 +91,21 @@ class Imputation:
 
         The average is taken in the user's units, whatever scale the model sees, so it may lie between whole numbers.
         """
-        average = self.draws.double().mean(0)
+        return self._filled_at(self.draws.double().mean(0))
+
+    @property
+    def median(self) -> Any:
+        """The rows with each missing number at the median of its draws, and each category at the most frequent one.
+
+        Of a skewed column it is nearer to most of the values than the average: where nine in ten draws are 0, it is 0.
+        """
+        ordered, n = self.draws.double().sort(0).values, len(self.draws)
+        return self._filled_at((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
+
+    def _filled_at(self, point: Tensor) -> Any:
         if self.space.categorical is not None:
-            average = torch.where(self.space.categorical.to(average.device), self.draws.mode(0).values.double(), average)
-        return self._as_given(torch.where(self.missing, average, self.draws[0].double()))
+            point = torch.where(self.space.categorical.to(point.device), self.draws.mode(0).values.double(), point)
+        return self._as_given(torch.where(self.missing, point, self.draws[0].double()))
 
     def completed(self, i: int = 0) -> Any:
         """The rows as draw i fills them."""
@@ -119,22 +130,22 @@ class Imputation:
             ends.append(self._as_given(x.masked_fill(nominal, torch.nan)))
         return ends[0], ends[1]
 
-    def cells(self, level: float = 0.9) -> Any:
+    def cells(self, level: float = 0.9, value: Literal["mean", "median"] = "mean") -> Any:
         """A pandas DataFrame with a line for each missing cell: row, column, value, low, high, share.
 
-        `value` is what `mean` has there, `low` and `high` are the interval of a number, and `share` is the part of the draws
-        that agree on a category.
+        `value` is what `mean`, or `median`, has there, `low` and `high` are the interval of a number, and `share` is the part
+        of the draws that agree on a category.
         """
         import pandas
 
         plain = replace(self, given=None)
-        best, (low, high) = plain.mean, plain.interval(level)
+        best, (low, high) = getattr(plain, value), plain.interval(level)
         rows, columns = (c.tolist() for c in self.missing.flatten(1).nonzero().T)
         nominal = np.zeros(self.space.dimensions, bool)
         if self.space.categorical is not None:
             nominal = self.space.categorical.flatten().numpy()
         texts = self.space.frame(best)
-        value, least, most = (self._written(x) for x in (best, low, high))
+        values, least, most = (self._written(x) for x in (best, low, high))
         agree = (self.draws == best.to(self.draws)).double().mean(0)[self.missing].tolist()
         index = range(len(best)) if self.given is None else self.given.index
         names = self.space.names or range(self.space.dimensions)
@@ -142,7 +153,7 @@ class Imputation:
             {
                 "row": [index[i] for i in rows],
                 "column": [names[j] for j in columns],
-                "value": [texts.iat[i, j] if nominal[j] else v for i, j, v in zip(rows, columns, value)],
+                "value": [texts.iat[i, j] if nominal[j] else v for i, j, v in zip(rows, columns, values)],
                 "low": least,
                 "high": most,
                 "share": [s if nominal[j] else math.nan for j, s in zip(columns, agree)],

@@ -2,7 +2,8 @@
 
 likeli impute runs/x holes.csv --out filled.csv                  averages of the draws, and the most frequent category
 likeli impute runs/x holes.csv --fill draws --draws 5 --out five.csv   five filled tables under each other, numbered by `draw`
-likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: average, low, high, share
+likeli impute runs/x holes.csv --out full.csv --cells cells.csv   also a line for each cell: value, low, high, share
+likeli impute runs/x holes.csv --fill median --out mid.csv       medians, nearer to most values of a skewed column than averages
 likeli impute runs/x shards/ --out all.parquet                   a folder of .parquet files, part by part
 likeli impute runs/vdm holes.npy --fill draws --draws 6 --out six.npy   images: NaN, or -1, in a hole; six of each
 
@@ -40,7 +41,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("data", metavar="DATA", help="rows like those that the run was fitted on, some cells missing")
     parser.add_argument("--out", metavar="FILE", required=True, help="the filled rows: .csv or .parquet, .npy of arrays")
     parser.share("--overwrite")
-    parser.add_argument("--fill", choices=["mean", "draws"], default="mean", help="one table, or one for each draw [mean]")
+    parser.add_argument(
+        "--fill", choices=["mean", "median", "draws"], default="mean", help="one table, or one for each draw [mean]"
+    )
     parser.add_argument("-n", "--draws", dest="n", type=int, default=99, metavar="N", help="draws of each cell [99]")
     ways = "mmps, twisted_smc (exact in the limit, slow), replacement, repaint, pi_gdm, dps"
     parser.add_argument("--method", metavar="NAME", help=f"of a diffusion: {ways} [mmps]")
@@ -81,7 +84,7 @@ def _of_array(args: argparse.Namespace, saved: Checkpoint, how: dict[str, Any]) 
     found = impute(saved.model, read_npy(args.data), args.n, parse_label(args.label, saved.model), **how)
     if processes.is_first():
         with new_file(args.out, overwrite=args.overwrite) as path:
-            write_npy(path, (found.mean if args.fill == "mean" else found.draws).cpu().numpy())
+            write_npy(path, (found.draws if args.fill == "draws" else getattr(found, args.fill)).cpu().numpy())
     return _told(found)
 
 
@@ -136,11 +139,12 @@ def _filled(
     found = impute(saved.model, table[known], args.n, y, **how)
     if not processes.is_first():
         return _told(found), []
-    filled = [found.mean] if args.fill == "mean" else [found.completed(i) for i in range(args.n)]
+    point = "median" if args.fill == "median" else "mean"
+    filled = [found.completed(i) for i in range(args.n)] if args.fill == "draws" else [getattr(found, point)]
     whole = [table.assign(**_as_written(part[known], table, found)) for part in filled]
     if args.fill == "draws":
         whole = [part.assign(draw=i)[["draw", *table.columns]] for i, part in enumerate(whole)]
-    return _told(found), [pandas.concat(whole), *([found.cells(args.level)] if args.cells else [])]
+    return _told(found), [pandas.concat(whole), *([found.cells(args.level, point)] if args.cells else [])]
 
 
 def _told(found: Imputation) -> dict[str, Any]:
