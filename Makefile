@@ -12,7 +12,7 @@ demo: $(STAMP)  ## six families and two yardsticks on real digits, ranked, with 
 	$(BIN)/likeli demo --out runs/demo --overwrite
 
 test: $(STAMP) lint  ## style, types and the default test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations 25 --durations-min 3
 
 BY_PANDAS := tests/data tests/spaces tests/estimator/test_every_estimator.py tests/cli/test_h5ad.py
 BY_PANDAS += "tests/test_docs.py::test_every_block_runs[counts]" "tests/cli/test_help_examples.py::test_every_example_runs[encode]"

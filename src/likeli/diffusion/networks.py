@@ -28,7 +28,8 @@ class DenoiserBackbone(Configurable):
     """The network of a denoiser.
 
     Arguments:
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells.
+        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells, and for those with captions a
+            transformer, which alone hears them word by word.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         dropout: probability of zeroing a hidden feature in training; the family's own if not given.
         energy: predict by the gradient of one number, so that the score is that of an energy; two to three times slower.
@@ -116,7 +117,8 @@ def _network(
     network, hidden = backbone.network, backbone.hidden
     image = space.model_shape == space.shape and len(space.shape) in (2, 3)
     if network == "auto":
-        network = "unet" if image and min(space.shape[-2:]) >= 8 else "mlp"
+        wide = image and min(space.shape[-2:]) >= 8
+        network = "mlp" if not wide else "unet" if condition.words is None else "transformer"
     require(network == "mlp" or image, "network", "mlp, since x is not an image", network)
     if network == "unet":
         side = max(space.shape[-2:])

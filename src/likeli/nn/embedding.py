@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from likeli.spaces import Space
+
+
+class Words(NamedTuple):
+    """Captions as features of their words (B, L, 64), and which of these are there (B, L): none where a caption is hidden."""
+
+    features: Tensor
+    seen: Tensor
 
 
 class Conditioner(nn.Module):
@@ -38,14 +46,18 @@ class Conditioner(nn.Module):
         """A conditioner as it is, or one of a space that hides nothing."""
         return condition if isinstance(condition, Conditioner) else cls(condition)
 
-    def forward(self, y: Tensor | None, like: Tensor) -> Tensor:
-        """(B, *condition.shape) → (B, width), with the dtype and device of `like`, whose first axis is B."""
+    def forward(self, y: Tensor | Words | None, like: Tensor) -> Tensor:
+        """(B, *condition.shape), or what was read of it → (B, width), with the dtype and device of `like`, of B rows."""
         if self.space is None or y is None:
             found = like.new_zeros(len(like), self.width)
             found[:, self.width - self.flags :] = 1
             return found
-        if self.words is not None:
-            return self._of_text(y.to(like.device))
+        y = self.read(y, like)
+        if isinstance(y, Words):  # a caption as the mean of its words
+            there = y.seen.sum(1, keepdim=True)
+            mean = (y.features * y.seen[..., None]).sum(1) / there.clamp(min=1)
+            return torch.cat([mean, there.eq(0).to(mean)], 1) if self.flags else mean
+        assert y is not None
         if not self.flags:
             return self.space.to_model(y, like.dtype).to(like.device).flatten(1)
         u = self.space.to_model(y if y.is_floating_point() else y.clamp(min=0), like.dtype).to(like.device)
@@ -56,19 +68,23 @@ class Conditioner(nn.Module):
         flag = gone if self.flags > 1 else gone.all(1, keepdim=True)
         return torch.cat([u.flatten(1).masked_fill(gone, 0), flag.to(u)], 1)
 
-    def _of_text(self, y: Tensor) -> Tensor:
-        assert self.words is not None
+    def read(self, y: Tensor | Words | None, like: Tensor) -> Tensor | Words | None:
+        """The words of captions, of which training hides some at times; another y as it is."""
+        if self.words is None or isinstance(y, Words):
+            return y
         assert self.space is not None
+        if y is None:
+            return Words(like.new_zeros(len(like), 1, self.words.width), like.new_zeros(len(like), 1, dtype=torch.bool))
+        y = y.to(like.device)
         over = y.eq(-1 if self.space.end is None else self.space.end)
         gone = (y < 0).all(1, keepdim=True) | over.all(1, keepdim=True)
         if self.training and self.dropout:
             gone = gone | (torch.rand(len(y), 1, device=y.device) < self.dropout)
-        u = self.words(y.clamp(min=0), over).masked_fill(gone, 0)
-        return torch.cat([u, gone.to(u)], 1) if self.flags else u
+        return Words(self.words(y.clamp(min=0), over), ~(over | gone))
 
 
 class WordEncoder(nn.Module):
-    """A caption as one row of features: its words in their places, two layers of attention, and their mean.
+    """A caption as a row of features for each word: the words in their places, and two layers of attention.
 
     Arguments:
         length: words at most.
@@ -91,7 +107,7 @@ class WordEncoder(nn.Module):
         )
 
     def forward(self, words: Tensor, ended: Tensor) -> Tensor:
-        """(B, L) symbols, and which of them are behind the end, (B, L) → (B, 64)."""
+        """(B, L) symbols, and which of them are behind the end, (B, L) → (B, L, 64)."""
         h, seen = self.embed(words) + self.place, ~ended
         mask = (seen | ended.all(1, keepdim=True))[:, None, None]  # a row without a word attends to what it has
         for enter, leave, inner in zip(self.enter, self.leave, self.inner):
@@ -99,8 +115,7 @@ class WordEncoder(nn.Module):
             q, k, v = qkv.movedim(2, 0).transpose(2, 3)
             h = h + leave(nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
             h = h + inner(h)
-        h = nn.functional.layer_norm(h, h.shape[-1:])
-        return (h * seen[..., None]).sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
+        return nn.functional.layer_norm(h, h.shape[-1:])
 
 
 def null_of(y: Tensor) -> Tensor:
@@ -181,8 +196,8 @@ class NoiseLevel(nn.Module):
             nn.init.normal_(self.given.weight)
         self.out = nn.Linear(width, width)
 
-    def forward(self, gamma: Tensor, y: Tensor | None = None) -> Tensor:
-        """γ (B,), y (B, *condition.shape) → (B, width)."""
+    def forward(self, gamma: Tensor, y: Tensor | Words | None = None) -> Tensor:
+        """γ (B,), y (B, *condition.shape) or what was read of it → (B, width)."""
         h = self.level(self.fourier(gamma / 40))  # γ in ±20 turns the lowest frequency by ±½ and the highest by ±50
         if self.given is not None:
             h = h + self.given(self.condition(y, h))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
-from likeli.nn.embedding import Conditioner, NoiseLevel
+from likeli.nn.embedding import Conditioner, NoiseLevel, Words
 from likeli.spaces import Space
 
 
@@ -44,8 +44,36 @@ class Block(nn.Module):
         return h + g_2 * self.last(self.dropout(inner))
 
 
+class CrossAttention(nn.Module):
+    """h + W softmax(q kᵀ/√d) v: a token asks, the words of a caption answer, and beside them one that is always there.
+
+    Arguments:
+        width: features of a token.
+        given: features of a word.
+
+    Source: Rombach et al. (2021), arXiv:2112.10752, section 3.3.
+    """
+
+    def __init__(self, width: int, given: int) -> None:
+        super().__init__()
+        self.heads = heads_of(width)
+        self.ask, self.enter, self.leave = nn.Linear(width, width), nn.Linear(given, 2 * width), nn.Linear(width, width)
+        self.nothing = nn.Parameter(0.3 * torch.randn(1, 1, given))
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, h: Tensor, words: Words) -> Tensor:
+        b, n, width = h.shape
+        given = torch.cat([words.features, self.nothing.expand(b, -1, -1)], 1)
+        there = nn.functional.pad(words.seen, (0, 1), value=True)[:, None, None]
+        q = self.ask(layer_norm(h, h.shape[-1:])).reshape(b, n, self.heads, -1).transpose(1, 2)
+        k, v = self.enter(given).reshape(b, -1, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        shares = (q * q.shape[-1] ** -0.5 @ k.mT).masked_fill(~there, -math.inf).softmax(-1)
+        return h + self.leave((shares.to(v.dtype) @ v).transpose(1, 2).reshape(b, n, width))
+
+
 class Transformer(nn.Module):
-    """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output.
+    """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output; a caption is heard word by word.
 
     Arguments:
         shape: one image, (H, W) or (C, H, W); padded inside to whole patches.
@@ -74,6 +102,8 @@ class Transformer(nn.Module):
         self.level = NoiseLevel(width, condition)
         self.enter, self.place = nn.Linear(cells, width), nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in hidden)
+        words = self.level.condition.words
+        self.across = nn.ModuleList(CrossAttention(width, words.width) for _ in hidden if words is not None)
         self.steer, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, cells * outputs)
         for layer in (self.steer, self.leave):
             nn.init.zeros_(layer.weight)
@@ -81,12 +111,15 @@ class Transformer(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
         (height, width), p = self.shape[-2:], self.patch
-        e, image = self.level(gamma, y), z.reshape(len(z), self.colours, height, width)
+        said = self.level.condition.read(y, z)
+        e, image = self.level(gamma, said), z.reshape(len(z), self.colours, height, width)
         image = pad(image, (0, self.columns * p - width, 0, self.rows * p - height))
         patches = image.reshape(len(z), self.colours, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)
         h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.place
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             h = block(h, e)
+            if isinstance(said, Words):
+                h = self.across[i](h, said)
         scale, shift = self.steer(e)[:, None].chunk(2, -1)
         h = self.leave(torch.addcmul(shift, layer_norm(h, h.shape[-1:]), 1 + scale))
         h = h.reshape(len(z), self.rows, self.columns, self.outputs * self.colours, p, p).permute(0, 3, 1, 4, 2, 5)
