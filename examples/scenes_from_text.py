@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--network", default="auto")
     parser.add_argument("--hidden", default=None)
     parser.add_argument("--model", default="flow_matching")
-    parser.add_argument("--shift", type=float, default=6, help="of flow matching's times towards noise, where captions are heard")
+    parser.add_argument("--shift", type=float, default=6, help="flow matching: towards noise, where captions are heard")
     parser.add_argument("--captions", type=int, default=200, help="of each kind")
     parser.add_argument("--steps", type=int, default=25, help="evaluations of a sample")
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))

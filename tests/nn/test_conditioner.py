@@ -5,7 +5,8 @@ import torch
 
 import likeli
 from likeli.errors import InputError
-from likeli.nn.embedding import Conditioner, ConditionPlanes, null_of
+from likeli.nn.embedding import Caption, Conditioner, ConditionPlanes, null_of
+from likeli.nn.transformer import CrossAttention, Transformer
 from likeli.spaces import Pixels, Real, caption_space
 
 SPACE = caption_space(["a red egg left of a blue brick", "two red bricks"])
@@ -36,6 +37,56 @@ def test_no_word_is_the_null_token():
     assert heard(c, "")[0, -1] == 1
     assert heard(c, "red")[0, -1] == 0
     assert heard(Conditioner(SPACE).eval(), "").isfinite().all()
+
+
+def test_a_hidden_caption_is_hidden_from_the_mean_and_from_the_words_at_once():
+    torch.manual_seed(0)
+    c = Conditioner(SPACE, 0.5).train()
+    y = SPACE.check(["two red bricks"] * 400)
+    said = c.read(y, torch.zeros(400))
+    hidden = ~said.seen.any(1)
+    assert 150 < hidden.sum() < 250  # five standard errors of a fair coin
+    assert torch.equal(c(said, torch.zeros(400))[:, -1] == 1, hidden)
+    assert (said.seen.sum(1)[~hidden] == 3).all()
+
+
+def test_cross_attention_is_that_of_torch_over_the_words_that_are_there_and_one_more():
+    torch.manual_seed(0)
+    ours = CrossAttention(128, 64).double()
+    torch.nn.init.normal_(ours.leave.weight)
+    theirs = torch.nn.MultiheadAttention(128, ours.heads, kdim=64, vdim=64, batch_first=True).double()
+    with torch.no_grad():
+        theirs.q_proj_weight.copy_(ours.ask.weight)
+        theirs.k_proj_weight.copy_(ours.enter.weight[:128])
+        theirs.v_proj_weight.copy_(ours.enter.weight[128:])
+        theirs.in_proj_bias.copy_(torch.cat([ours.ask.bias, ours.enter.bias]))
+        theirs.out_proj.load_state_dict(ours.leave.state_dict())
+    h, features = torch.randn(3, 5, 128).double(), torch.randn(3, 4, 64).double()
+    seen = torch.tensor([[True, True, False, True], [False] * 4, [True] * 4])
+    given = torch.cat([features, ours.nothing.expand(3, 1, 64)], 1)
+    lost = torch.nn.functional.pad(~seen, (0, 1), value=False)
+    truth = h + theirs(torch.nn.functional.layer_norm(h, (128,)), given, given, key_padding_mask=lost)[0]
+    assert torch.allclose(ours(h, Caption(features, seen)), truth, atol=1e-12)
+
+
+def test_a_transformer_hears_which_word_is_where_and_nothing_of_no_caption():
+    torch.manual_seed(0)
+    net = Transformer((3, 8, 8), (64, 64), condition=Conditioner(SPACE, 0.1)).double().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    z, gamma = torch.randn(1, 3, 8, 8).double().expand(3, -1, -1, -1), torch.zeros(3).double()
+    y = SPACE.check(["a red egg left of a blue brick", "a blue egg left of a red brick", ""])
+    found = net(z, gamma, y)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert torch.allclose(found[2], net(z[:1], gamma[:1])[0], atol=1e-12)
+    assert torch.allclose(found[0], net(z[:1], gamma[:1], y[:1])[0], atol=1e-12)
+    assert torch.allclose(net(z, gamma, null_of(y))[0], found[2], atol=1e-12)
+
+
+def test_pictures_with_captions_get_a_transformer():
+    of = {c: likeli.FlowMatching(Pixels((3, 8, 8)), condition=c).denoiser.net for c in (SPACE, None)}
+    assert [type(net).__name__ for net in of.values()] == ["Transformer", "UNet"]
 
 
 def test_an_unknown_word_is_refused_by_name():

@@ -53,10 +53,9 @@ class ConvEncoder(nn.Module):
         self.shape = image_shape(shape)
         widths = [hidden[0], *hidden]
         self.stem = nn.Conv2d(self.shape[0] + given, widths[0], 3, padding=1)
-        self.stages = nn.Sequential(*(
-            nn.Sequential(ConvResidual(a, dropout), nn.Conv2d(a, b, 3, stride=2, padding=1))
-            for a, b in pairwise(widths)
-        ))
+        self.stages = nn.Sequential(
+            *(nn.Sequential(ConvResidual(a, dropout), nn.Conv2d(a, b, 3, stride=2, padding=1)) for a, b in pairwise(widths))
+        )
         height, width = stage_sizes(shape, len(hidden))[-1]
         self.out = nn.Linear(widths[-1] * height * width, outputs)
 
@@ -150,9 +149,7 @@ class _Fused(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor
-    ) -> Tensor:
+    def forward(x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor) -> Tensor:
         return modulated(x, gain, bias, weight, offset, *steering)
 
     @staticmethod

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from likeli.spaces import Space
 
 
-class Words(NamedTuple):
+class Caption(NamedTuple):
     """Captions as features of their words (B, L, 64), and which of these are there (B, L): none where a caption is hidden."""
 
     features: Tensor
@@ -46,14 +46,14 @@ class Conditioner(nn.Module):
         """A conditioner as it is, or one of a space that hides nothing."""
         return condition if isinstance(condition, Conditioner) else cls(condition)
 
-    def forward(self, y: Tensor | Words | None, like: Tensor) -> Tensor:
+    def forward(self, y: Tensor | Caption | None, like: Tensor) -> Tensor:
         """(B, *condition.shape), or what was read of it → (B, width), with the dtype and device of `like`, of B rows."""
         if self.space is None or y is None:
             found = like.new_zeros(len(like), self.width)
             found[:, self.width - self.flags :] = 1
             return found
         y = self.read(y, like)
-        if isinstance(y, Words):  # a caption as the mean of its words
+        if isinstance(y, Caption):  # a caption as the mean of its words
             there = y.seen.sum(1, keepdim=True)
             mean = (y.features * y.seen[..., None]).sum(1) / there.clamp(min=1)
             return torch.cat([mean, there.eq(0).to(mean)], 1) if self.flags else mean
@@ -68,19 +68,19 @@ class Conditioner(nn.Module):
         flag = gone if self.flags > 1 else gone.all(1, keepdim=True)
         return torch.cat([u.flatten(1).masked_fill(gone, 0), flag.to(u)], 1)
 
-    def read(self, y: Tensor | Words | None, like: Tensor) -> Tensor | Words | None:
+    def read(self, y: Tensor | Caption | None, like: Tensor) -> Tensor | Caption | None:
         """The words of captions, of which training hides some at times; another y as it is."""
-        if self.words is None or isinstance(y, Words):
+        if self.words is None or isinstance(y, Caption):
             return y
         assert self.space is not None
         if y is None:
-            return Words(like.new_zeros(len(like), 1, self.words.width), like.new_zeros(len(like), 1, dtype=torch.bool))
+            return Caption(like.new_zeros(len(like), 1, self.words.width), like.new_zeros(len(like), 1, dtype=torch.bool))
         y = y.to(like.device)
         over = y.eq(-1 if self.space.end is None else self.space.end)
         gone = (y < 0).all(1, keepdim=True) | over.all(1, keepdim=True)
         if self.training and self.dropout:
             gone = gone | (torch.rand(len(y), 1, device=y.device) < self.dropout)
-        return Words(self.words(y.clamp(min=0), over), ~(over | gone))
+        return Caption(self.words(y.clamp(min=0), over), ~(over | gone))
 
 
 class WordEncoder(nn.Module):
@@ -196,7 +196,7 @@ class NoiseLevel(nn.Module):
             nn.init.normal_(self.given.weight)
         self.out = nn.Linear(width, width)
 
-    def forward(self, gamma: Tensor, y: Tensor | Words | None = None) -> Tensor:
+    def forward(self, gamma: Tensor, y: Tensor | Caption | None = None) -> Tensor:
         """γ (B,), y (B, *condition.shape) or what was read of it → (B, width)."""
         h = self.level(self.fourier(gamma / 40))  # γ in ±20 turns the lowest frequency by ±½ and the highest by ±50
         if self.given is not None:

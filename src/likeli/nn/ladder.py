@@ -33,9 +33,7 @@ class ConvResidual(nn.Module):
         last = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.branch = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Dropout2d(dropout), last
-        )
+        self.branch = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Dropout2d(dropout), last)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.branch(h)

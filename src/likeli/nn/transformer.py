@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
-from likeli.nn.embedding import Conditioner, NoiseLevel, Words
+from likeli.nn.embedding import Caption, Conditioner, NoiseLevel
 from likeli.spaces import Space
 
 
@@ -62,7 +62,7 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, h: Tensor, words: Words) -> Tensor:
+    def forward(self, h: Tensor, words: Caption) -> Tensor:
         b, n, width = h.shape
         given = torch.cat([words.features, self.nothing.expand(b, -1, -1)], 1)
         there = nn.functional.pad(words.seen, (0, 1), value=True)[:, None, None]
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.place
         for i, block in enumerate(self.blocks):
             h = block(h, e)
-            if isinstance(said, Words):
+            if isinstance(said, Caption):
                 h = self.across[i](h, said)
         scale, shift = self.steer(e)[:, None].chunk(2, -1)
         h = self.leave(torch.addcmul(shift, layer_norm(h, h.shape[-1:]), 1 + scale))
