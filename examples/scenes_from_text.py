@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--network", default="auto")
     parser.add_argument("--hidden", default=None)
     parser.add_argument("--model", default="flow_matching")
-    parser.add_argument("--shift", type=float, default=6, help="flow matching: towards noise, where captions are heard")
     parser.add_argument("--captions", type=int, default=200, help="of each kind")
     parser.add_argument("--steps", type=int, default=25, help="evaluations of a sample")
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
@@ -59,9 +58,8 @@ def main() -> None:
     else:
         data = likeli.load_data(f"scenes:objects=2,unseen=1,size={args.size},n={args.n}", labels="captions")
         hidden = None if args.hidden is None else [int(h) for h in args.hidden.split(",")]
-        options = {"network": args.network, "hidden": hidden}
-        options |= {"shift": args.shift} if args.model == "flow_matching" else {}
-        spec = {"class": args.model, "space": data.space, "condition": data.condition, **options}
+        network = {"network": args.network, "hidden": hidden}
+        spec = {"class": args.model, "space": data.space, "condition": data.condition, **network}
         model = likeli.build(spec, likeli.GenerativeModel)
         likeli.fit(model, data, minutes=args.minutes, out=args.out, overwrite=True)
     chosen = {g: judged(model, asked(args.captions // 4, 11, "one") + asked(args.captions // 4, 12, "two"), g, args.steps)

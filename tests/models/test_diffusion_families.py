@@ -19,7 +19,7 @@ from likeli.models.flow_matching import FlowMatching
 from likeli.models.score_sde import ScoreSDE
 from likeli.models.vdm import VDM
 from likeli.random import Replay, seeded
-from likeli.spaces import Pixels, Real
+from likeli.spaces import Pixels, Real, caption_space
 from likeli.theory.diffusion_truths import levels_in_closed_form
 
 F64 = torch.float64
@@ -76,13 +76,14 @@ def test_each_family_learns_two_modes_and_its_bound_stays_below_the_truth(name):
     assert 0.7 < drawn.abs().mean().item() < 1.3
 
 
-@pytest.mark.parametrize("shift", [0.5, 1.0, 6.0])
-def test_shifted_times_have_log_odds_moved_by_its_logarithm(shift, monkeypatch):
+@pytest.mark.parametrize(("captions", "shift", "s"), [(0, 0.5, 0.5), (0, None, 1), (1, 1.0, 1), (1, None, 6)])
+def test_shifted_times_have_log_odds_moved_by_its_logarithm(captions, shift, s, monkeypatch):
     """For u uniform, log t/(1 − t) − log s is logistic; 1,024 low-discrepancy times are within 1/1,024 of it everywhere."""
     monkeypatch.setattr("likeli.models.flow_matching.flow_matching", lambda denoiser, u, t, y: t)
-    model = FlowMatching(Real((1,)), DenoiserBackbone(hidden=(4,)), shift=shift)
+    condition = caption_space(["red"]) if captions else None
+    model = FlowMatching(Real((1,)), DenoiserBackbone(hidden=(4,)), condition=condition, shift=shift)
     t = model.loss(torch.zeros(1024, 1)).double().sort().values
-    below = (t.logit() - math.log(shift)).sigmoid()
+    below = (t.logit() - math.log(s)).sigmoid()
     assert (below - (torch.arange(1024) + 0.5) / 1024).abs().max() < 1 / 1024 + 1e-5
 
 

@@ -30,7 +30,8 @@ class FlowMatching(GaussianDiffusion):
         noise: any schedule; the straight path if not given, from where discrete cells are still told apart.
         times: how t is drawn in training: uniform, or logit_normal, which favours the middle of the path.
         shift: s of t ← s t/(1 + (s − 1) t), which moves log t/(1 − t) by log s: above 1 more of training is at large noise,
-            where it is settled what a large picture shows, and so what of its caption is heard.
+            where it is settled what a large picture shows, and so what of its caption is heard; if not given 6 with captions,
+            else 1.
         condition: what y is, if anything.
 
     Source: Lipman et al. (2022), arXiv:2210.02747; Liu et al. (2022), arXiv:2209.03003; Esser et al. (2024), arXiv:2403.03206.
@@ -45,12 +46,12 @@ class FlowMatching(GaussianDiffusion):
         noise: Schedule | None = None,
         times: Literal["uniform", "logit_normal"] = "uniform",
         condition: Space | None = None,
-        shift: float = 1.0,
+        shift: float | None = None,
     ) -> None:
         super().__init__(space, condition, noise)
         self.default_sampler = Adams(correct=None)
         self.backbone, self.times, self.shift = backbone, times, shift
-        require(0 < shift < math.inf, "shift", "a positive number", shift)
+        require(shift is None or 0 < shift < math.inf, "shift", "a positive number", shift)
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         ratio = math.exp(clean_gamma(self.latent_space) / 2)
         straight = Straight(ratio / (1 + ratio), Straight().least) if self.latent_space.symbols else Straight()
@@ -61,5 +62,7 @@ class FlowMatching(GaussianDiffusion):
         t = low_discrepancy(len(x), x.device)
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
-        t = self.shift * t / (1 + (self.shift - 1) * t)
+        captioned = self.condition is not None and self.condition.alphabet is not None
+        s = self.shift or (6.0 if captioned else 1.0)
+        t = s * t / (1 + (s - 1) * t)
         return flow_matching(self.denoiser, self.latent_space.to_model(x, self.dtype), t, y)
