@@ -1,11 +1,10 @@
-"""What benchmarks ask of the package is there, and their variants are what their sides take; without peers, and without a run."""
+"""What benchmarks ask of the package is there, and variants are what both sides take; without peers, and without a run."""
 
 import ast
 import importlib
 import inspect
 
 import pytest
-
 from benchmarks._harness import HERE, entries
 
 IMPORTS = sorted(

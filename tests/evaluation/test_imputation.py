@@ -15,6 +15,7 @@ from likeli.evaluation.imputation import impute
 from likeli.models.categorical_mixture import CategoricalMixture
 from likeli.models.gmm import GMM
 from likeli.models.hvae import HVAE, LadderBackbone
+from likeli.models.symbols import completions
 from likeli.models.vae import VAE, CoderBackbone
 from likeli.random import seeded
 from likeli.spaces import Column, Labels, Real, Table
@@ -225,3 +226,18 @@ def test_what_cannot_be_done_is_one_line():
         impute(model, torch.zeros(2, 3), 0)
     with pytest.raises(InputError, match="x: expected"):
         impute(model, torch.zeros(2, 4))
+
+
+def test_rows_with_as_many_holes_are_drawn_together_and_come_back_in_their_places(monkeypatch):
+    monkeypatch.setattr("likeli.models.symbols.DRAWN", 8)
+    x = torch.arange(24.0).reshape(6, 4)
+    x[[0, 0, 0, 2, 3, 5, 5, 5], [0, 1, 3, 2, 0, 1, 2, 3]] = math.nan
+    blocks = []
+
+    def draw(given, y):
+        blocks.append(sorted(set(given.isnan().sum(1).tolist())))
+        return torch.where(given.isnan(), 100.0 + y[:, None], given)
+
+    found = completions(draw, x, torch.arange(6.0), 4)
+    assert blocks == [[0], [1], [3]]
+    assert torch.equal(found, torch.where(x.isnan(), 100.0 + torch.arange(6.0)[:, None], x).expand(4, -1, -1))

@@ -55,7 +55,9 @@ def completions(draw: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, y: T
         x: (B, *shape), NaN where a cell is missing.
         y: (B, …) or None.
     """
-    size = len(x) if is_keyed(len(x)) else DRAWN  # one draw of each row at a time, so that its noise is its own
-    blocks = x.repeat(n, *[1] * (x.ndim - 1)).split(size)
-    labels = [None] * len(blocks) if y is None else y.repeat(n, *[1] * (y.ndim - 1)).split(size)
-    return torch.cat([draw(block, label) for block, label in zip(blocks, labels)]).reshape(n, *x.shape)
+    keyed, holes = is_keyed(len(x)), x.isnan().flatten(1).sum(1)
+    # one draw of each row at a time where its noise is its own; else rows with as many holes, and so passes, together
+    rows = torch.arange(len(x)).repeat(n) if keyed else holes.cpu().argsort(stable=True).repeat_interleave(n)
+    parts = rows.split(len(x) if keyed else DRAWN)
+    drawn = torch.cat([draw(x[part], None if y is None else y[part]) for part in parts])
+    return drawn[rows.argsort(stable=True)].reshape(len(x), n, *x.shape[1:]).movedim(1, 0)
