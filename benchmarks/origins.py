@@ -6,7 +6,7 @@ and `knn` are the shares of cells whose run is told from the embedding by those 
 and 0.451 to 0.549 its 95 % interval.  Types are called from marker genes by their mean standard score within a run, never by a
 model; `purity` is the share of a cell's 15 nearest neighbours of its type, `silhouette` of types.  `depth` is the R² of the
 log of a cell's total given its embedding, by ridge regression over the same folds.  All cells are fitted: correction is
-asked for of the cells at hand.  The weights were chosen on these cells.  scvi-tools is no peer yet.
+asked for of the cells at hand.  The weights were chosen on these cells.  scvi-tools is a peer in `counts` alone.
 Data: scrna_pbmc_two_batches.npz.
 """
 

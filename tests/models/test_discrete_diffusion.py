@@ -18,7 +18,7 @@ from likeli.evaluation.imputation import impute
 from likeli.evaluation.one_model import log_conditional
 from likeli.models import discrete_diffusion as family
 from likeli.models.discrete_diffusion import DiscreteDiffusion, SymbolBackbone
-from likeli.nn.bidirectional import SymbolTransformer
+from likeli.nn.bidirectional import SymbolPerceptron, SymbolTransformer
 from likeli.nn.recurrence import SymbolRecurrence
 from likeli.random import seeded
 from likeli.spaces import Binary, Column, Marginal, Pixels, Real, Table, Tokens
@@ -471,7 +471,7 @@ def test_spaces_of_finitely_many_symbols_are_taken_and_others_refused():
     ({"schedule": "learned"}, "steps: expected a number of levels"),
     ({"schedule": "ordered", "steps": 3}, "steps: expected nothing, or 4"),
     ({"steps": 0}, "steps: expected at least 1"),
-    ({"backbone": SymbolBackbone("unet")}, "network: expected transformer or lstm"),
+    ({"backbone": SymbolBackbone("unet")}, "network: expected transformer, mlp or lstm"),
     ({"backbone": SymbolBackbone("lstm", hidden=(8, 16))}, "hidden: expected equal widths, one for all layers"),
     ({"corruption": "absorbin"}, "corruption"),
 ])  # fmt: skip
@@ -480,13 +480,14 @@ def test_options_that_do_not_fit_are_refused(options, told):
         DiscreteDiffusion(Tokens(4, 3), **options)
 
 
-def test_text_is_read_from_both_ends_and_other_symbols_are_attended_to():
-    for space, network in ((Tokens(4, 3, "abc"), SymbolRecurrence), (Tokens(4, 3), SymbolTransformer)):
+def test_text_is_read_from_both_ends_a_table_at_once_and_other_symbols_are_attended_to():
+    kinds = ((Tokens(4, 3, "abc"), SymbolRecurrence), (CATEGORIES, SymbolPerceptron), (Tokens(4, 3), SymbolTransformer))
+    for space, network in kinds:
         assert isinstance(DiscreteDiffusion(space, backbone=SymbolBackbone(hidden=(8,))).net, network)
 
 
 def test_columns_in_no_order_are_refused_by_a_network_that_runs_over_a_row():
-    with pytest.raises(InputError, match="network: expected transformer"):
+    with pytest.raises(InputError, match="network: expected mlp or transformer"):
         DiscreteDiffusion(CATEGORIES, backbone=SymbolBackbone("lstm"))
 
 

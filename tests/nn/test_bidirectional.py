@@ -1,8 +1,10 @@
 """Networks of symbols: what an attention that turns its features sees, and which cells a guess sees."""
 
+from functools import partial
+
 import torch
 
-from likeli.nn.bidirectional import SymbolTransformer
+from likeli.nn.bidirectional import SymbolPerceptron, SymbolTransformer
 from likeli.nn.recurrence import SymbolRecurrence
 from likeli.nn.transformer import attend, turned, turns
 from likeli.random import seeded
@@ -30,8 +32,9 @@ def test_an_odd_feature_is_left_as_it_is_and_attention_without_turns_is_the_same
 
 def test_columns_of_a_table_have_embeddings_of_their_own_and_every_guess_sees_every_cell():
     with seeded(0):
-        for alike in (True, False):
-            net = SymbolTransformer([3, 4, 4], 3, (8, 8), alike=alike)
+        for alike in (True, False, None):
+            of = SymbolPerceptron if alike is None else partial(SymbolTransformer, alike=alike)
+            net = of([3, 4, 4], 3, (8, 8))
             for p in net.parameters():
                 p.data.normal_(std=0.3)
             z = torch.tensor([[0, 1, 2], [1, 1, 2], [0, 1, 3]])
@@ -39,7 +42,7 @@ def test_columns_of_a_table_have_embeddings_of_their_own_and_every_guess_sees_ev
             assert out.shape == (3, 3, 3)
             assert (out[0] != out[1]).any(1).all()
             assert (out[0] != out[2]).any(1).all()
-            assert net.embed.num_embeddings == (4 if alike else 11)
+            assert net.embed.num_embeddings == (4 if alike else 11)  # of a perceptron 11 as well
 
 
 def test_lstms_from_both_ends_see_every_cell_and_the_time_if_told():

@@ -7,6 +7,7 @@ import likeli
 from likeli.errors import InputError
 from likeli.nn.embedding import Caption, Conditioner, ConditionPlanes, null_of
 from likeli.nn.transformer import CrossAttention, Transformer
+from likeli.nn.unet import UNet
 from likeli.spaces import Pixels, Real, caption_space
 
 SPACE = caption_space(["a red egg left of a blue brick", "two red bricks"])
@@ -69,9 +70,10 @@ def test_cross_attention_is_that_of_torch_over_the_words_that_are_there_and_one_
     assert torch.allclose(ours(h, Caption(features, seen)), truth, atol=1e-12)
 
 
-def test_a_transformer_hears_which_word_is_where_and_nothing_of_no_caption():
+@pytest.mark.parametrize("network", [Transformer, UNet])
+def test_a_network_hears_which_word_is_where_and_nothing_of_no_caption(network):
     torch.manual_seed(0)
-    net = Transformer((3, 8, 8), (64, 64), condition=Conditioner(SPACE, 0.1)).double().eval()
+    net = network((3, 8, 8), (32, 32), condition=Conditioner(SPACE, 0.1)).double().eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))

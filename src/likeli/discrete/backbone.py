@@ -9,7 +9,7 @@ from torch import nn
 from likeli.config import Configurable
 from likeli.discrete.corruption import Corruption
 from likeli.errors import require
-from likeli.nn.bidirectional import SymbolImage, SymbolTransformer
+from likeli.nn.bidirectional import SymbolImage, SymbolPerceptron, SymbolTransformer
 from likeli.nn.embedding import Conditioner
 from likeli.nn.recurrence import SymbolRecurrence
 from likeli.spaces import Space
@@ -20,10 +20,10 @@ class SymbolBackbone(Configurable):
 
     Arguments:
         network: transformer over all cells; lstm from both ends of a row of symbols, which learns text and sources of short
-            memory sooner; for images a unet; auto takes unet for images of at least 8 × 8 cells, lstm for text, and else the
-            transformer.
-        hidden: equal widths of a transformer's blocks or of LSTM layers, or a U-Net's channels at each resolution; chosen if
-            not given.
+            memory sooner; for images a unet; mlp over all cells at once; auto takes unet for images of at least 8 × 8 cells,
+            lstm for text, mlp for tables, and else the transformer.
+        hidden: equal widths of the blocks of a transformer or an mlp or of LSTM layers, or a U-Net's channels at each
+            resolution; chosen if not given.
         dropout: probability of zeroing a hidden feature in training.
         timed: whether the network is told the time; chosen if not given: [MASK] tells it enough, other corruptions need it.
         condition_dropout: probability of hiding a row's condition in training, so that p(x) is learned beside p(x|y), which
@@ -32,7 +32,7 @@ class SymbolBackbone(Configurable):
 
     def __init__(
         self,
-        network: Literal["auto", "transformer", "lstm", "unet"] = "auto",
+        network: Literal["auto", "transformer", "lstm", "unet", "mlp"] = "auto",
         hidden: tuple[int, ...] | None = None,
         dropout: float = 0.0,
         timed: bool | None = None,
@@ -47,7 +47,8 @@ class SymbolBackbone(Configurable):
     def suited(self, space: Space) -> SymbolBackbone:
         """The same with the network by name, as it is saved, whatever later versions may choose."""
         large = bool(space.symbols) and len(space.shape) in (2, 3) and min(space.shape[-2:]) >= 8
-        chosen = "lstm" if space.alphabet is not None else "unet" if large else "transformer"
+        alike = "lstm" if space.alphabet is not None else "unet" if large else "transformer"
+        chosen = alike if space.symbols else "mlp"
         network = chosen if self.network == "auto" else self.network
         return SymbolBackbone(network, self.hidden, self.dropout, self.timed, self.condition_dropout)
 
@@ -60,15 +61,17 @@ class SymbolBackbone(Configurable):
         given = Conditioner(condition, self.condition_dropout) if condition is not None else None
         image = len(space.shape) in (2, 3) and bool(space.symbols)
         network, alike = self.suited(space).network, bool(space.symbols)
-        require(network != "unet" or image, "network", "transformer or lstm, since x is not an image", network)
-        require(network != "lstm" or alike, "network", "transformer, since columns stand in no order", network)
+        require(network != "unet" or image, "network", "transformer, mlp or lstm, since x is not an image", network)
+        require(network != "lstm" or alike, "network", "mlp or transformer, since columns stand in no order", network)
         if network == "unet":
             return SymbolImage(space.shape, space.symbols, self.hidden or (32, 64), given, self.dropout, timed)
-        hidden = self.hidden or ((192,) if network == "lstm" else (128, 128, 128, 128))
+        hidden = self.hidden or {"lstm": (192,), "mlp": (512, 512, 512)}.get(network, (128, 128, 128, 128))
         why = "one for all layers" if network == "lstm" else "since the blocks are residual"
         require(len(set(hidden)) == 1, "hidden", f"equal widths, {why}", hidden)
         states = [corruption.states + (space.end is not None)] * space.dimensions  # the end of a row is seen, not predicted
         outputs = corruption.states - corruption.masks
         if network == "lstm":
             return SymbolRecurrence(states, outputs, hidden, given, self.dropout, timed)
+        if network == "mlp":
+            return SymbolPerceptron(states, outputs, hidden, given, self.dropout, timed)
         return SymbolTransformer(states, outputs, hidden, given, self.dropout, timed, alike)

@@ -1,4 +1,4 @@
-"""Networks from symbols to a guess of every cell that sees all the others: a transformer, or for images a U-Net."""
+"""Networks from symbols to a guess of every cell that sees all the others: a transformer, a perceptron, for images a U-Net."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import embedding_bag, layer_norm
 
 from likeli.nn.embedding import Conditioner, NoiseLevel
+from likeli.nn.mlp import Modulated
 from likeli.nn.transformer import Block, heads_of, turns
 from likeli.nn.unet import UNet
 from likeli.spaces import Space
@@ -66,6 +67,48 @@ class SymbolTransformer(nn.Module):
         if self.alike:
             return h @ self.weight[0] + self.bias
         return (h[:, :, None] @ self.weight)[:, :, 0] + self.bias
+
+
+class SymbolPerceptron(nn.Module):
+    """(z (B, D) symbols, γ (B,), y) → (B, D, outputs) logits by residual layers over all cells at once.
+
+    A step takes a small part of a transformer's, which has a token for each of a table's columns.
+
+    Arguments:
+        states: what z can be in each cell, (D,).
+        outputs: logits of each cell.
+        hidden: width of each block, all equal.
+        condition: what y is, or None.
+        dropout: probability of zeroing a hidden feature in training.
+        timed: whether γ is heard.
+    """
+
+    def __init__(
+        self,
+        states: Sequence[int],
+        outputs: int,
+        hidden: tuple[int, ...],
+        condition: Space | Conditioner | None = None,
+        dropout: float = 0.0,
+        timed: bool = False,
+    ) -> None:
+        super().__init__()
+        cells, width, self.timed = len(states), hidden[0], timed
+        self.register_buffer("offset", torch.tensor([0, *states[:-1]]).cumsum(0), persistent=False)
+        self.embed = nn.Embedding(sum(states), width)
+        nn.init.normal_(self.embed.weight, std=cells**-0.5)
+        self.level = NoiseLevel(128, condition)
+        self.blocks = nn.ModuleList(Modulated(width, 128, dropout) for _ in hidden)
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, cells * outputs)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
+        e = self.level(gamma if self.timed else torch.zeros_like(gamma), y)
+        h = embedding_bag(z.long() + self.offset, self.embed.weight, mode="sum")
+        for block in self.blocks:
+            h = block(h, e)
+        return self.leave(self.norm(h)).reshape(*z.shape, -1)
 
 
 class SymbolImage(nn.Module):

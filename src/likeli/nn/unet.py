@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from likeli.nn.conv import NormConv, groups_of
-from likeli.nn.embedding import Conditioner, ConditionPlanes, NoiseLevel
-from likeli.nn.transformer import attend, heads_of
+from likeli.nn.embedding import Caption, Conditioner, ConditionPlanes, NoiseLevel
+from likeli.nn.transformer import CrossAttention, attend, heads_of
 from likeli.spaces import Space
 
 FEATURES = 64
@@ -94,21 +94,22 @@ class UNet(nn.Module):
         cells = [math.prod(-(-s // 2**i) for s in shape[-2:]) for i in range(len(hidden))]
         self.planes = ConditionPlanes.of(condition, shape[-2:])
         self.level = NoiseLevel(FEATURES, condition if self.planes is None else None)
+        words = 0 if self.level.condition.words is None else self.level.condition.words.width
         self.register_buffer("waves", torch.tensor(waves).reshape(-1, 1, 1, 1), persistent=False)
         inputs = colours * (1 + 2 * len(waves)) + (self.planes.channels if self.planes else 0)
         self.enter = nn.Conv2d(inputs, hidden[0], 3, padding=1)
         self.down, self.up, kept, width = nn.ModuleList(), nn.ModuleList(), [hidden[0]], hidden[0]
         for i, target in enumerate(hidden):
             for j in range(blocks):
-                self.down.append(Stage(width, target, dropout, cells[i] <= attention and j == blocks - 1))
+                self.down.append(Stage(width, target, dropout, cells[i] <= attention and j == blocks - 1, words))
                 kept.append(width := target)
             if i < self.halvings:
                 self.down.append(Half(width))
                 kept.append(width)
-        self.middle = nn.ModuleList([Stage(width, width, dropout, True), Stage(width, width, dropout, False)])
+        self.middle = nn.ModuleList([Stage(width, width, dropout, True, words), Stage(width, width, dropout, False)])
         for i, target in reversed(list(enumerate(hidden))):
             for j in range(blocks + 1):
-                self.up.append(Stage(width + kept.pop(), target, dropout, cells[i] <= attention and j == blocks))
+                self.up.append(Stage(width + kept.pop(), target, dropout, cells[i] <= attention and j == blocks, words))
                 width = target
             if i:
                 self.up.append(Double(width))
@@ -119,7 +120,9 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, gamma: Tensor, y: Tensor | None = None) -> Tensor:
-        e, (height, width) = self.level(gamma, None if self.planes else y), self.shape[-2:]
+        said = self.level.condition.read(None if self.planes else y, z)
+        e, (height, width) = self.level(gamma, said), self.shape[-2:]
+        caption = said if isinstance(said, Caption) else None
         h = z.reshape(len(z), -1, height, width)
         if len(self.waves):
             angles = (h[:, None] * self.waves).flatten(1, 2)
@@ -130,26 +133,30 @@ class UNet(nn.Module):
         h = pad(h, (0, -width % block, 0, -height % block)).contiguous(memory_format=torch.channels_last)
         kept = [h := self.enter(h)]
         for layer in self.down:
-            kept.append(h := layer(h, e))
+            kept.append(h := layer(h, e, caption))
         for layer in self.middle:
-            h = layer(h, e)
+            h = layer(h, e, caption)
         for layer in self.up:
-            h = layer(h if isinstance(layer, Double) else torch.cat([h, kept.pop()], 1), e)
+            h = layer(h if isinstance(layer, Double) else torch.cat([h, kept.pop()], 1), e, caption)
         h = self.leave(h)[:, :, :height, :width]
         colours = [self.shape[0]] if len(self.shape) == 3 else []
         return h.reshape(len(z), *([self.outputs] if self.outputs > 1 else []), *colours, height, width)
 
 
 class Stage(nn.Module):
-    """A residual block, and attention where asked for."""
+    """A residual block, and attention where asked for: to all cells, and to the words of a caption."""
 
-    def __init__(self, inputs: int, width: int, dropout: float, attends: bool) -> None:
+    def __init__(self, inputs: int, width: int, dropout: float, attends: bool, words: int = 0) -> None:
         super().__init__()
         self.block = ResBlock(inputs, width, dropout)
         self.attention = Attention(width) if attends else nn.Identity()
+        self.across = CrossAttention(width, words) if attends and words else None
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        return self.attention(self.block(x, e))
+    def forward(self, x: Tensor, e: Tensor, caption: Caption | None = None) -> Tensor:
+        x = self.attention(self.block(x, e))
+        if self.across is None or caption is None:
+            return x
+        return self.across(x.flatten(2).mT, caption).mT.reshape(x.shape)
 
 
 class Half(nn.Module):
@@ -159,7 +166,7 @@ class Half(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, caption: Caption | None = None) -> Tensor:
         return self.conv(x)
 
 
@@ -170,5 +177,5 @@ class Double(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, caption: Caption | None = None) -> Tensor:
         return self.conv(interpolate(x, scale_factor=2, mode="nearest"))
