@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--network", default="auto")
     parser.add_argument("--hidden", default=None)
     parser.add_argument("--model", default="flow_matching")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step; many steps matter more than large ones")
     parser.add_argument("--captions", type=int, default=200, help="of each kind")
     parser.add_argument("--steps", type=int, default=25, help="evaluations of a sample")
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
@@ -61,7 +62,7 @@ def main() -> None:
         network = {"network": args.network, "hidden": hidden}
         spec = {"class": args.model, "space": data.space, "condition": data.condition, **network}
         model = likeli.build(spec, likeli.GenerativeModel)
-        likeli.fit(model, data, minutes=args.minutes, out=args.out, overwrite=True)
+        likeli.fit(model, data, minutes=args.minutes, batch=args.batch, out=args.out, overwrite=True)
     chosen = {g: judged(model, asked(args.captions // 4, 11, "one") + asked(args.captions // 4, 12, "two"), g, args.steps)
               for g in (1.0, 1.5, 2.0, 3.0, 4.0)}  # fmt: skip
     for scale, (share, whole) in chosen.items():
