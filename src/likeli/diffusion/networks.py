@@ -29,7 +29,7 @@ class DenoiserBackbone(Configurable):
 
     Arguments:
         network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells, and for those with captions a
-            transformer, which alone hears them word by word.
+            transformer, which learns what they say in less time; both attend to the words, an mlp hears their mean.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         dropout: probability of zeroing a hidden feature in training; the family's own if not given.
         energy: predict by the gradient of one number, so that the score is that of an energy; two to three times slower.

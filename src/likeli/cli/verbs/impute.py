@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--out", metavar="FILE", required=True, help="the filled rows: .csv or .parquet, .npy of arrays")
     parser.share("--overwrite")
     parser.add_argument(
-        "--fill", choices=["mean", "median", "draws"], default="mean", help="one table, or one for each draw [mean]"
+        "--fill", choices=["mean", "median", "draws"], default="mean", help="averages, medians, or a table for each draw [mean]"
     )
     parser.add_argument("-n", "--draws", dest="n", type=int, default=99, metavar="N", help="draws of each cell [99]")
     ways = "mmps, twisted_smc (exact in the limit, slow), replacement, repaint, pi_gdm, dps"
