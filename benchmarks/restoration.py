@@ -3,8 +3,10 @@
 `gaussian`: 8 correlated cells of which 3 are seen, σ = 0.05 or 0.5; `mixture`: 25 modes in the plane, unequal shares, one
 linear reading, σ = 0.1.  `mean` is the root mean square error of the mean in posterior standard deviations over cells and
 readings, the draws' own noise subtracted in square; `variance` the ratio; `sliced` the sliced Wasserstein-1 distance to 1024
-exact draws, `floor` that of two such sets.  Beside it stands the simplest honest way: as many draws of p(x) as a run has
-evaluations, 64 × 1024, weighed by p(y|x) and drawn again.
+exact draws, `floor` that of two such sets.  The peer is azula's form of the method on the same denoiser, on its own schedule:
+the better of DDIM and DDPM under MMPS (whose solver takes as many steps as there are readings), and its defaults of the others.
+`simplest` is the same of the simplest honest way: as many draws of p(x) as a run has evaluations, 64 × 1024, weighed by p(y|x)
+and drawn again.
 """
 
 import math
@@ -114,11 +116,70 @@ def ours(folder, problem, method, draws):
 def peer(folder, problem, method, draws):
     import torch
 
-    begin, rows = time.perf_counter(), []
+    begin, found_by = time.perf_counter(), {way: [] for way in ("ddim", "ddpm") if method == "mmps" or way == "ddpm"}
+    simplest = []
+    for seed in range(READINGS):
+        law, matrix, sigma, y, posterior, found, generator = readings(problem, seed)
+        for way, rows in found_by.items():
+            torch.manual_seed(seed)
+            x = _azula(method, way, law, matrix, sigma, y, draws)
+            rows.append(judged(x, posterior, found, generator))
+    best = min((summed(rows, begin) | {"sampler": way} for way, rows in found_by.items()), key=lambda r: r["sliced"])
     for seed in range(READINGS):
         law, matrix, sigma, y, posterior, found, generator = readings(problem, seed)
         x = exact_draws(law, STEPS * draws, generator)
         log_w = -0.5 * ((y - x @ matrix.mT) / sigma).square().sum(1)
         chosen = torch.multinomial(log_w.softmax(0), draws, True, generator=generator)
-        rows.append(judged(x[chosen], posterior, found, generator))
-    return summed(rows, begin)
+        simplest.append(judged(x[chosen], posterior, found, generator))
+    return best | {f"simplest_{k}": v for k, v in summed(simplest, begin).items() if k in ("mean", "variance", "sliced_over_floor")}
+
+
+def _azula(method, way, law, matrix, sigma, y, draws):
+    """(draws, cells) by one of azula's posterior samplers."""
+    import torch
+    from azula.denoise import Denoiser, DiracPosterior
+    from azula.guidance.dps import DPSSampler
+    from azula.guidance.mmps import MMPSDenoiser
+    from azula.guidance.pgdm import PGDMSampler
+    from azula.guidance.tds import TDSSampler
+    from azula.linalg.covariance import IsotropicCovariance
+    from azula.noise import VPSchedule
+    from azula.sample import DDIMSampler, DDPMSampler
+
+    class Exact(Denoiser):
+        """E[x|z] of a Gaussian mixture, α x + σ ε being N(α μ_k, α² C_k + σ² I) in each part."""
+
+        def __init__(self):
+            super().__init__()
+            self.schedule = VPSchedule()
+
+        def forward(self, z, t):
+            weights, means, covariances = law
+            alpha, s = self.schedule(t)
+            noisy = alpha**2 * covariances + s**2 * torch.eye(z.shape[1], dtype=z.dtype)
+            off = z[:, None] - alpha * means
+            solved = torch.linalg.solve(noisy, off[..., None])[..., 0]
+            log_r = weights.log() - 0.5 * (off * solved).sum(-1) - 0.5 * torch.logdet(noisy)
+            x = means + alpha * (covariances @ solved[..., None])[..., 0]
+            return DiracPosterior(mean=(log_r.softmax(-1)[..., None] * x).sum(1))
+
+    settings = {"steps": STEPS, "silent": True, "dtype": torch.float64}
+    known, told = Exact(), y.expand(draws, -1)
+    if method == "mmps":
+        noise = IsotropicCovariance(torch.tensor(sigma**2, dtype=torch.float64))
+        guided = MMPSDenoiser(known, told, lambda x: x @ matrix.mT, noise, iterations=len(matrix))
+        sampler = {"ddim": DDIMSampler, "ddpm": DDPMSampler}[way](guided, **settings)
+    elif method == "twisted_smc":
+        gram = matrix @ matrix.mT
+
+        def twist(x, ratio):  # N(y; A x̂, σ² + A Aᵀ (σ_t/α_t)²/(1 + (σ_t/α_t)²)), the data being of about unit spread
+            spread = sigma**2 * torch.eye(len(matrix), dtype=x.dtype) + ratio**2 / (1 + ratio**2) * gram
+            return torch.distributions.MultivariateNormal(x @ matrix.mT, spread).log_prob(y)
+
+        sampler = TDSSampler(known, twist, **settings)
+    elif method == "pi_gdm":
+        inverse = torch.linalg.pinv(matrix)
+        sampler = PGDMSampler(known, told, lambda x: x @ matrix.mT, lambda v: v @ inverse.mT, **settings)
+    else:
+        sampler = DPSSampler(known, told, lambda x: x @ matrix.mT, **settings)
+    return sampler(sampler.init((draws, matrix.shape[1])))

@@ -22,6 +22,7 @@ _PUBLIC = {
     "likeli.config": "build describe registered",
     "likeli.random": "Ambient Replay Streams seeded",
     "likeli.data": "Data load_data",
+    "likeli.data.frozen_encoder": "FrozenEncoder",
     "likeli.checkpoint": "from_pretrained load save save_pretrained",
     "likeli.training": "History TrainSettings fit",
     "likeli.models.gmm": "select_components",

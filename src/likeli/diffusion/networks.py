@@ -54,6 +54,18 @@ class DenoiserBackbone(Configurable):
         self.network, self.hidden, self.dropout, self.energy = network, hidden, dropout, energy
         self.condition_dropout = condition_dropout
 
+    def suited(self, space: Space, condition: Space | None) -> DenoiserBackbone:
+        """The same with the network by name, as it is saved, whatever later versions may choose."""
+        wide = _is_image(space) and min(space.shape[-2:]) >= 8
+        captions = condition is not None and condition.alphabet is not None
+        chosen: Network = "mlp" if not wide else "transformer" if captions else "unet"
+        network = chosen if self.network == "auto" else self.network
+        return DenoiserBackbone(network, self.hidden, self.dropout, self.energy, self.condition_dropout)
+
+
+def _is_image(space: Space) -> bool:
+    return space.model_shape == space.shape and len(space.shape) in (2, 3)
+
 
 def make_denoiser(
     space: Space,
@@ -81,7 +93,7 @@ def make_denoiser(
         InputError: categorical for reals, a U-Net for vectors.
         Unsupported: an energy whose gradient would be probabilities.
     """
-    backbone = backbone or DenoiserBackbone()
+    backbone = (backbone or DenoiserBackbone()).suited(space, condition)
     rate = dropout if backbone.dropout is None else backbone.dropout
     conditioner = Conditioner(condition, backbone.condition_dropout)
     scalar = space.model_shape == space.shape
@@ -115,11 +127,7 @@ def _network(
     views: int = 1,
 ) -> nn.Module:
     network, hidden = backbone.network, backbone.hidden
-    image = space.model_shape == space.shape and len(space.shape) in (2, 3)
-    if network == "auto":
-        wide = image and min(space.shape[-2:]) >= 8
-        network = "mlp" if not wide else "unet" if condition.words is None else "transformer"
-    require(network == "mlp" or image, "network", "mlp, since x is not an image", network)
+    require(network == "mlp" or _is_image(space), "network", "mlp, since x is not an image", network)
     if network == "unet":
         side = max(space.shape[-2:])
         hidden = hidden or next((w for s, w in WIDTHS.items() if side <= s), WIDTHS[64])

@@ -76,6 +76,7 @@ class DDPM(GaussianDiffusion):
     ) -> None:
         super().__init__(space, condition, noise, levels=steps, continuous=False)
         require(steps >= 2, "steps", "at least 2", steps)
+        backbone = (backbone or DenoiserBackbone()).suited(self.latent_space, condition)
         self.backbone, self.steps, self.predict, self.objective, self.variance = backbone, steps, predict, objective, variance
         self.proposal = Proposal() if objective is not None and objective.times == "importance" else None
         schedule = noise or Betas(steps, "linear", *(min(v / steps, 0.999) for v in (0.1, 20.0)))

@@ -50,6 +50,7 @@ class EDM(GaussianDiffusion):
         super().__init__(space, condition, noise, levels=19)
         self.default_sampler = "heun"
         require(p_std > 0, "p_std", "a positive number", p_std)
+        backbone = (backbone or DenoiserBackbone()).suited(self.latent_space, condition)
         self.backbone, self.sigma_data, self.p_mean, self.p_std = backbone, sigma_data, p_mean, p_std
         self.data = sigma_data if sigma_data is not None else 0.5 if self.latent_space.symbols else 1.0
         least = math.exp(clean_gamma(self.latent_space) / 2) if self.latent_space.symbols else 0.002

@@ -50,7 +50,9 @@ class FlowMatching(GaussianDiffusion):
     ) -> None:
         super().__init__(space, condition, noise)
         self.default_sampler = Adams(correct=None)
-        self.backbone, self.times, self.shift = backbone, times, shift
+        backbone = (backbone or DenoiserBackbone()).suited(self.latent_space, condition)
+        captioned = condition is not None and condition.alphabet is not None
+        self.backbone, self.times, self.shift = backbone, times, shift or (6.0 if captioned else 1.0)
         require(shift is None or 0 < shift < math.inf, "shift", "a positive number", shift)
         require(times in ("uniform", "logit_normal"), "times", "uniform or logit_normal", times)
         ratio = math.exp(clean_gamma(self.latent_space) / 2)
@@ -62,7 +64,5 @@ class FlowMatching(GaussianDiffusion):
         t = low_discrepancy(len(x), x.device)
         if self.times == "logit_normal":
             t = ndtri(t.clamp(1e-6, 1 - 1e-6)).sigmoid()
-        captioned = self.condition is not None and self.condition.alphabet is not None
-        s = self.shift or (6.0 if captioned else 1.0)
-        t = s * t / (1 + (s - 1) * t)
+        t = self.shift * t / (1 + (self.shift - 1) * t)
         return flow_matching(self.denoiser, self.latent_space.to_model(x, self.dtype), t, y)

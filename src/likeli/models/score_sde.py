@@ -49,6 +49,7 @@ class ScoreSDE(GaussianDiffusion):
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition, noise)
+        backbone = (backbone or DenoiserBackbone()).suited(self.latent_space, condition)
         self.backbone, self.weight, self.times = backbone, weight, times
         self.proposal = Proposal() if times == "importance" else None
         schedule = _process(noise, self.latent_space) if isinstance(noise, str) else noise

@@ -75,6 +75,7 @@ class VDM(GaussianDiffusion):
         finer = f"ends of at most {LARGEST_GAMMA} in size, since noise beyond is finer than float32's digits"
         require(all(g <= LARGEST_GAMMA for g in sizes), "gamma", finer, gamma)
         require(named or gamma == (None, None), "gamma", "nothing, since the schedule has its own ends", gamma)
+        backbone = (backbone or DenoiserBackbone()).suited(self.latent_space, condition)
         self.backbone, self.predict, self.gamma, self.learn_ends, self.steps = backbone, predict, gamma, learn_ends, steps
         schedule = self._path(noise) if isinstance(noise, str) else noise
         if isinstance(schedule, MonotoneByCell):

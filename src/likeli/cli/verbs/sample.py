@@ -57,6 +57,8 @@ def add_arguments(parser: Parser) -> None:
     parser.share("--overwrite", "--seed", "--processes")
     label = "for a run with labels: a class, its name, or numbers separated by commas; --text for one with captions"
     parser.add_argument("--label", "--y", "--text", dest="label", metavar="Y", help=label)
+    encoder = "folder of the text encoder whose vectors of captions the run was fitted with; --text is read by it"
+    parser.add_argument("--encoder", metavar="FOLDER", help=encoder)
     keep = "levels of a hierarchy, 1 next to the data, that keep a test row's codes"
     parser.add_argument("--keep", type=list[int], metavar="I,J", help=keep)
     parser.add_argument("--row", type=int, default=0, metavar="R", help="the test row of --keep [0]")
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     note = model.qualification(**options) if isinstance(model, Qualified) else ""
     beside = None if args.out is None else f"{args.out}.json"  # says what the file cannot say of itself
     check_new(beside if note else None, overwrite=args.overwrite)
-    y = None if args.classifier is not None and model.condition is None else parse_label(args.label, model)
+    y = None if args.classifier is not None and model.condition is None else _condition(args, model)
     if args.where is not None:
         _on_conditions(args, saved, n, y, options)
         return
@@ -134,6 +136,18 @@ def run(args: argparse.Namespace) -> None:
         with new_file(beside, overwrite=True) as path:
             path.write_text(to_json(about | {"options": {k: str(v) for k, v in options.items()}}) + "\n", encoding="utf-8")
     emit(args, about, f"{n} samples in {args.out}{how}{f'; {note}' * bool(note)}")
+
+
+def _condition(args: argparse.Namespace, model: GenerativeModel) -> Tensor | None:
+    """`--label`, or `--text` by `--encoder`, as one row of the model's condition."""
+    if args.encoder is None:
+        return parse_label(args.label, model)
+    from likeli.data.frozen_encoder import FrozenEncoder
+
+    vectors = model.condition is not None and model.condition.alphabet is None and len(model.condition.shape) == 1
+    require(vectors, "encoder", "a run whose condition is a vector", "another" if model.condition else "no condition")
+    require(args.label is not None, "encoder", "--text beside it", "nothing")
+    return FrozenEncoder(args.encoder)([args.label])
 
 
 def _drawn(
