@@ -9,7 +9,7 @@ import torch
 import likeli
 from likeli.errors import InputError, MissingExtra
 
-WORDS = "[PAD] [UNK] two red bricks a green cross".split()
+WORDS = ["[PAD]", "[UNK]", "two", "red", "bricks", "a", "green", "cross"]
 
 
 @pytest.fixture(scope="module")
