@@ -131,7 +131,8 @@ def peer(folder, problem, method, draws):
         log_w = -0.5 * ((y - x @ matrix.mT) / sigma).square().sum(1)
         chosen = torch.multinomial(log_w.softmax(0), draws, True, generator=generator)
         simplest.append(judged(x[chosen], posterior, found, generator))
-    return best | {f"simplest_{k}": v for k, v in summed(simplest, begin).items() if k in ("mean", "variance", "sliced_over_floor")}
+    plain = summed(simplest, begin)
+    return best | {f"simplest_{k}": plain[k] for k in ("mean", "variance", "sliced_over_floor")}
 
 
 def _azula(method, way, law, matrix, sigma, y, draws):

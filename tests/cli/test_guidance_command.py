@@ -97,6 +97,8 @@ def test_a_text_is_asked_for_and_an_unknown_word_refused(tmp_path, capsys):
     ask = ["sample", run, "-n", "2", "--steps", "2", "--out", out, "--guidance", "2", "--text"]
     assert main([*ask, "two purple bricks"]) == 2
     assert "unknown word 'purple'" in capsys.readouterr().err
+    assert main([*ask, "two red bricks", "--encoder", str(tmp_path)]) == 2
+    assert "encoder: expected a run whose condition is a vector, got another" in capsys.readouterr().err
     assert main([*ask, "two red bricks"]) == 0
     assert main(["sample", run, "-n", "2", "--out", out, "--overwrite"]) == 2
     assert "label: expected" in capsys.readouterr().err
