@@ -12,7 +12,7 @@ import likeli
 from likeli.contract import Knows
 from likeli.energy.annealing import bennett, bracket
 from likeli.errors import Diverged, InputError, Unsupported
-from likeli.evaluation.ranking import shared_ranks
+from likeli.evaluation.likelihood import shared_ranks
 from likeli.models.rbm import states_of
 from likeli.random import Ambient, seeded
 from likeli.spaces import Binary, Pixels, Real, Tokens

@@ -9,7 +9,7 @@ from torch import distributions as D
 import likeli
 from likeli.cli.contest import Job, caveats, ranks
 from likeli.evaluation.ledger import ledger
-from likeli.evaluation.ranking import read_values, shared_ranks
+from likeli.evaluation.likelihood import read_values, shared_ranks
 from linear_gaussian import LinearGaussianChain
 
 

@@ -198,7 +198,7 @@ def placed(row: Row) -> bool:
 
 def ranks(jobs: Sequence[Job], rows: Sequence[Row]) -> dict[str, int]:
     """The place of each family that has a number; those that the held-out rows cannot tell apart share one."""
-    from likeli.evaluation.ranking import read_values, shared_ranks
+    from likeli.evaluation.likelihood import read_values, shared_ranks
 
     numbered = [row["model"] for row in rows if placed(row)]
     files = {job.family: Path(job.values) for job in jobs if job.family in numbered}

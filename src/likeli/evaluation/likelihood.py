@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -238,6 +240,35 @@ def paired(a: LogLikelihood, b: LogLikelihood) -> tuple[float, float]:
     noise = sum((e.stderr.double().nan_to_num(0).square() for e in (a, b) if e.stderr is not None), torch.zeros(len(a.value)))
     shared = {"log_z": math.hypot(a.errors.get("log_z", 0.0), b.errors.get("log_z", 0.0))}
     return LogLikelihood(a.value.double() - b.value.double(), a.knows, a.measure, noise.sqrt(), shared).mean()
+
+
+def shared_ranks(numbers: Mapping[str, LogLikelihood]) -> dict[str, int]:
+    """1, 1, 3 …: the best mean first; a rank is shared with its first member by all whose paired difference lies within 2 s.e.
+
+    A density and a mass are never told to be alike.
+
+    Arguments:
+        numbers: log p of the same rows, by model.
+    """
+    order = sorted(numbers, key=lambda name: -numbers[name].value.double().mean().item())
+    found: dict[str, int] = {}
+    first = ""
+    for place, name in enumerate(order, 1):
+        gap, error = paired(numbers[first], numbers[name]) if first else (0.0, -1.0)
+        alike = bool(first) and numbers[first].measure == numbers[name].measure and gap <= 2 * error
+        found[name] = found[first] if alike else place
+        first = first if alike else name
+    return found
+
+
+def read_values(path: Path) -> LogLikelihood:
+    """What `likeli evaluate --out FILE.csv` has written."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measure: Any = rows[0]["measure"]
+    nats = torch.tensor([float(row["nats"] or "nan") for row in rows], dtype=torch.float64)
+    stderr = torch.tensor([float(row["stderr"] or "nan") for row in rows], dtype=torch.float64)
+    return LogLikelihood(nats, Knows(rows[0]["knows"]), measure, None if stderr.isnan().all() else stderr)
 
 
 def summarise(
