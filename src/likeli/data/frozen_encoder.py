@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 
@@ -31,7 +30,7 @@ class FrozenEncoder:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         require(os.path.isdir(folder), "encoder", "the folder of a text encoder of transformers", str(folder))
         try:
-            transformers = importlib.import_module("transformers")
+            import transformers
         except ImportError as error:
             raise MissingExtra("transformers", "captions", "a frozen encoder") from error
         safe = {"local_files_only": True, "trust_remote_code": False}
