@@ -17,7 +17,7 @@ test: $(STAMP) lint  ## style, types and the default test suite
 BY_PANDAS := tests/data tests/spaces tests/estimator/test_every_estimator.py tests/cli/test_h5ad.py
 BY_PANDAS += "tests/test_docs.py::test_every_block_runs[counts]" "tests/cli/test_help_examples.py::test_every_example_runs[encode]"
 OLDEST := .venv-oldest/bin/python -m pytest -n 2 --dist worksteal -m "not slow" $(BY_PANDAS)
-oldest: .venv-oldest/.installed  ## tables under the oldest pandas that is supported, and AnnData, which asks for one below 3
+oldest: .venv-oldest/.installed  ## tables under the oldest pandas that is supported, and the extras that `dev` has not: AnnData, transformers
 	$(OLDEST)
 
 CAP := 45
@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 .venv-oldest/.installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install -q --disable-pip-version-check -c tests/oldest.txt -e ".[dev,anndata]"
+	.venv-oldest/bin/pip install -q --disable-pip-version-check -c tests/oldest.txt -e ".[dev,anndata,captions]"
 	touch $@
 
 peers: .venv-peers/.installed
