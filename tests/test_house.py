@@ -335,7 +335,7 @@ def test_nothing_is_left_unimplemented():
     assert not wrong
 
 
-OPTIONAL = {"tokenizers", "anndata", "transformers"}  # of extras: `dev` installs the first, `make oldest`, a part of `make verify`, the rest
+OPTIONAL = {"tokenizers", "anndata", "transformers"}  # of extras: `dev` installs the first, `make oldest` the others
 
 
 def test_no_test_is_skipped():
