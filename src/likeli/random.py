@@ -216,7 +216,8 @@ class BatchPart(TorchFunctionMode):
     """Inside the block, draws for `rows` rows are rows first, …, first + rows − 1 of torch's draws for a batch of `of` rows.
 
     So processes that share a batch, each with the same generator, give row i the noise that one process gives it: `torch.rand`,
-    `randn`, their `_like`s and dropout.  A draw whose first axis is not `rows` long is left alone, and is equal in all of them.
+    `randn`, their `_like`s, `randint` and dropout.  A draw whose first axis is not `rows` long is left alone, and is equal in
+    all of them.
 
     Arguments:
         first: row of the batch with which this part begins.
@@ -247,6 +248,12 @@ class BatchPart(TorchFunctionMode):
         if func in _NUMBERS and (size := _size(args, kwargs))[:1] == (self.rows,):
             rest = {k: v for k, v in kwargs.items() if k != "size"}
             return self._mine(func(self.of, *size[1:], **rest))
+        if func is torch.randint:
+            size = tuple(next(a for a in (*args, kwargs.get("size")) if isinstance(a, (tuple, list))))
+            if size[:1] == (self.rows,):
+                rest = {k: v for k, v in kwargs.items() if k != "size"}
+                bounds = [a for a in args if not isinstance(a, (tuple, list))]
+                return self._mine(func(*bounds, size=(self.of, *size[1:]), **rest))
         x = args[0] if args and isinstance(args[0], Tensor) and args[0].shape[:1] == (self.rows,) else None
         if func in _LIKE and x is not None:
             return self._mine(func(self._batch_like(x), *args[1:], **kwargs))

@@ -18,6 +18,8 @@ from likeli.diffusion.schedule import LogLinear
 from likeli.evaluation import data_checks, number_checks, training_checks
 from likeli.evaluation.doctor import doctor
 from likeli.evaluation.examination import CHECKS, Case
+from likeli.nn.conv import NormConv
+from likeli.nn.mlp import Dropout
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
 from likeli.spaces import Binary, Labels, Real, Tokens
@@ -157,10 +159,13 @@ def test_dropout_that_stays_on_is_named_and_its_calls_are_counted():
     """`F.dropout(x)` is on by default, whatever the mode of the model."""
     found = read(number_checks.noise_at_scoring, bell(log_p=lambda self, x: Bell.log_p(self, F.dropout(x, 0.1))), normal(50))
     assert found.status == "fails" and "dropout was on in 2 calls" in found.evidence
-    layer = torch.nn.Dropout(0.1)
-    model = bell(log_p=lambda self, x: Bell.log_p(self, layer(x)))
-    model.add_module("layer", layer)
-    assert read(number_checks.noise_at_scoring, model, normal(50)).status == "passes"
+    for layer in (torch.nn.Dropout(0.1), Dropout(0.1), NormConv(2, 2, 0.1)):
+        model = bell(log_p=lambda self, x, layer=layer: Bell.log_p(self, x) + 0 * layer(x.reshape(1, 2, -1, 1).float()).sum())
+        model.add_module("layer", layer)
+        assert read(number_checks.noise_at_scoring, model, normal(50)).status == "passes"
+        layer.train().eval = lambda: None  # deaf to `model.eval()`
+        layer.train = lambda mode=True: None
+        assert "dropout was on in 2 calls" in read(number_checks.noise_at_scoring, model, normal(50)).evidence
 
 
 def test_draws_that_no_error_owns_up_to_are_noise_at_scoring():

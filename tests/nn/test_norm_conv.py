@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from likeli.nn.conv import NormConv, modulated
+from likeli.nn.mlp import Dropout
 from likeli.nn.transformer import attend, heads_of
 from likeli.random import seeded
 
@@ -26,7 +27,7 @@ def test_values_and_both_derivatives_are_those_of_the_separate_layers(steered):
     module, given = block(steered=steered)
     n, c = module.norm, module.conv
     tensors = [given[0], n.weight, n.bias, c.weight, c.bias, *given[1:]]
-    out, expected = module(*given), modulated(*tensors)
+    out, expected = module(*given), modulated(given[0], None, *tensors[1:])
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(out)
     for a, b in zip(torch.autograd.grad(out, tensors, weight), torch.autograd.grad(expected, tensors, weight)):
@@ -34,6 +35,42 @@ def test_values_and_both_derivatives_are_those_of_the_separate_layers(steered):
     module, given = block(inputs=4, width=2, batch=2, steered=steered)
     assert torch.autograd.gradcheck(module, given)
     assert torch.autograd.gradgradcheck(module, given)
+
+
+def test_dropout_in_the_block_is_a_mask_of_the_activated_cells():
+    """Values and gradients of the block in training are those of `modulated` with the mask that its seed draws."""
+    module, given = block(batch=4)
+    module.dropout.p = 0.25
+    n, c = module.norm, module.conv
+    tensors = [given[0], n.weight, n.bias, c.weight, c.bias, *given[1:]]
+    with seeded(0, "mask"):
+        mask = module.dropout.mask(given[0])
+    with seeded(0, "mask"):
+        out = module.train()(*given)
+    expected = modulated(given[0], mask, *tensors[1:])
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    assert mask.unique().tolist() == [0.0, 256 / 192] and mask.stride() == given[0].stride()
+    weight = torch.randn_like(out)
+    for a, b in zip(torch.autograd.grad(out, tensors, weight), torch.autograd.grad(expected, tensors, weight)):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.001, 0.999])
+def test_a_share_p_of_cells_is_zeroed_and_the_mean_is_kept(p):
+    """400,000 cells, |z| < 5: every place of a byte alike, cells and neighbours independent; p within half of a 256th."""
+    layer, n = Dropout(p).train(), 400_000
+    with seeded(0, p):
+        y = layer(torch.ones(400, 5, 200, dtype=torch.float64))
+    rate = 1 - 1 / y.max().item()
+    assert abs(rate - p) <= 0.5 / 256 or rate in (1 / 256, 255 / 256)
+    gone = y.eq(0).double().reshape(-1, 8)
+    sd = (rate * (1 - rate)) ** 0.5
+    assert (gone.mean(0) - rate).abs().max() < 5 * sd / (n / 8) ** 0.5
+    assert abs(y.mean().item() - 1) < 5 * sd / (1 - rate) / n**0.5
+    flat = gone.flatten() - rate
+    for lag in (1, 2, 7, 8, 200):
+        assert abs((flat[lag:] * flat[:-lag]).mean().item()) < 5 * sd**2 / n**0.5
+    assert torch.equal(layer.eval()(y), y)
 
 
 def test_function_transforms_go_through():

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from likeli.contract import GenerativeModel, Knows, LogLikelihood
@@ -20,6 +21,8 @@ from likeli.evaluation.own_density import movable_cells, sampler_test
 from likeli.latent.chain import LatentVariableModel
 from likeli.latent.estimators import importance
 from likeli.models.discrete_diffusion import DiscreteDiffusion
+from likeli.nn.conv import NormConv
+from likeli.nn.mlp import Dropout
 from likeli.probability.importance import diagnose
 from likeli.random import derive, seeded
 
@@ -224,9 +227,21 @@ def company(case: Case) -> Sign:
 
 
 class _Dropouts(TorchFunctionMode):
-    """Counts calls of a dropout that is on."""
+    """Counts calls of a dropout that is on: of torch's functions, and of `Dropout`, which draws by itself."""
 
     found = 0
+
+    def __enter__(self) -> _Dropouts:
+        self.hook = register_module_forward_pre_hook(self._look)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self.hook.remove()
+
+    def _look(self, module: nn.Module, given: Any) -> None:
+        layer = module.dropout if isinstance(module, NormConv) else module
+        self.found += isinstance(layer, Dropout) and layer.training and layer.p > 0
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         words = kwargs or {}

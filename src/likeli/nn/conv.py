@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.functional import conv2d, dropout, group_norm, silu
+from torch.nn.functional import conv2d, group_norm, silu
 
 from likeli.errors import require
 from likeli.nn.ladder import ConvResidual
+from likeli.nn.mlp import Dropout
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -115,17 +116,15 @@ class NormConv(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups_of(inputs), inputs, EPS)
         self.conv = nn.Conv2d(inputs, width, reach, padding=reach // 2)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         """x (B, inputs, H, W); a and b (B, inputs, 1, 1), together or not at all → (B, width, H, W)."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        tensors = (x, self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias)
+        mask = self.dropout.mask(x) if self.training and self.dropout.p > 0 else None
         steering = () if a is None or b is None else (a.to(x), b.to(x))
-        if self.dropout and self.training:
-            return modulated(*tensors, *steering, drop=self.dropout)
-        return _Fused.apply(*tensors, *steering)
+        return _Fused.apply(x, mask, self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias, *steering)
 
 
 def groups_of(width: int) -> int:
@@ -134,41 +133,49 @@ def groups_of(width: int) -> int:
 
 
 def modulated(
-    x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor, drop: float = 0.0
+    x: Tensor, mask: Tensor | None, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor
 ) -> Tensor:
-    """The same from torch's own layers."""
+    """The same from torch's own layers; a mask multiplies what is activated."""
     h = group_norm(x, groups_of(x.shape[1]), gain, bias, EPS)
     if steering:
         h = torch.addcmul(steering[1], h, 1 + steering[0])
-    return conv2d(dropout(silu(h), drop), weight.to(x.dtype), offset.to(x.dtype), padding=weight.shape[-1] // 2)
+    h = silu(h) if mask is None else silu(h) * mask
+    return conv2d(h, weight.to(x.dtype), offset.to(x.dtype), padding=weight.shape[-1] // 2)
 
 
 class _Fused(torch.autograd.Function):
-    """`modulated` without dropout."""
+    """`modulated`, whose mask has no gradient."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor) -> Tensor:
-        return modulated(x, gain, bias, weight, offset, *steering)
+    def forward(
+        x: Tensor, mask: Tensor | None, gain: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, *steering: Tensor
+    ) -> Tensor:
+        return modulated(x, mask, gain, bias, weight, offset, *steering)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, *others = ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of this derivative is asked for
-            return torch.func.vjp(modulated, *ctx.saved_tensors)[1](grad)
-        x, gain, bias, weight, offset, *steering = ctx.saved_tensors
+            d_x, *d_others = torch.func.vjp(lambda x, *others: modulated(x, mask, *others), x, *others)[1](grad)
+            return d_x, None, *d_others
+        gain, bias, weight, offset, *steering = others
         x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
         n, c, *size = x.shape
         h, mean, scale = torch.native_group_norm(x, gain, bias, n, c, math.prod(size), groups_of(c), EPS)
         steered = torch.addcmul(steering[1], h, 1 + steering[0]) if steering else h
         pad = [weight.shape[-1] // 2] * 2
         grad, d_weight, d_offset = torch.ops.aten.convolution_backward(
-            grad, silu(steered), weight.to(x.dtype), list(offset.shape), [1, 1], pad, [1, 1], False, [0, 0], 1, [True] * 3
-        )
+            grad, silu(steered) if mask is None else silu(steered) * mask, weight.to(x.dtype), list(offset.shape),
+            [1, 1], pad, [1, 1], False, [0, 0], 1, [True] * 3,
+        )  # fmt: skip
+        if mask is not None:
+            grad = grad.mul_(mask)
         torch.ops.aten.silu_backward.grad_input(grad, steered, grad_input=grad)
         d_steering = []
         if steering:
@@ -177,4 +184,4 @@ class _Fused(torch.autograd.Function):
         d_x, d_gain, d_bias = torch.ops.aten.native_group_norm_backward(
             grad, x, mean, scale, gain, n, c, math.prod(size), groups_of(c), [True] * 3
         )
-        return d_x, d_gain, d_bias, d_weight.to(weight.dtype), d_offset.to(offset.dtype), *d_steering
+        return d_x, None, d_gain, d_bias, d_weight.to(weight.dtype), d_offset.to(offset.dtype), *d_steering

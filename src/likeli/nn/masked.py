@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from likeli.nn.mlp import Dropout
 from likeli.spaces import Space
 
 
@@ -106,7 +107,7 @@ class MADE(CausalNetwork):
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in pairwise(hidden))
         self.leave = nn.Linear(width, cells * channels)
         self.skip = nn.Parameter(torch.zeros(cells * channels, cells * f))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
