@@ -69,7 +69,7 @@ def seconds_a_step(model, train, settings):
 
     trial = copy.deepcopy(model).train()
     chosen = resolve(settings, trial.train_defaults)
-    descent, taken = Descent(trial.parameters(), chosen), []
+    descent, taken = Descent(trial.parameters(), chosen, trial), []
     for _ in range(12):
         begin = time.process_time()
         descent.step(training_loss(trial.loss, train[: settings["batch"]], None, chosen).mean(), 1e-4)

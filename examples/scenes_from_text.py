@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--hidden", default=None)
     parser.add_argument("--model", default="flow_matching")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step; many steps matter more than large ones")
+    parser.add_argument("--optimiser", default="muon", choices=["adam", "muon"])
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--captions", type=int, default=200, help="of each kind")
     parser.add_argument("--steps", type=int, default=25, help="evaluations of a sample")
     parser.add_argument("--out", type=Path, default=Path("runs/scenes"))
@@ -59,10 +61,11 @@ def main() -> None:
     else:
         data = likeli.load_data(f"scenes:objects=2,unseen=1,size={args.size},n={args.n}", labels="captions")
         hidden = None if args.hidden is None else [int(h) for h in args.hidden.split(",")]
-        network = {"network": args.network, "hidden": hidden}
+        network = {"network": args.network, "hidden": hidden, "dropout": args.dropout}
         spec = {"class": args.model, "space": data.space, "condition": data.condition, **network}
         model = likeli.build(spec, likeli.GenerativeModel)
-        likeli.fit(model, data, minutes=args.minutes, batch=args.batch, out=args.out, overwrite=True)
+        settings = {"batch": args.batch, "optimiser": args.optimiser}
+        likeli.fit(model, data, minutes=args.minutes, out=args.out, overwrite=True, **settings)
     chosen = {g: judged(model, asked(args.captions // 4, 11, "one") + asked(args.captions // 4, 12, "two"), g, args.steps)
               for g in (1.0, 1.5, 2.0, 3.0, 4.0)}  # fmt: skip
     for scale, (share, whole) in chosen.items():

@@ -13,9 +13,10 @@ from likeli import checkpoint
 from likeli.contract import GenerativeModel, Knows
 from likeli.errors import InputError, LikeliError
 from likeli.models import GMM, gmm
+from likeli.random import seeded
 from likeli.spaces import Labels, Real, Space
 from likeli.training import fit
-from likeli.training.engine import Descent, training_loss
+from likeli.training.engine import Descent, orthogonal, training_loss
 from likeli.training.settings import TrainSettings, learning_rate
 
 SMALL = {"batch": 32, "steps": 60}
@@ -191,7 +192,7 @@ def test_clipping_bounds_the_step_and_frozen_weights_stay():
     model.net[0].weight.requires_grad_(False)
     frozen, bias = model.net[0].weight.clone(), model.net[0].bias.detach().clone()
     settings = TrainSettings(clip=1e-3, ema=0.0)
-    descent = Descent(model.parameters(), settings)
+    descent = Descent(model.parameters(), settings, model)
     norm = descent.step(training_loss(model.loss, rows(), None, settings).mean(), 0.1)
     clipped = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert norm > 1e-2
@@ -219,7 +220,7 @@ def test_a_step_of_too_large_a_gradient_is_skipped_and_counted(monkeypatch):
 def test_steps_are_those_of_torchs_optimiser_and_only_matrices_decay():
     model, peer = noisy(), noisy()
     settings = TrainSettings(weight_decay=0.3, clip=0.5, betas=(0.8, 0.9))
-    descent = Descent(model.parameters(), settings)
+    descent = Descent(model.parameters(), settings, model)
     decayed, others = ([p for p in peer.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
     groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, betas=(0.8, 0.9), fused=True)
@@ -440,3 +441,38 @@ def test_a_model_without_parameters_is_refused():
 def test_too_few_training_rows_of_a_data_set():
     with pytest.raises(InputError, match="x: got 1 row; need at least 2"):
         fit(noisy(), Rows(rows()[:3], valid=2), **SMALL)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 96), (96, 64)])
+def test_a_step_of_muon_turns_the_momentum_and_leaves_other_weights_to_adam(shape):
+    """Against the singular values: they follow the scalar map, vectors stay; 1e-9 in float64.  Then two steps by hand."""
+    with seeded(0, "muon", shape):
+        m, x = torch.randn(shape, dtype=torch.float64), torch.randn(10, shape[1], dtype=torch.float64)
+        net = torch.nn.Sequential(torch.nn.Linear(*shape[::-1]), torch.nn.Linear(shape[0], 1)).double()
+    u, s, v = torch.linalg.svd(m, full_matrices=False)
+    t = s / (s.norm() + 1e-7)
+    for _ in range(5):
+        t = 3.4445 * t - 4.7750 * t**3 + 2.0315 * t**5
+    torch.testing.assert_close(orthogonal(m), (u * t) @ v, rtol=1e-9, atol=1e-9)
+    assert ((t > 0.68) & (t < 1.21))[s > s.norm() / 380].all()
+    peer = copy.deepcopy(net)
+    descent = Descent(net.parameters(), TrainSettings(optimiser="muon", weight_decay=0.1), net)
+    others = [peer[0].bias, *peer[1].parameters()]
+    groups = [{"params": [p], "weight_decay": 0.1 * (p.ndim > 1)} for p in others]
+    adam, momentum = torch.optim.AdamW(groups, lr=0.01, fused=True), torch.zeros(shape, dtype=torch.float64)
+    for _ in range(2):
+        descent.step(net(x).square().mean(), 0.01)
+        adam.zero_grad()
+        peer.zero_grad()
+        peer(x).square().mean().backward()
+        adam.step()
+        w, g = peer[0].weight, peer[0].weight.grad
+        momentum = 0.95 * momentum + 0.05 * g
+        w.data = w * (1 - 0.001) - 0.1 * max(1, shape[0] / shape[1]) ** 0.5 * orthogonal(0.95 * momentum + 0.05 * g)
+    for a, b in zip(net.parameters(), peer.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_muon_is_refused_where_it_has_nothing_to_turn():
+    with pytest.raises(InputError, match=r"train\.optimiser: expected adam, since no linear layer has 64 features"):
+        fit(noisy(), rows(), optimiser="muon", **SMALL)

@@ -14,6 +14,7 @@ from probes import MixtureProbe, NoisyProbe, Rows, noisy, rows
 
 from likeli import checkpoint
 from likeli.errors import InputError, Interrupted
+from likeli.random import seeded
 from likeli.spaces import Real
 from likeli.training import fit
 from likeli.training.settings import TrainSettings, learning_rate
@@ -59,6 +60,24 @@ def test_stopped_at_a_step_and_resumed_equals_the_straight_run(monkeypatch, tmp_
     assert [row["step"] for row in history.rows] == [1, 3, 6, 7, 9, 12, 14, 15, 18, 21, 24, 27, 28, 30]
     kept = checkpoint.load(tmp_path / "run").state_dict()
     assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_run_by_muon_stopped_and_resumed_equals_the_straight_one(monkeypatch, tmp_path):
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+
+    def run(folder, resume=False):
+        with seeded(0, "muon"):
+            model = NoisyProbe(Real((64,)), 64)
+        fit(model, Rows(x), out=tmp_path / folder, resume=resume, optimiser="muon", **OPTIONS)
+        return model.state_dict()
+
+    whole = run("whole")
+    at_batch(monkeypatch, 16)
+    with pytest.raises(Interrupted):
+        run("parts")
+    monkeypatch.undo()
+    parts = run("parts", resume=True)
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("when", [2, 10, 31])

@@ -147,7 +147,7 @@ def test_a_new_strategy_is_one_function(monkeypatch, tmp_path):
 
     @strategy("duel", stochastic=True)
     def duel(run):
-        players = [run.keep(n, Descent([p], run.settings)) for n, p in run.model.named_parameters()]
+        players = [run.keep(n, Descent([p], run.settings, run.model)) for n, p in run.model.named_parameters()]
         for x, y in run.batches():
             loss = run.model.loss(x, y).mean()
             players[0].step(loss, 0.1)

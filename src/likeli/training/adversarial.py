@@ -81,8 +81,8 @@ def adversarial(run: Run) -> Iterator[Row]:
     assert isinstance(model, GAN)
     if run.step == 0:
         begin_like(model, run.train.x)
-    first = run.keep("discriminator", Descent(model.discriminator.parameters(), run.settings))
-    second = run.keep("generator", Descent(model.generator.parameters(), run.settings))
+    first = run.keep("discriminator", Descent(model.discriminator.parameters(), run.settings, model))
+    second = run.keep("generator", Descent(model.generator.parameters(), run.settings, model))
     model.train()
     for x, y in run.batches():
         with rows_of_batch(run):
@@ -114,8 +114,8 @@ def critic(run: Run) -> Iterator[Row]:
     assert isinstance(model, VAE)
     assert model.critic is not None
     theirs = {id(p) for p in model.critic.parameters()}
-    watching = run.keep("critic", Descent(model.critic.parameters(), run.settings))
-    descent = run.keep("adam", Descent([p for p in model.parameters() if id(p) not in theirs], run.settings))
+    watching = run.keep("critic", Descent(model.critic.parameters(), run.settings, model))
+    descent = run.keep("adam", Descent([p for p in model.parameters() if id(p) not in theirs], run.settings, model))
     model.train()
     for x, y in run.batches():
         assert y is not None

@@ -68,7 +68,7 @@ def sgd(run: Run) -> Iterator[Row]:
     """θ ← Adam(θ, ∇ mean_b ℓ(x_b; θ)) and θ̄ ← average(θ̄, θ), batch after batch."""
     if run.step == 0 and isinstance(run.model, EnergyBased):
         run.model.start(run.train.x)
-    descent = run.keep("adam", Descent(run.model.parameters(), run.settings))
+    descent = run.keep("adam", Descent(run.model.parameters(), run.settings, run.model))
     run.model.train()
     for x, y in run.batches():
         with rows_of_batch(run):
@@ -89,7 +89,7 @@ def contrastive(run: Run) -> Iterator[Row]:
     if run.step == 0:
         model.start(run.train.x)
     replay = run.keep("replay", ReplayBuffer(model, run.settings.batch))
-    descent = run.keep("adam", Descent(model.parameters(), run.settings))
+    descent = run.keep("adam", Descent(model.parameters(), run.settings, model))
     model.train()
     for x, _ in run.batches():
         if run.step % RETUNED == 0:
