@@ -19,7 +19,7 @@ from likeli.evaluation import data_checks, number_checks, training_checks
 from likeli.evaluation.doctor import doctor
 from likeli.evaluation.examination import CHECKS, Case
 from likeli.nn.conv import NormConv
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.probability.draw import diagonal_gaussian
 from likeli.random import seeded
 from likeli.spaces import Binary, Labels, Real, Tokens
@@ -159,7 +159,7 @@ def test_dropout_that_stays_on_is_named_and_its_calls_are_counted():
     """`F.dropout(x)` is on by default, whatever the mode of the model."""
     found = read(number_checks.noise_at_scoring, bell(log_p=lambda self, x: Bell.log_p(self, F.dropout(x, 0.1))), normal(50))
     assert found.status == "fails" and "dropout was on in 2 calls" in found.evidence
-    for layer in (torch.nn.Dropout(0.1), Dropout(0.1), NormConv(2, 2, 0.1)):
+    for layer in (torch.nn.Dropout(0.1), ByteDropout(0.1), NormConv(2, 2, 0.1)):
         model = bell(log_p=lambda self, x, layer=layer: Bell.log_p(self, x) + 0 * layer(x.reshape(1, 2, -1, 1).float()).sum())
         model.add_module("layer", layer)
         assert read(number_checks.noise_at_scoring, model, normal(50)).status == "passes"

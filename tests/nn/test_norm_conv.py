@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from likeli.nn.conv import NormConv, modulated
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.nn.transformer import attend, heads_of
 from likeli.random import seeded
 
@@ -58,7 +58,7 @@ def test_dropout_in_the_block_is_a_mask_of_the_activated_cells():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.001, 0.999])
 def test_a_share_p_of_cells_is_zeroed_and_the_mean_is_kept(p):
     """400,000 cells, |z| < 5: every place of a byte alike, cells and neighbours independent; p within half of a 256th."""
-    layer, n = Dropout(p).train(), 400_000
+    layer, n = ByteDropout(p).train(), 400_000
     with seeded(0, p):
         y = layer(torch.ones(400, 5, 200, dtype=torch.float64))
     rate = 1 - 1 / y.max().item()

@@ -22,7 +22,7 @@ from likeli.latent.chain import LatentVariableModel
 from likeli.latent.estimators import importance
 from likeli.models.discrete_diffusion import DiscreteDiffusion
 from likeli.nn.conv import NormConv
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.probability.importance import diagnose
 from likeli.random import derive, seeded
 
@@ -227,7 +227,7 @@ def company(case: Case) -> Sign:
 
 
 class _Dropouts(TorchFunctionMode):
-    """Counts calls of a dropout that is on: of torch's functions, and of `Dropout`, which draws by itself."""
+    """Counts calls of a dropout that is on: of torch's functions, and of `ByteDropout`, which draws by itself."""
 
     found = 0
 
@@ -241,7 +241,7 @@ class _Dropouts(TorchFunctionMode):
 
     def _look(self, module: nn.Module, given: Any) -> None:
         layer = module.dropout if isinstance(module, NormConv) else module
-        self.found += isinstance(layer, Dropout) and layer.training and layer.p > 0
+        self.found += isinstance(layer, ByteDropout) and layer.training and layer.p > 0
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         words = kwargs or {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from likeli.nn.masked import CausalNetwork, CellFeatures
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.nn.transformer import heads_of
 from likeli.spaces import Space
 
@@ -55,7 +55,7 @@ class CausalBlock(nn.Module):
         self.enter, self.leave = nn.Linear(width, sum(self.sizes)), nn.Linear(width, width)
         self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.gains = nn.Parameter(torch.ones(2, width))
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         for layer in (self.leave, self.last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -128,7 +128,7 @@ class CausalTransformer(CausalNetwork):
         self.came = nn.Parameter(0.02 * torch.randn(cells, width)) if presence else None
         self.given = nn.Linear(given, width, bias=False) if given else None
         self.blocks = nn.ModuleList(CausalBlock(width, dropout) for _ in hidden)
-        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), ByteDropout(dropout)
         self.leave: nn.Module = nn.Linear(width, channels) if symbols else CellMap(cells, width, channels, 0.0)
         self.shared = symbols > 0
         if isinstance(self.values, nn.Embedding):

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, group_norm, silu
 
 from likeli.errors import require
 from likeli.nn.ladder import ConvResidual
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -116,7 +116,7 @@ class NormConv(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups_of(inputs), inputs, EPS)
         self.conv = nn.Conv2d(inputs, width, reach, padding=reach // 2)
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
 
     def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         """x (B, inputs, H, W); a and b (B, inputs, 1, 1), together or not at all → (B, width, H, W)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.spaces import Space
 
 
@@ -107,7 +107,7 @@ class MADE(CausalNetwork):
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in pairwise(hidden))
         self.leave = nn.Linear(width, cells * channels)
         self.skip = nn.Parameter(torch.zeros(cells * channels, cells * f))
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 

@@ -25,7 +25,7 @@ def check_layers(hidden: tuple[int, ...], dropout: float) -> None:
     require(0 <= dropout < 1, "dropout", "a probability below 1", dropout)
 
 
-class Dropout(nn.Dropout):
+class ByteDropout(nn.Dropout):
     """x m / P(m = 1) in training, m being 0 in about p of the cells: a 64-bit number decides over eight of them.
 
     torch draws a number for each cell, which on a CPU takes as long as a small layer.  p is taken to the next 256th.
@@ -61,7 +61,7 @@ class MLP(nn.Sequential):
         check_layers(hidden, dropout)
         widths, layers = [inputs, *hidden], []
         for a, b in pairwise(widths):
-            layers += [nn.Linear(a, b), ACTIVATIONS[activation]()] + ([Dropout(dropout)] if dropout else [])
+            layers += [nn.Linear(a, b), ACTIVATIONS[activation]()] + ([ByteDropout(dropout)] if dropout else [])
         super().__init__(*layers, nn.Linear(widths[-1], outputs))
 
 
@@ -78,7 +78,7 @@ class Residual(nn.Module):
         last = nn.Linear(width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.branch = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), Dropout(dropout), last)
+        self.branch = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), ByteDropout(dropout), last)
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.branch(h)
@@ -98,7 +98,7 @@ class Modulated(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
         self.steer = nn.Linear(features, 2 * width)
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         for layer in (self.last, self.steer):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

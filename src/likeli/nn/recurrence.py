@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from likeli.errors import require
 from likeli.nn.embedding import Conditioner, NoiseLevel
 from likeli.nn.masked import MADE, CausalNetwork, CellFeatures
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.spaces import Pixels, Space
 
 State = tuple[Tensor, Tensor]  # h and c of a layer, (1, B, width)
@@ -37,7 +37,7 @@ class LSTMs(nn.Module):
         super().__init__()
         wide = [inputs or width, *[(1 + both) * width] * (layers - 1)]
         self.layers = nn.ModuleList(nn.LSTM(w, width, batch_first=True, bidirectional=both) for w in wide)
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
 
     def forward(self, h: Tensor, states: list[State] | None = None) -> Tensor:
         """(B, D, inputs) → (B, D, width), or twice the width.
@@ -128,7 +128,7 @@ class RowLSTM(CausalNetwork):
         row = Pixels((self.width,), space.symbols)
         self.features = CellFeatures(row)
         seen = self.width * self.features.width
-        self.run, self.dropout = LSTMs(wide, len(hidden), dropout, inputs=seen + given), Dropout(dropout)
+        self.run, self.dropout = LSTMs(wide, len(hidden), dropout, inputs=seen + given), ByteDropout(dropout)
         units = (min(UNITS * self.width, MOST_UNITS),) * DEPTH
         self.row = MADE(row, wide + len(self.back) * seen + given, channels, units, dropout, False)
         self.register_buffer("natural", torch.arange(self.width), persistent=False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 from likeli.nn.embedding import Caption, Conditioner, NoiseLevel
-from likeli.nn.mlp import Dropout
+from likeli.nn.mlp import ByteDropout
 from likeli.spaces import Space
 
 
@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.own = None if steered else nn.Parameter(torch.tensor([0.0, 0, 1, 0, 0, 1]).repeat_interleave(width))
         self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.first, self.last = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         if self.steer is not None:
             nn.init.zeros_(self.steer.weight)
             nn.init.zeros_(self.steer.bias)
