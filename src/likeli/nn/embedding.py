@@ -188,9 +188,10 @@ class NoiseLevel(nn.Module):
 
     def __init__(self, width: int, condition: Space | Conditioner | None = None) -> None:
         super().__init__()
-        self.fourier = Fourier(min(width, 64), top=100.0)
+        waves = 2 * max(1, min(width, 64) // 2)
+        self.fourier = Fourier(waves, top=100.0)
         self.condition = Conditioner.of(condition)
-        self.level = nn.Linear(min(width, 64), width)
+        self.level = nn.Linear(waves, width)
         self.given = nn.Linear(self.condition.width, width, bias=False) if self.condition.width else None
         if self.given is not None:  # a smaller start is not heard beside the level, and never learned
             nn.init.normal_(self.given.weight)

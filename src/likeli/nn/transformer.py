@@ -76,6 +76,9 @@ class CrossAttention(nn.Module):
 class Transformer(nn.Module):
     """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output; a caption is heard word by word.
 
+    Attention sees how far apart two patches are, along rows and columns (`Block`'s turn): with learned places alone it took
+    several times the steps until neighbouring patches agreed.
+
     Arguments:
         shape: one image, (H, W) or (C, H, W); padded inside to whole patches.
         hidden: width of each block, all equal.
@@ -84,6 +87,8 @@ class Transformer(nn.Module):
         dropout: probability of zeroing a hidden feature in training.
         patch: side of a patch; chosen for at most 64 tokens if not given.
     """
+
+    turn: Tensor | None
 
     def __init__(
         self,
@@ -101,7 +106,11 @@ class Transformer(nn.Module):
         self.rows, self.columns = (math.ceil(s / self.patch) for s in shape[-2:])
         cells = self.colours * self.patch**2
         self.level = NoiseLevel(width, condition)
-        self.enter, self.place = nn.Linear(cells, width), nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
+        self.enter, features = nn.Linear(cells, width), width // heads_of(width)
+        angles = grid_angles(self.rows, self.columns, width // 4)
+        self.places = nn.Parameter(pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 4)))
+        angles = grid_angles(self.rows, self.columns, features // 4)
+        self.register_buffer("turn", torch.stack([angles.cos(), angles.sin()]) if features >= 4 else None, persistent=False)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in hidden)
         words = self.level.condition.words
         self.across = nn.ModuleList(CrossAttention(width, words.width) for _ in hidden if words is not None)
@@ -116,9 +125,9 @@ class Transformer(nn.Module):
         e, image = self.level(gamma, said), z.reshape(len(z), self.colours, height, width)
         image = pad(image, (0, self.columns * p - width, 0, self.rows * p - height))
         patches = image.reshape(len(z), self.colours, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)
-        h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.place
+        h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.places
         for i, block in enumerate(self.blocks):
-            h = block(h, e)
+            h = block(h, e, self.turn)
             if isinstance(said, Caption):
                 h = self.across[i](h, said)
         scale, shift = self.steer(e)[:, None].chunk(2, -1)
@@ -144,6 +153,16 @@ def turns(places: int, features: int) -> Tensor:
     omega = 1e4 ** (-torch.arange(features // 2, dtype=torch.float64) / (features // 2))
     angles = torch.arange(places, dtype=torch.float64)[:, None] * omega
     return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def grid_angles(rows: int, columns: int, count: int) -> Tensor:
+    """r ω_k and c ω_k of the patch in row r and column c, (rows·columns, 2·count), ω_k from a quarter turn down to 1/16 of it.
+
+    Source: Heo et al. (2024), arXiv:2403.13298, axial frequencies.
+    """
+    omega = math.pi / 2 * 16.0 ** (-torch.arange(count) / max(count, 1))
+    r, c = (torch.arange(n)[:, None] * omega for n in (rows, columns))
+    return torch.cat([r.repeat_interleave(columns, 0), c.repeat(rows, 1)], 1)
 
 
 def turned(v: Tensor, turn: Tensor) -> Tensor:
