@@ -1,5 +1,8 @@
 """Denoising networks: what they may see, where it goes, and that they follow noise level and condition."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,7 @@ from likeli.diffusion.schedule import LogLinear
 from likeli.errors import InputError
 from likeli.models.vdm import VDM
 from likeli.nn.mlp import DenoisingMLP
-from likeli.nn.transformer import Transformer
+from likeli.nn.transformer import Transformer, grid_angles, turned
 from likeli.nn.unet import UNet
 from likeli.random import seeded
 from likeli.spaces import Labels, Pixels, Real, Tokens
@@ -144,7 +147,7 @@ def test_a_small_patch_sees_more_tokens():
     """Tokens are the number of patches, rounded up on either side; the default keeps them at 64 or fewer."""
     for shape, patch, tokens in (((28, 28), 2, 196), ((28, 28), None, 49), ((9, 13), 2, 35), ((64, 64), None, 64)):
         net = Transformer(shape, (32,), patch=patch)
-        assert len(net.place) == tokens
+        assert len(net.places) == tokens
         assert net(torch.randn(1, *shape), torch.zeros(1)).shape == (1, *shape)
 
 
@@ -157,3 +160,26 @@ def test_networks_are_refused_where_they_do_not_fit():
     ):
         with pytest.raises(InputError):
             make_denoiser(space, LogLinear(), "auto", DenoiserBackbone(**options), None)
+
+
+def test_attention_sees_how_far_apart_two_patches_are_and_not_where():
+    """q·k of turned features is Re Σ q_k conj(k_k) e^{i (Δr ω_k or Δc ω_k)}, whatever the corner."""
+    rows, columns, count = 4, 5, 3
+    angles = grid_angles(rows, columns, count).double()
+    turn = torch.stack([angles.cos(), angles.sin()])
+    with seeded(0, "turn"):
+        q, k = torch.randn(2, 4 * count, dtype=torch.float64)
+    products = turned(q.expand(20, -1), turn) @ turned(k.expand(20, -1), turn).mT
+    omega = [math.pi / 2 * 16 ** (-i / count) for i in range(count)]
+    pairs = [torch.complex(*v.chunk(2)) for v in (q, k)]
+    for i, j in itertools.product(range(20), repeat=2):
+        (r, c), (s, d) = divmod(i, columns), divmod(j, columns)
+        turns = torch.tensor([(r - s) * w for w in omega] + [(c - d) * w for w in omega], dtype=torch.float64)
+        said = (pairs[0] * pairs[1].conj() * torch.polar(torch.ones_like(turns), turns)).real.sum()
+        assert products[i, j].item() == pytest.approx(said.item(), abs=1e-5)  # angles are kept in float32
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 8, 32, 96])
+def test_a_transformer_of_any_width_has_an_answer(width):
+    net = Transformer((9, 10), (width,))
+    assert net(torch.randn(2, 9, 10), torch.zeros(2)).shape == (2, 9, 10)
