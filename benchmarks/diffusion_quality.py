@@ -17,7 +17,7 @@ from benchmarks._mnist import bits, judge, load, space
 from benchmarks._precision import fastest
 
 METRIC, HIGHER = "bits_per_dim", False
-SHARES = {"seconds": 2380, "drawn": 2000, "family": "flow_matching", "network": "transformer"}
+SHARES = {"seconds": 2380, "drawn": 2000, "family": "flow_matching", "network": "dit"}
 VARIANTS = [{"seconds": 890}, SHARES]
 VALID, WATCHED, TEST, SCORED, NFE, BATCH = 5000, 512, 2000, 500, 20, 64
 

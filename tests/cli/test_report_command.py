@@ -142,5 +142,5 @@ def test_a_comparison_that_is_kept_has_ranks_values_and_a_page(tmp_path, capsys,
         assert 0.4 < area["floor"] < 0.6  # training rows against held-out ones: four standard errors
         assert f"({area['floor']:.2f})</td>" in page
     for row in found["rows"][:2]:
-        values = likeli.evaluation.ranking.read_values(tmp_path / "c" / f"{row['model']}.csv")
+        values = likeli.evaluation.likelihood.read_values(tmp_path / "c" / f"{row['model']}.csv")
         assert values.mean()[0] == pytest.approx(row["nats"], rel=1e-12)

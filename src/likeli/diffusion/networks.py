@@ -19,7 +19,7 @@ from likeli.nn.transformer import Transformer
 from likeli.nn.unet import UNet
 from likeli.spaces import Space, UnitVectors
 
-Network = Literal["auto", "mlp", "unet", "transformer"]
+Network = Literal["auto", "mlp", "unet", "dit", "transformer"]
 FEW_SYMBOLS = 2**18  # of all cells together; beyond, a probability for every one costs more than the rest of the network
 WIDTHS = {8: (24, 32, 32), 16: (32, 64), 32: (32, 64, 64), 64: (32, 64, 64, 96)}  # of a U-Net, by the longer side of the image
 
@@ -28,8 +28,9 @@ class DenoiserBackbone(Configurable):
     """The network of a denoiser.
 
     Arguments:
-        network: mlp, unet or transformer; auto takes a U-Net for images of at least 8 × 8 cells, and for those with captions a
-            transformer, which learns what they say in less time; both attend to the words, an mlp hears their mean.
+        network: mlp, unet, dit (a transformer whose patches see how far apart they are) or transformer (without that, slower to
+            learn, for runs that have it); auto takes a U-Net for images of at least 8 × 8 cells, and for those with captions
+            dit, which learns what they say in less time; all but an mlp attend to the words, which hears their mean.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         dropout: probability of zeroing a hidden feature in training; the family's own if not given.
         energy: predict by the gradient of one number, so that the score is that of an energy; two to three times slower.
@@ -58,7 +59,7 @@ class DenoiserBackbone(Configurable):
         """The same with the network by name, as it is saved, whatever later versions may choose."""
         wide = _is_image(space) and min(space.shape[-2:]) >= 8
         captions = condition is not None and condition.alphabet is not None
-        chosen: Network = "mlp" if not wide else "transformer" if captions else "unet"
+        chosen: Network = "mlp" if not wide else "dit" if captions else "unet"
         network = chosen if self.network == "auto" else self.network
         return DenoiserBackbone(network, self.hidden, self.dropout, self.energy, self.condition_dropout)
 
@@ -135,7 +136,7 @@ def _network(
         return UNet(space.shape, hidden, outputs, condition, dropout, 1, attention, waves)
     hidden = hidden or ((256, 256, 256) if network == "mlp" else (128, 128, 128, 128))
     require(len(set(hidden)) == 1, "hidden", "equal widths, since the blocks are residual", hidden)
-    if network == "transformer":
+    if network in ("dit", "transformer"):
         require(hidden[0] <= 32 or hidden[0] % 32 == 0, "hidden", "multiples of 32, one for each head", hidden)
-        return Transformer(space.shape, hidden, outputs, condition, dropout)
+        return Transformer(space.shape, hidden, outputs, condition, dropout, rotary=network == "dit")
     return DenoisingMLP(space.model_shape, hidden, outputs, condition, dropout, waves, views)

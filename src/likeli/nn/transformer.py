@@ -76,9 +76,6 @@ class CrossAttention(nn.Module):
 class Transformer(nn.Module):
     """(z (B, [C,] H, W), γ (B,), y) → (B, outputs, [C,] H, W), or z's shape for one output; a caption is heard word by word.
 
-    Attention sees how far apart two patches are, along rows and columns (`Block`'s turn): with learned places alone it took
-    several times the steps until neighbouring patches agreed.
-
     Arguments:
         shape: one image, (H, W) or (C, H, W); padded inside to whole patches.
         hidden: width of each block, all equal.
@@ -86,6 +83,8 @@ class Transformer(nn.Module):
         condition: what y is, or None.
         dropout: probability of zeroing a hidden feature in training.
         patch: side of a patch; chosen for at most 64 tokens if not given.
+        rotary: whether attention sees how far apart two patches are, along rows and columns.  With learned places alone it
+            takes several times the steps until neighbouring patches agree.
     """
 
     turn: Tensor | None
@@ -98,6 +97,7 @@ class Transformer(nn.Module):
         condition: Space | Conditioner | None = None,
         dropout: float = 0.0,
         patch: int | None = None,
+        rotary: bool = True,
     ) -> None:
         super().__init__()
         self.shape, self.outputs, width = shape, outputs, hidden[0]
@@ -107,10 +107,15 @@ class Transformer(nn.Module):
         cells = self.colours * self.patch**2
         self.level = NoiseLevel(width, condition)
         self.enter, features = nn.Linear(cells, width), width // heads_of(width)
-        angles = grid_angles(self.rows, self.columns, width // 4)
-        self.places = nn.Parameter(pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 4)))
-        angles = grid_angles(self.rows, self.columns, features // 4)
-        self.register_buffer("turn", torch.stack([angles.cos(), angles.sin()]) if features >= 4 else None, persistent=False)
+        self.rotary = rotary
+        self.register_buffer("turn", None, persistent=False)
+        if rotary:
+            angles = grid_angles(self.rows, self.columns, width // 4)
+            self.places = nn.Parameter(pad(torch.cat([angles.sin(), angles.cos()], 1), (0, width % 4)))
+            angles = grid_angles(self.rows, self.columns, features // 4)
+            self.turn = torch.stack([angles.cos(), angles.sin()]) if features >= 4 else None
+        else:
+            self.place = nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in hidden)
         words = self.level.condition.words
         self.across = nn.ModuleList(CrossAttention(width, words.width) for _ in hidden if words is not None)
@@ -125,7 +130,8 @@ class Transformer(nn.Module):
         e, image = self.level(gamma, said), z.reshape(len(z), self.colours, height, width)
         image = pad(image, (0, self.columns * p - width, 0, self.rows * p - height))
         patches = image.reshape(len(z), self.colours, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)
-        h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1)) + self.places
+        h = self.enter(patches.reshape(len(z), self.rows * self.columns, -1))
+        h = h + (self.places if self.rotary else self.place)
         for i, block in enumerate(self.blocks):
             h = block(h, e, self.turn)
             if isinstance(said, Caption):

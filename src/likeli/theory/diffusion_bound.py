@@ -332,7 +332,7 @@ def joint_kl_bounds_the_marginal() -> float:
 )
 def network_is_shared_over_time() -> float:
     failures = 0
-    for network, hidden in (("mlp", (16, 16)), ("unet", (8, 8)), ("transformer", (32,))):
+    for network, hidden in (("mlp", (16, 16)), ("unet", (8, 8)), ("dit", (32,))):
         sizes = set()
         for steps in (10, 1000):
             with seeded(0, network):

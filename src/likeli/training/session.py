@@ -9,7 +9,7 @@ import time
 import typing
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from likeli.progress import Shown
 from likeli.training.engine import speed_of_bf16
 from likeli.training.history import VALIDATION_LOSS, History, Journal
 from likeli.training.run import EMA, Progress, Run, agreed_seconds, gathered, loss_of
-from likeli.training.settings import validation_interval
+from likeli.training.settings import TrainSettings, validation_interval
 from likeli.training.strategies import STRATEGIES, Strategy
 
 FEWEST_STEPS = 10  # below, a budget of minutes has hardly begun to train
@@ -322,16 +322,27 @@ def _longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return False
 
 
+def _agrees(now: Any, before: Any, chosen: bool) -> bool:
+    """Whether two options are equal, or the earlier one was left open and is now `chosen` by name."""
+    if chosen and isinstance(now, dict) and isinstance(before, dict):
+        return all(_agrees(now.get(k), before.get(k), k == "network") for k in {**now, **before})
+    return now == before or (chosen and before in (None, "auto"))
+
+
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Refuse to go on with a run under other conditions; how often it is saved, and whether it is split, may change."""
+    older = {field.name: field.default for field in fields(TrainSettings)}  # what runs did before there was a choice
     for name in {**ours, **theirs}:
-        a, b = ours.get(name), theirs.get(name)
+        a, b = ours.get(name), theirs.get(name, older.get(name))
         if a == b or name in ("checkpoint_every", "shard"):
             continue
         if name == "data_sha256":
             raise InputError("resume: expected the rows that the run was started with, got others")
         if name == "model" and a and b:
-            name = next(k for k in {**a, **b} if a.get(k) != b.get(k))
+            others = [k for k in {**a, **b} if not _agrees(a.get(k), b.get(k), k in ("backbone", "shift"))]
+            if not others:
+                continue
+            name = others[0]
             a, b = a.get(name), b.get(name)
         raise InputError(f"resume: expected {name} {b}, as the run was started with, got {a}")
 
