@@ -30,7 +30,7 @@ class DenoiserBackbone(Configurable):
     Arguments:
         network: mlp, unet, dit (a transformer whose patches see how far apart they are) or transformer (without that, slower to
             learn, for runs that have it); auto takes a U-Net for images of at least 8 × 8 cells, and for those with captions
-            dit, which learns what they say in less time; all but an mlp attend to the words, which hears their mean.
+            dit, which learns what they say in less time.  An mlp hears the mean of the words, the others attend to them.
         hidden: an mlp's equal block widths, or a U-Net's channels at each resolution; chosen from the space if not given.
         dropout: probability of zeroing a hidden feature in training; the family's own if not given.
         energy: predict by the gradient of one number, so that the score is that of an energy; two to three times slower.
