@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from likeli.errors import InputError, Interrupted
 from likeli.random import seeded
 from likeli.spaces import Real
 from likeli.training import fit
+from likeli.training.session import _same
 from likeli.training.settings import TrainSettings, learning_rate
 from torture import times
 
@@ -246,3 +248,19 @@ def test_a_larger_budget_goes_on_from_where_the_smaller_one_was(monkeypatch, tmp
         assert any("went on after 30 steps" in note for note in longer.notes)
     again = fit(noisy(), Rows(rows()), out=tmp_path / "run", resume=True, **OPTIONS | {"steps": 60})
     assert again.steps == 60 and "already finished" in again.notes[0]
+
+
+def test_a_choice_that_was_left_open_agrees_with_what_is_now_chosen_by_name():
+    named = {"class": "denoiser_backbone", "hidden": [8]}
+    open_ = {**named, "network": "auto"}
+    for before, now, same in (
+        (None, {**named, "network": "mlp"}, True),
+        (open_, {**named, "network": "mlp"}, True),
+        ({**open_, "network": "transformer"}, {**named, "network": "dit"}, False),
+        (open_, {**named, "network": "mlp", "hidden": [16]}, False),
+    ):
+        theirs, ours = {"model": {"backbone": before}}, {"model": {"backbone": now}}
+        with nullcontext() if same else pytest.raises(InputError, match="resume: expected backbone"):
+            _same(ours, theirs)
+    with pytest.raises(InputError, match="resume: expected optimiser adam, as the run was started with, got muon"):
+        _same({"optimiser": "muon"}, {})
